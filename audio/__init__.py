@@ -1,0 +1,1 @@
+"""Waveforms: data, quantizers, metrics."""

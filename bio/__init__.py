@@ -1,0 +1,1 @@
+"""Genomes: packing, windows, vocabulary, scoring."""

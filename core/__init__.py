@@ -1,0 +1,1 @@
+"""Mamba mixers, blocks and models, their training and their sampling."""

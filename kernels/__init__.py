@@ -1,0 +1,1 @@
+"""Operators on tensors: selective scan, causal convolution, RMS norm."""
