@@ -1,0 +1,295 @@
+"""Configurations: the defaults of a dataclass, then a YAML file, then `key=value` arguments.
+
+A schema is a dataclass of plain values and of further dataclasses; `metadata={"help": ...}` of a field is its
+line in `--help`. OmegaConf merges and checks the types. Values are data only: nothing in a configuration is
+ever executed, interpolated or looked up.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).parent / "configs"
+Schema = TypeVar("Schema")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: what is wrong, where it was given, and what to do."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a schema: its type, its value when nobody sets it (MISSING: must be given), its help."""
+
+    type: Any
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value that the user gave, and where: a line of a file, or an argument."""
+
+    key: str
+    value: Any
+    where: str
+
+
+def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, description: str) -> Schema:
+    """Read a pipeline's command line: `[--config NAME|FILE] [--flag ...] [key=value ...]`, or `--help`.
+
+    A true-or-false key of the top level may also be given as a flag: `--dry-run` is `dry_run=true`. Later
+    settings win over earlier ones, arguments over the file. `--help` prints every key and exits with 0.
+    Raises ConfigError for an unknown key, a wrong type, a missing value, an absent file, or one not in YAML.
+    """
+    known = schema_keys(schema)
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text(known, script, description))
+        raise SystemExit(0)
+    file, given = _split(list(arguments), known)
+    settings = [*(read_yaml(file) if file is not None else ()), *given]
+    return merge(schema, settings)
+
+
+def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
+    """The schema's defaults overlaid by the settings in order, as an instance of the schema.
+
+    Raises ConfigError for the first setting whose key or type does not fit the schema, and for no value.
+    """
+    known = schema_keys(schema)
+    config = OmegaConf.structured(schema)
+    for setting in settings:
+        if setting.key not in known:
+            raise ConfigError(_unknown(setting, list(known)))
+        if _holds_interpolation(setting.value):
+            raise ConfigError(
+                f"{setting.where}: {setting.key} holds '${{...}}'. Configurations are plain values; "
+                "write the value itself."
+            )
+        try:
+            OmegaConf.update(config, setting.key, setting.value)
+        except OmegaConfBaseException as error:
+            expected = type_text(known[setting.key].type)
+            raise ConfigError(
+                f"{setting.where}: {setting.key} should be {expected}, but is {setting.value!r}."
+            ) from error
+    absent = [key for key in known if OmegaConf.is_missing(*_parent(config, key))]
+    if absent:
+        raise ConfigError(
+            f"No value for {', '.join(absent)}. Give it as argument {absent[0]}=..., or in a --config file."
+        )
+    return typing.cast(Schema, OmegaConf.to_object(config))
+
+
+def read_yaml(file: str) -> list[Setting]:
+    """The settings of a YAML file, each with its line. `file` is a path, or a name in pipelines/configs.
+
+    Raises ConfigError if there is no such file, or it is not YAML, not a mapping, or gives a key twice.
+    """
+    path = _find(file)
+    loader = yaml.SafeLoader(_read_text(path))
+    loader.name = str(path)
+    try:
+        root = loader.get_single_node()
+        settings = [] if root is None else list(_settings(root, loader, path, prefix=""))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}.") from error
+    finally:
+        loader.dispose()
+    seen: dict[str, str] = {}
+    for setting in settings:
+        if setting.key in seen:
+            raise ConfigError(
+                f"{setting.where}: {setting.key} is given a second time; first in {seen[setting.key]}."
+            )
+        seen[setting.key] = setting.where
+    return settings
+
+
+def schema_keys(schema: type, prefix: str = "") -> dict[str, Key]:
+    """Every dotted key of a schema in order of declaration."""
+    found: dict[str, Key] = {}
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        kind, key = hints[field.name], f"{prefix}{field.name}"
+        default = _default(field)
+        if not dataclasses.is_dataclass(kind):
+            found[key] = Key(kind, default, field.metadata.get("help", ""))
+            continue
+        for name, inner in schema_keys(typing.cast(type, kind), f"{key}.").items():
+            value = inner.default if default == MISSING else _reach(default, name[len(key) + 1 :])
+            found[name] = dataclasses.replace(inner, default=value)
+    return found
+
+
+def help_text(known: dict[str, Key], script: str, description: str) -> str:
+    """The page that `--help` prints: usage, the script's own description, the configurations, every key."""
+    flags = "".join(f" [--{name.replace('_', '-')}]" for name in _flags(known))
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    lines = [
+        f"usage: python -m pipelines.{script} [--config NAME|FILE]{flags} [key=value ...]",
+        "",
+        description.strip(),
+        "",
+        f"--config takes a YAML file, or the name of one in pipelines/configs: {names}.",
+        "An argument key=value wins over the file, the file over the default.",
+        "",
+        "keys:",
+    ]
+    for key, entry in known.items():
+        default = "required" if entry.default == MISSING else f"default {_value_text(entry.default)}"
+        lines += [f"  {key}  ({type_text(entry.type)}; {default})", f"      {entry.help}"]
+    return "\n".join(lines)
+
+
+def type_text(kind: Any) -> str:
+    """A type in the reader's words."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_text(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is list:
+        return f"a list, each {type_text(arguments[0])}"
+    if origin is tuple:
+        return f"a list of {len(arguments)}, each {type_text(arguments[0])}"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    return plain.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _split(arguments: list[str], known: dict[str, Key]) -> tuple[str | None, list[Setting]]:
+    """The file of `--config`, and the settings of the remaining arguments."""
+    file, settings = None, []
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--config" or argument.startswith("--config="):
+            name = argument.partition("=")[2] or (arguments.pop(0) if arguments else "")
+            if file is not None or not name:
+                raise ConfigError("--config takes one name or file, once.")
+            file = name
+        elif argument.startswith("--"):
+            settings.append(_flag(argument, known))
+        else:
+            settings.append(_argument(argument, known))
+    return file, settings
+
+
+def _flag(argument: str, known: dict[str, Key]) -> Setting:
+    """`--dry-run` as the setting dry_run=true."""
+    name = argument[2:].replace("-", "_")
+    if name not in _flags(known):
+        flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in ("help", "config", *_flags(known)))
+        raise ConfigError(
+            f"argument {argument}: there is no such option; there are {flags}. Keys are key=value."
+        )
+    return Setting(name, True, f"argument {argument}")
+
+
+def _argument(argument: str, known: dict[str, Key]) -> Setting:
+    """`key=value` as a setting. A text is taken as it stands; any other value is read as YAML."""
+    key, equals, text = argument.partition("=")
+    where = f"argument {argument!r}"
+    if not equals or not key:
+        raise ConfigError(f"{where} is not of the form key=value; --help lists the keys.")
+    if key in known and str in (known[key].type, *typing.get_args(known[key].type)) and text != "null":
+        return Setting(key, text, where)
+    try:
+        return Setting(key, yaml.safe_load(text), where)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: the value is not valid YAML.") from error
+
+
+def _settings(node: yaml.Node, loader: yaml.SafeLoader, path: Path, prefix: str) -> Iterator[Setting]:
+    """Flatten a YAML mapping to its leaves. Lists are leaves."""
+    if not isinstance(node, yaml.MappingNode):
+        where = f"{path}, line {node.start_mark.line + 1}"
+        raise ConfigError(f"{where}: a configuration is 'key: value' lines, but this is {node.id}.")
+    for key_node, value_node in node.value:
+        key = f"{prefix}{key_node.value}"
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _settings(value_node, loader, path, f"{key}.")
+        else:
+            value = loader.construct_object(value_node, deep=True)
+            yield Setting(key, value, f"{path}, line {key_node.start_mark.line + 1}")
+
+
+def _find(file: str) -> Path:
+    named = CONFIGS / f"{file}.yaml"
+    if named.is_file():
+        return named
+    if not Path(file).is_file():
+        names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+        near = difflib.get_close_matches(file, names, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"--config {file}: there is no such file, nor a configuration of that name.{hint} "
+            f"There are {', '.join(names)}."
+        )
+    return Path(file)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8 (byte {error.start}).") from error
+
+
+def _unknown(setting: Setting, known: list[str]) -> str:
+    def likeness(candidate: str) -> float:
+        """How much the whole key, or its last part, resembles what was typed."""
+        pairs = ((setting.key, candidate), (setting.key.split(".")[-1], candidate.split(".")[-1]))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    inside = [key for key in known if key.startswith(f"{setting.key}.")]
+    if inside:
+        return f"{setting.where}: {setting.key} is a group of keys: {', '.join(inside)}."
+    near = [key for key in sorted(known, key=likeness, reverse=True)[:3] if likeness(key) > 0.6]
+    hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists the keys."
+    return f"{setting.where}: there is no key {setting.key}. {hint}"
+
+
+def _holds_interpolation(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds_interpolation(item) for item in value)
+    return isinstance(value, str) and "${" in value
+
+
+def _flags(known: dict[str, Key]) -> list[str]:
+    return [key for key, entry in known.items() if entry.type is bool and "." not in key]
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _reach(instance: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        instance = getattr(instance, name)
+    return instance
+
+
+def _parent(config: Any, key: str) -> tuple[Any, str]:
+    group, _, name = key.rpartition(".")
+    return (OmegaConf.select(config, group) if group else config), name
+
+
+def _value_text(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip() if value != "" else "''"
+    )
