@@ -1,0 +1,36 @@
+"""Root-mean-square norm with a fused residual add."""
+
+from torch import Tensor
+
+from kernels.checks import check_device, check_float, check_shape
+from kernels.rms_norm import reference
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, residual: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Add x to the residual stream and normalise the sum over its channels.
+
+    x: (..., channels), float64, float32, bfloat16 or float16.
+    weight: (channels,).
+    residual: shaped as x, or None where the stream begins.
+    eps: added to the mean square before its root.
+
+    Returns (y, residual_out): residual_out = x + residual in fp32 (fp64 for fp64 x), and
+    y = residual_out / sqrt(mean(residual_out^2) + eps) * weight in the dtype of x.
+    Differentiable once in x, weight and residual, through both outputs; deterministic.
+    Raises ValueError for an argument that does not fit the others.
+
+    Zhang and Sennrich 2019, equation 4; the fp32 residual stream is that of the published Mamba models.
+    """
+    check_float("x", x)
+    if x.dim() == 0:
+        raise ValueError("x has shape (); it should be (..., channels).")
+    check_float("weight", weight)
+    check_device("weight", weight, x)
+    check_shape("weight", weight, x.shape[-1:], "(channels,)")
+    if residual is not None:
+        check_float("residual", residual)
+        check_device("residual", residual, x)
+        check_shape("residual", residual, x.shape, "the shape of x")
+    return reference.rms_norm(x, weight, residual, eps)
