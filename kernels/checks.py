@@ -1,5 +1,6 @@
-"""Checks of the arguments of an operator: each ValueError names the argument, what it is and what it should be."""
+"""Argument checks: each ValueError names the argument, what it is and what it should be."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -17,9 +18,7 @@ def check_float(name: str, tensor: Tensor) -> None:
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int], meaning: str) -> None:
     """Raise unless `tensor` has `shape`; `meaning` spells the shape in words, e.g. "(channels, width)"."""
     if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; it should be {meaning} = {tuple(shape)}, as the other arguments imply."
-        )
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it should be {meaning} = {tuple(shape)}.")
 
 
 def check_device(name: str, tensor: Tensor, x: Tensor) -> None:
@@ -34,8 +33,8 @@ def check_cu_seqlens(cu_seqlens: Tensor, x: Tensor) -> None:
         raise ValueError(f"cu_seqlens is {cu_seqlens.dtype}; it should be int32 or int64.")
     if cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
         raise ValueError(
-            f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; it should be (sequences + 1,): where each packed "
-            "sequence starts, and the total length."
+            f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; it should be (sequences + 1,): where each "
+            "packed sequence starts, and the total length."
         )
     if x.shape[0] != 1:
         raise ValueError(
@@ -49,7 +48,7 @@ def check_bounds(cu_seqlens: Tensor, length: int) -> None:
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0 or bounds[-1] != length:
         raise ValueError(
-            f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}; it should run from 0 to {length}, the length of x."
+            f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}; it should run from 0 to {length}, x's length."
         )
-    if any(later < earlier for earlier, later in zip(bounds[:-1], bounds[1:], strict=True)):
+    if any(later < earlier for earlier, later in itertools.pairwise(bounds)):
         raise ValueError("cu_seqlens decreases; each sequence should end at or after its start.")

@@ -17,20 +17,22 @@ def causal_conv1d(
     cu_seqlens: Tensor | None = None,
     return_final_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Convolve each channel with its own causal filter: y_t = activation(bias + sum_k weight_k x_{t-(K-1)+k}).
+    """Filter each channel over time: y_t = activation(bias + sum_k weight_k x_{t-(K-1)+k}).
 
     x: (batch, length, channels), float64, float32, bfloat16 or float16.
     weight: (channels, K), K from 1 to 8. The last tap meets the present position, as in torch's conv1d.
     bias: (channels,) or None.
     activation: None or "silu".
-    initial_state: (batch, K - 1, channels), the positions before the first, oldest first; None stands for zeros.
+    initial_state: (batch, K - 1, channels), the positions before the first, oldest first; None stands for
+        zeros.
     cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to length, when x (1, length, channels) packs
         sequences end to end; states are then (sequences, K - 1, channels) and no sequence sees its neighbour.
         Its values are checked on the CPU only: on a GPU the check would stall the stream.
 
-    Returns y, shaped and typed as x; with `return_final_state` (y, final_state), final_state being the last K - 1
-    positions in the dtype of x, the initial state of what follows. Arithmetic and sums are fp32 (fp64 for fp64 x).
-    Differentiable once in every float argument. Raises ValueError for an argument that does not fit the others.
+    Returns y, shaped and typed as x; with `return_final_state` (y, final_state), final_state being the last
+    K - 1 positions in the dtype of x, the initial state of what follows. Arithmetic and sums are fp32 (fp64 for
+    fp64 x). Differentiable once in every float argument, deterministic.
+    Raises ValueError for an argument that does not fit the others.
 
     The short convolution of the Mamba block (Gu and Dao 2023, figure 3, section 3.4).
     """
@@ -49,7 +51,7 @@ def causal_conv1d_step(
 ) -> Tensor:
     """Return y (batch, channels) for the next position x (batch, channels), updating `state` in place.
 
-    state: (batch, K - 1, channels), oldest first, of any float dtype; the other arguments as in `causal_conv1d`.
+    state: (batch, K - 1, channels), oldest first, of any float dtype; the rest as in `causal_conv1d`.
     Has no gradient.
     """
     if x.dim() != 2:

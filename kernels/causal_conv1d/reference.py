@@ -1,4 +1,6 @@
-"""The definition of the causal depthwise convolution: sums over taps, any dtype, differentiable by autograd."""
+"""The definition of the causal depthwise convolution: any dtype, differentiable by autograd."""
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -48,4 +50,4 @@ def causal_conv1d_step(
 
 def _unpack(x: Tensor, cu_seqlens: Tensor) -> list[Tensor]:
     bounds = cu_seqlens.tolist()
-    return [x[0, start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [x[0, start:end] for start, end in itertools.pairwise(bounds)]

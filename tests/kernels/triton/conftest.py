@@ -1,0 +1,41 @@
+"""The Triton kernels on a GPU, or on the CPU in Triton's interpreter; with neither, this folder is not collected.
+
+`tests/kernels/test_triton_interpreter.py` runs each module of the folder once more in a process of its own with
+TRITON_INTERPRET=1, which has to be set before triton is imported.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+if not INTERPRETED and not torch.cuda.is_available():
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture
+def device() -> str:
+    """Return where the tensors of a test live."""
+    return "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill new buffers with NaN, so that an element which a kernel forgets to write shows."""
+
+    def poison(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def allocate_poisoned(*args: Any, **keywords: Any) -> torch.Tensor:
+            tensor = allocate(*args, **keywords)
+            if tensor.is_floating_point() or tensor.is_complex():
+                tensor.fill_(float("nan"))
+            return tensor
+
+        return allocate_poisoned
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
