@@ -26,7 +26,8 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Return y, shaped and typed as x, and the final state (sequences, channels, N).
 
-    Arguments as in `kernels.selective_scan`. Arithmetic is fp32 and complex64, fp64 and complex128 where x is fp64.
+    Arguments as in `kernels.selective_scan`. Arithmetic is in fp32 and complex64, or in fp64 and complex128
+    where x is fp64.
     """
     length, channels = x.shape[1:]
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -34,7 +35,7 @@ def selective_scan(
     dt = softplus(dt, threshold=20.0) if dt_softplus else dt
     state_type = work.to_complex() if A.is_complex() else work
     A = A.to(state_type)
-    B, C = (_over_time(parameter, A, work, length) for parameter in (B, C))
+    B_t, C_t = (_over_time(parameter, A, work, length) for parameter in (B, C))
 
     bounds = [0, length] if cu_seqlens is None else cu_seqlens.tolist()
     rows = x.shape[0] if cu_seqlens is None else 1
@@ -50,8 +51,8 @@ def selective_scan(
         steps = []
         for t in reversed(range(start, end)) if reverse else range(start, end):
             dt_t = dt[:, t, :, None]
-            state = torch.exp(dt_t * A) * state + dt_t * B[t] * x[:, t, :, None].to(work)
-            products = C[t] * state
+            state = torch.exp(dt_t * A) * state + dt_t * B_t[t] * x[:, t, :, None].to(work)
+            products = C_t[t] * state
             steps.append(2 * products.real.sum(-1) if A.is_complex() else products.sum(-1))
         outputs += steps[::-1] if reverse else steps
         states.append(state)
@@ -88,7 +89,7 @@ def selective_scan_step(
 
 
 def _is_constant(parameter: Tensor, A: Tensor) -> bool:
-    return parameter.dim() == 2 + A.is_complex()
+    return parameter.shape[: parameter.dim() - A.is_complex()] == A.shape
 
 
 def _over_time(parameter: Tensor, A: Tensor, work: torch.dtype, length: int) -> list[Tensor]:

@@ -1,0 +1,174 @@
+"""The selective scan as operators of torch: traced by torch.compile, differentiated, sent to the device's code.
+
+Here the arguments are checked, B and C are constant (channels, N) or varying (batch, length, groups, N), and
+nothing is fp64.
+"""
+
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.checks import check_bounds
+
+_library = torch.library.Library("helixwave", "FRAGMENT")
+_ARGUMENTS = (
+    "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+    "bool dt_softplus, Tensor? initial_state, Tensor? cu_seqlens, bool reverse"
+)
+_library.define(f"selective_scan({_ARGUMENTS}) -> (Tensor y, Tensor final_state, Tensor checkpoints)")
+_library.define(
+    "selective_scan_backward(Tensor? grad_y, Tensor? grad_final_state, "
+    f"{_ARGUMENTS}, Tensor checkpoints) -> Tensor[]"
+)
+_library.define(
+    "selective_scan_step(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
+    "Tensor? z, Tensor? dt_bias, bool dt_softplus) -> Tensor"
+)
+selective_scan = torch.ops.helixwave.selective_scan.default
+selective_scan_step = torch.ops.helixwave.selective_scan_step.default
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    """Return the module of the fastest `forward`, `backward` and `step` for where x lives."""
+    if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        from kernels.selective_scan import gpu
+
+        return gpu
+    from kernels.selective_scan import cpu
+
+    return cpu
+
+
+def _contiguous(*arguments: Any) -> list[Any]:
+    return [argument.contiguous() if isinstance(argument, Tensor) else argument for argument in arguments]
+
+
+def _new_final_state(x: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return A.new_empty(sequences, *A.shape)
+
+
+def _new_checkpoints(x: Tensor, A: Tensor) -> Tensor:
+    batch, length, _ = x.shape
+    return A.new_empty(batch, -(-length // _implementation(x).CHUNK), *A.shape)
+
+
+def _forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if cu_seqlens is not None and cu_seqlens.is_cpu:
+        check_bounds(cu_seqlens, x.shape[1])
+    if x.numel() == 0:
+        final_state = _new_final_state(x, A, cu_seqlens)
+        final_state = final_state.zero_() if initial_state is None else final_state.copy_(initial_state)
+        return torch.empty_like(x, memory_format=torch.contiguous_format), final_state, _new_checkpoints(x, A)
+    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens, reverse)
+    return _implementation(x).forward(*_contiguous(*arguments))
+
+
+def _forward_fake(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, _new_final_state(x, A, cu_seqlens), _new_checkpoints(x, A)
+
+
+def _backward(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
+    """Return the gradients of the float arguments that are there, in their order and dtypes."""
+    x, initial_state = arguments[0], arguments[9]
+    inputs = [argument for argument in _differentiable(arguments) if argument is not None]
+    if x.numel() == 0:
+        gradients = [torch.zeros_like(argument, memory_format=torch.contiguous_format) for argument in inputs]
+        if initial_state is not None and grad_final_state is not None:
+            gradients[-1].copy_(grad_final_state)
+        return gradients
+    if grad_y is None:
+        grad_y = torch.zeros_like(x)
+    gradients = _implementation(x).backward(*_contiguous(grad_y, grad_final_state, *arguments))
+    present = zip(_differentiable(arguments), gradients, strict=True)
+    return [gradient.to(argument.dtype) for argument, gradient in present if argument is not None]
+
+
+def _backward_fake(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
+    inputs = [argument for argument in _differentiable(arguments) if argument is not None]
+    return [torch.empty_like(argument, memory_format=torch.contiguous_format) for argument in inputs]
+
+
+def _differentiable(arguments: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    """Return the float arguments of the forward: x, dt, A, B, C, D, z, dt_bias, initial_state."""
+    return (*arguments[:8], arguments[9])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *before, dt_softplus, initial_state, cu_seqlens, reverse = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*before, initial_state, cu_seqlens, output[2])
+    ctx.dt_softplus, ctx.reverse = dt_softplus, reverse
+
+
+def _differentiate(
+    ctx: Any, grad_y: Tensor | None, grad_final_state: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *before, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
+    arguments = (*before, ctx.dt_softplus, initial_state, cu_seqlens, ctx.reverse)
+    if grad_y is None and grad_final_state is None:
+        return (None,) * len(arguments)
+    gradients = iter(
+        torch.ops.helixwave.selective_scan_backward(grad_y, grad_final_state, *arguments, checkpoints)
+    )
+    placed = [None if argument is None else next(gradients) for argument in _differentiable(arguments)]
+    return (*placed[:8], None, placed[8], None, None)
+
+
+def _step(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
+    if x.numel() == 0:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+    if not state.is_inference():
+        torch.autograd.graph.increment_version(state)
+    if state.is_contiguous():
+        return _implementation(x).step(state, *_contiguous(x, *arguments))
+    updated = state.contiguous()
+    y = _implementation(x).step(updated, *_contiguous(x, *arguments))
+    state.copy_(updated)
+    return y
+
+
+def _step_fake(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+for _name, _function, _fake in (
+    ("selective_scan", _forward, _forward_fake),
+    ("selective_scan_backward", _backward, _backward_fake),
+    ("selective_scan_step", _step, _step_fake),
+):
+    _library.impl(_name, _function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
+torch.library.register_autograd(
+    "helixwave::selective_scan", _differentiate, setup_context=_save, lib=_library
+)
