@@ -140,8 +140,8 @@ def _with_groups(name: str, parameter: Tensor, x: Tensor, A: Tensor) -> Tensor:
     if shape == (*leading, states, *pair):
         if shape == constant:
             raise ValueError(
-                f"{name} has shape {shape}, which is both (batch, N) and (channels, N); it should be (batch, 1, "
-                "N) if it varies over the batch, or (batch, channels, N) if it varies over the channels."
+                f"{name} has shape {shape}, which is both (batch, N) and (channels, N); it should be "
+                "(batch, 1, N) if it varies over the batch, (batch, channels, N) if over the channels."
             )
         return parameter.unsqueeze(len(leading))
     groups = shape[len(leading)] if len(shape) > len(leading) else 0

@@ -1,4 +1,4 @@
-"""The selective scan as operators of torch: traced by torch.compile, differentiated, sent to the device's code.
+"""The selective scan as operators of torch: traced by torch.compile, differentiated, sent by device.
 
 Here the arguments are checked, B and C are constant (channels, N) or varying (batch, length, groups, N), and
 nothing is fp64.
