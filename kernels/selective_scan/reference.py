@@ -31,6 +31,7 @@ def selective_scan(
     """
     length, channels = x.shape[1:]
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    inputs = x.to(work)
     dt = dt.to(work) if dt_bias is None else dt.to(work) + dt_bias.to(work)
     dt = softplus(dt, threshold=20.0) if dt_softplus else dt
     state_type = work.to_complex() if A.is_complex() else work
@@ -51,7 +52,7 @@ def selective_scan(
         steps = []
         for t in reversed(range(start, end)) if reverse else range(start, end):
             dt_t = dt[:, t, :, None]
-            state = torch.exp(dt_t * A) * state + dt_t * B_t[t] * x[:, t, :, None].to(work)
+            state = torch.exp(dt_t * A) * state + dt_t * B_t[t] * inputs[:, t, :, None]
             products = C_t[t] * state
             steps.append(2 * products.real.sum(-1) if A.is_complex() else products.sum(-1))
         outputs += steps[::-1] if reverse else steps
@@ -59,9 +60,9 @@ def selective_scan(
 
     if not states:
         states = [torch.zeros(0, channels, A.shape[1], dtype=state_type, device=x.device)]
-    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(x, dtype=work)
+    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(inputs)
     if D is not None:
-        y = y + D.to(work) * x.to(work)
+        y = y + D.to(work) * inputs
     if z is not None:
         y = y * silu(z.to(work))
     return y.to(x.dtype), torch.cat(states)

@@ -557,7 +557,7 @@ struct BackwardShared {
   float2 step[CHUNK][CHANNELS + 4];            // (dt, u), then (y, sum of G B)
   float dy[CHUNK][CHANNELS + 8];               // dy, then the gradient of dt through the decay
   float bc[CHUNK][64];                         // B, B swapped, C, C swapped
-  float starts[CHUNK / SUB][THREADS][4];       // state on entry of each run of SUB steps
+  float starts[CHUNK / SUB - 1][THREADS][4];   // state on entry of each run of SUB steps but the last
   float sums[2][SUB][THREADS / 32][32];        // dB and dC, summed over the channels of each warp
 #if GROUPS > 1
   float2 out[CHUNK][CHANNELS + 4];
@@ -707,9 +707,9 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
         else
           load_numbers(q.initial && mine ? q.initial + (b * s.channels + channel) * s.state * NUMBER_FLOATS : nullptr,
                        k, s, l, h);
-        *(float4*)m.starts[0][threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
 #pragma unroll 1
         for (int run = 0; run < runs - 1; ++run) {
+          *(float4*)m.starts[run][threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
 #pragma unroll
           for (int i = 0; i < SUB; ++i) {
             float2 now = m.step[run * SUB + i][l.channel];
@@ -718,16 +718,17 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
             load_twisted(m.bc[run * SUB + i], l, bb);
             advance(h, a, now.y, bb);
           }
-          *(float4*)m.starts[run + 1][threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
         }
 
 #pragma unroll 1
         for (int run = runs - 1; run >= 0; --run) {
           const int t1 = run * SUB;
           float a[SUB][4], hs[SUB + 1][4];
-          {
-            float4 v = *(const float4*)m.starts[run][threadIdx.x];
-            hs[0][0] = v.x; hs[0][1] = v.y; hs[0][2] = v.z; hs[0][3] = v.w;
+#pragma unroll
+          for (int n = 0; n < 4; ++n) hs[0][n] = h[n];
+          if (run > 0) {
+            float4 v = *(const float4*)m.starts[run - 1][threadIdx.x];
+            h[0] = v.x; h[1] = v.y; h[2] = v.z; h[3] = v.w;
           }
 #pragma unroll
           for (int i = 0; i < SUB; ++i) {

@@ -78,8 +78,8 @@ def make_arguments(
 ) -> Arguments:
     """Return keyword arguments of `selective_scan`, the float ones leaves that want a gradient.
 
-    `dtype` is that of x, dt, B, C and z; A, D, dt_bias and the state are fp32 (fp64 where dtype is). A packed case
-    has batch 1 and five sequences: the second and the last empty, the third of length 1 where `length` allows.
+    `dtype` is that of x, dt, B, C and z; A, D, dt_bias and the state are fp32 (fp64 where dtype is).
+    A packed case has batch 1 and five sequences: the second and the last empty, the third of length 1.
     """
     generator = torch.Generator().manual_seed(seed)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
