@@ -1,0 +1,108 @@
+"""Intervals and splits: which bases are for training, validation and test.
+
+A split is a name, "train", "valid" or "test", and the spans (bio.span) that belong to it in one genome.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bio.genome import Genome
+from bio.span import Spans, as_spans
+
+SPLITS = ("train", "valid", "test")
+
+Splits = dict[str, Spans]
+
+
+def read_bed(path: str | Path, genome: Genome) -> Splits:
+    """The splits of a BED file of chromosome, start, end, split, tabs between, no header (Basenji's layout).
+
+    Segments keep the order of the file and may overlap. Raises FileNotFoundError, or ValueError naming the
+    line, for a row that is malformed, inverted, past its chromosome's end, on an unknown chromosome, of an
+    unknown split, or there twice.
+    """
+    segments: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
+    first_line: dict[tuple[int, int], int] = {}
+    for number, line in _lines(Path(path)):
+        try:
+            split, span = _parse(line, genome)
+            if span in first_line:
+                raise ValueError(
+                    f"The interval stands already on line {first_line[span]}: remove one of the two."
+                )
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        first_line[span] = number
+        segments[split].append(span)
+    if not first_line:
+        raise ValueError(f"{path} holds no intervals: write lines of chromosome, start, end and split.")
+    return {split: as_spans(spans) for split, spans in segments.items()}
+
+
+def split_by_record(genome: Genome, names: Mapping[str, Sequence[str]]) -> Splits:
+    """Splits of whole records, by a mapping from split to record names; records not named are in none.
+
+    Raises ValueError for an unknown split or record, and for a record named twice.
+    """
+    splits = {split: as_spans() for split in SPLITS}
+    owner: dict[str, str] = {}
+    for split, members in names.items():
+        _check_split(split)
+        for name in members:
+            record = genome.resolve(name)
+            if record.name in owner:
+                raise ValueError(
+                    f"Chromosome {record.name} is named in split {owner[record.name]} and again in {split}: "
+                    "name it once."
+                )
+            owner[record.name] = split
+        splits[split] = as_spans(genome.span(name) for name in members)
+    return splits
+
+
+def split_by_fraction(genome: Genome, valid: float, test: float = 0.0) -> Splits:
+    """Splits that cut every record in up to three: train, then the fraction `valid`, then `test` at the end.
+
+    Raises ValueError when the fractions leave nothing for training.
+    """
+    if min(valid, test) < 0 or valid + test >= 1:
+        raise ValueError(
+            f"Fractions valid={valid} and test={test} leave nothing for training: they must be at least 0 "
+            "and sum to less than 1."
+        )
+    rows: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
+    for record in genome.records.values():
+        train_end = round(record.length * (1 - valid - test))
+        valid_end = round(record.length * (1 - test))
+        bounds = (0, train_end, valid_end, record.length)
+        for split, start, end in zip(SPLITS, bounds[:-1], bounds[1:], strict=True):
+            if start < end:
+                rows[split].append((record.offset + start, record.offset + end))
+    return {split: as_spans(spans) for split, spans in rows.items()}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no BED file {path}: check the path.")
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: decompress it, or name another BED file.") from error
+
+
+def _parse(line: str, genome: Genome) -> tuple[str, tuple[int, int]]:
+    fields = line.rstrip("\r\n").split("\t")
+    if len(fields) != 4 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        raise ValueError(
+            f"{line.strip()!r} is not an interval: write chromosome, start, end and split with tabs between, "
+            "and no header."
+        )
+    name, start, end, split = fields
+    _check_split(split)
+    return split, genome.span(name, int(start), int(end))
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"Split {split!r} is unknown: it must be one of {', '.join(SPLITS)}.")

@@ -1,0 +1,5 @@
+"""The carried sample: a megabase of human chromosome 20, for the demo and the tests (see data/README.md)."""
+
+from pathlib import Path
+
+SAMPLE = Path(__file__).parent / "data" / "human_chr20_40M_41M.fa.gz"
