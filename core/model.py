@@ -1,7 +1,7 @@
 """The sequence model: embedding, blocks, norm, head."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,26 +17,33 @@ SequenceState = tuple[MambaState, ...]
 
 @dataclass
 class SequenceModelConfig:
-    """The shape of a SequenceModel; d_state to selective are the mixers' (see core.mamba.Mamba).
+    """The shape of a SequenceModel. Raises ValueError for a size below 1."""
 
-    vocab_size: number of symbols; the embedding has as many rows, rounded up to a multiple of 8.
-    tie_embeddings: the head uses the embedding's weight.
-    recompute: drop each block's activations in training and compute them again in the backward pass.
-
-    Raises ValueError for a size below 1.
-    """
-
-    vocab_size: int
-    d_model: int = 256
-    n_layer: int = 8
-    d_state: int = 16
-    d_conv: int = 4
-    expand: int = 2
-    dt_rank: int | None = None
-    complex: bool = False
-    selective: Any = True
-    tie_embeddings: bool = True
-    recompute: bool = False
+    vocab_size: int = field(
+        metadata={"help": "number of symbols; the embedding has as many rows, rounded up to a multiple of 8"}
+    )
+    d_model: int = field(default=256, metadata={"help": "channels between the blocks"})
+    n_layer: int = field(default=8, metadata={"help": "number of blocks"})
+    d_state: int = field(default=16, metadata={"help": "states of each channel of a mixer"})
+    d_conv: int = field(default=4, metadata={"help": "width of a mixer's convolution"})
+    expand: int = field(default=2, metadata={"help": "channels inside a mixer, as a multiple of d_model"})
+    dt_rank: int | None = field(
+        default=None, metadata={"help": "rank of the projection to dt; null: ceil(d_model / 16)"}
+    )
+    complex: bool = field(
+        default=False, metadata={"help": "d_state / 2 conjugate pairs in place of d_state real states"}
+    )
+    selective: Any = field(
+        default=True,
+        metadata={"help": "which of dt, B and C depend on the input: true: all; false: none; or their names"},
+    )
+    tie_embeddings: bool = field(default=True, metadata={"help": "the head uses the embedding's weight"})
+    recompute: bool = field(
+        default=False,
+        metadata={
+            "help": "compute a block's activations again in the backward pass, instead of keeping them"
+        },
+    )
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layer"):
