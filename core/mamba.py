@@ -154,16 +154,19 @@ class Mamba(nn.Module):
         A = -torch.exp(self.A_log.float())
         if self.complex:
             A = torch.complex(A, self.A_imag.float())
-        B = self._states(projected["B"]) if self.B is None else self.B
-        C = self._states(projected["C"]) if self.C is None else self.C
+        B = self._states(u, projected.get("B"), self.B)
+        C = self._states(u, projected.get("C"), self.C)
         return {"dt": dt, "A": A, "B": B, "C": C, "D": self.D.float(), "dt_bias": dt_bias.float()}
 
-    def _states(self, projected: Tensor) -> Tensor:
-        """B or C (..., d_state) as one group of states, (..., 1, N), of real and imaginary parts if complex.
+    def _states(self, u: Tensor, projected: Tensor | None, constant: Tensor | None) -> Tensor:
+        """B or C: what was projected from u, as a single group of states (..., 1, N), or else the constant.
 
-        Naming the group keeps them apart from constants, which have the channels in that place.
+        A step's constant gets the batch axis, without which (channels, N) could be taken for (batch, N).
         """
-        return projected.unflatten(-1, (1, -1, 2) if self.complex else (1, -1))
+        if projected is not None:
+            return projected.unflatten(-1, (1, -1, 2) if self.complex else (1, -1))
+        assert constant is not None
+        return constant if u.dim() == 3 else constant.expand(len(u), *constant.shape)
 
 
 def _selected_widths(selective: bool | Sequence[str], widths: dict[str, int]) -> dict[str, int]:

@@ -97,7 +97,7 @@ def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
 
 
 def _hash(key: Tensor, index: Tensor) -> Tensor:
-    """Element `index` of the SplitMix64 stream of `key` (Steele et al. 2014), int64 that wraps as unsigned."""
+    """Element `index` of the SplitMix64 stream of `key` (Steele et al. 2014): int64 that wraps around."""
     bits = key + (index + 1) * GOLDEN
     bits = (bits ^ _shifted_right(bits, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     bits = (bits ^ _shifted_right(bits, 27)) * (0x94D049BB133111EB - 2**64)
