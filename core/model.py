@@ -40,9 +40,7 @@ class SequenceModelConfig:
     tie_embeddings: bool = field(default=True, metadata={"help": "the head uses the embedding's weight"})
     recompute: bool = field(
         default=False,
-        metadata={
-            "help": "compute a block's activations again in the backward pass, instead of keeping them"
-        },
+        metadata={"help": "compute activations again in the backward pass, instead of keeping them"},
     )
 
     def __post_init__(self) -> None:
