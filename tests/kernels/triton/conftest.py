@@ -1,6 +1,6 @@
-"""The Triton kernels on a GPU, or on the CPU in Triton's interpreter; with neither, this folder is not collected.
+"""The Triton kernels on a GPU, or on the CPU in Triton's interpreter; with neither, nothing here is collected.
 
-`tests/kernels/test_triton_interpreter.py` runs each module of the folder once more in a process of its own with
+`tests/kernels/test_triton_interpreter.py` runs each module of the folder once more in a process of its own, with
 TRITON_INTERPRET=1, which has to be set before triton is imported.
 """
 
@@ -15,6 +15,18 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if not INTERPRETED and not torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]
+
+if INTERPRETED:
+    from triton.runtime import interpreter
+
+    _patch_tensor = interpreter._patch_lang_tensor
+
+    def _patch_tensor_with_index(tensor: Any, scope: Any) -> None:
+        """Let a scalar bound a loop: numpy 2.4 makes no int of an array of one element, as triton 3.6 expects."""
+        _patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = _patch_tensor_with_index
 
 
 @pytest.fixture
