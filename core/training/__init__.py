@@ -1,0 +1,25 @@
+"""Training of any model that maps integers to logits: `train` and what a recipe needs around it."""
+
+from core.training.batches import Batches
+from core.training.config import TrainingConfig
+from core.training.distributed import World, joined_world
+from core.training.loop import Validate, train
+from core.training.loss import IGNORED, count_targets, cross_entropy_sum
+from core.training.run_folder import RunFolder, RunFolderError
+from core.training.stopping import NonFiniteError, TrainingInterrupted
+
+__all__ = [
+    "IGNORED",
+    "Batches",
+    "NonFiniteError",
+    "RunFolder",
+    "RunFolderError",
+    "TrainingConfig",
+    "TrainingInterrupted",
+    "Validate",
+    "World",
+    "count_targets",
+    "cross_entropy_sum",
+    "joined_world",
+    "train",
+]

@@ -1,0 +1,192 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core.checkpoint import load_checkpoint
+from core.training.average import ParameterAverage
+from core.training.batches import Batches, prefetched
+from core.training.config import TrainingConfig
+from core.training.distributed import World
+from core.training.optimizer import adamw
+from core.training.progress import Progress
+from core.training.report import peak_memory_gib, summary
+from core.training.run_folder import HOW_TO_RESUME, RunFolder
+from core.training.schedule import learning_rate
+from core.training.screen import Screen
+from core.training.step import StepResult, autocast, training_step
+from core.training.stopping import NonFiniteError, StopRequest, TrainingInterrupted
+
+Validate = Callable[[nn.Module], dict[str, float]]
+"""Metrics of a model on held-out data, "loss" (lower is better) among them. Every process calls it."""
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    config: TrainingConfig,
+    run: RunFolder,
+    world: World,
+    unit: str = "token",
+    validate: Validate | None = None,
+) -> Progress:
+    """Train `model` (on the world's device) up to `config.steps`, from where the run stands.
+
+    The model maps a batch's inputs to logits, whose last axis is the vocabulary; the loss is their cross
+    entropy over the real targets of the global batch. `unit` names a token ("base", "sample", "byte").
+
+    Raises ValueError if the batch does not divide over the processes, NonFiniteError after
+    `config.max_skipped` steps in a row without finite loss and gradient, TrainingInterrupted after SIGINT or
+    SIGTERM (once a checkpoint is written), CheckpointError and RunFolderError if the folder cannot be used.
+    """
+    began = time.perf_counter()
+    rows, micro_batch = world.rows(config.batch_size, config.micro_batch)
+    optimizer = adamw(model, config)
+    average = ParameterAverage(model, config.ema) if config.ema else None
+    progress = _restore(model, optimizer, average, run)
+    world.broadcast(model)
+    run.require_space(model, config.keep, with_average=average is not None)
+    run.begin(progress.step)
+    began -= progress.wall_seconds
+    speed = Speed()
+
+    with (
+        closing(run),
+        StopRequest() as stop,
+        Screen(config.steps, progress.step, unit, visible=world.is_first) as screen,
+        closing(prefetched(batches, range(progress.step, config.steps), rows, world.device)) as data,
+    ):
+        model.train()
+        for inputs, targets, waited in data:
+            step_began = time.perf_counter() - waited
+            rate = learning_rate((progress.step + 1) / config.steps, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            # whatever a model draws depends on the step alone: there is no state to carry over a resume
+            torch.manual_seed(hash((config.seed, progress.step, world.rank)))
+            result = training_step(
+                model, optimizer, inputs, targets, micro_batch, config, world, stop.requested
+            )
+            if average is not None and not result.skipped:
+                average.update(model)
+
+            tokens, seconds = inputs.numel() * world.size, time.perf_counter() - step_began
+            progress.add_step(result, tokens, seconds)
+            speed.add_step(tokens, seconds, waited)
+            is_last = progress.step == config.steps
+            screen.advance(result.loss, speed.tokens_per_second, rate)
+            if result.skipped:
+                _report_skipped(result, progress, config, run, screen)
+            elif progress.step % config.log_every == 0 or is_last:
+                run.log("train", progress.step, _metrics(result, rate, progress, speed, world))
+                speed = Speed()
+
+            if validate is not None and (progress.step % config.validate_every == 0 or is_last):
+                _validate(validate, model, average, config, progress, run, world)
+            progress.wall_seconds = time.perf_counter() - began
+            if progress.step % config.checkpoint_every == 0 or is_last or result.stop_requested:
+                run.save(model, optimizer, average.tensors if average else None, progress, config.keep)
+            if result.stop_requested and not is_last:
+                stopped = (
+                    f"Stopped after step {progress.step} of {config.steps}; {run.path} has a checkpoint."
+                )
+                screen.say(f"{stopped} {HOW_TO_RESUME}")
+                raise TrainingInterrupted(stopped)
+        run.finish(summary(progress, model, world, unit))
+    return progress
+
+
+@dataclass
+class Speed:
+    """Tokens and seconds since the last line of the log."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add_step(self, tokens: int, seconds: float, waited: float) -> None:
+        self.tokens += tokens
+        self.seconds += seconds
+        self.waited += waited
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def data_wait(self) -> float:
+        """The fraction of the time that was spent waiting for data."""
+        return self.waited / self.seconds
+
+
+def _restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: ParameterAverage | None, run: RunFolder
+) -> Progress:
+    if run.latest is None:
+        return Progress()
+    header = load_checkpoint(run.latest, model, optimizer, average.tensors if average else None)
+    return Progress(**header.progress)
+
+
+def _metrics(
+    result: StepResult, rate: float, progress: Progress, speed: Speed, world: World
+) -> dict[str, float]:
+    memory = peak_memory_gib(world.device)
+    return {
+        "loss": result.loss,
+        "gradient_norm": result.gradient_norm,
+        "learning_rate": rate,
+        "tokens": progress.tokens,
+        "tokens_per_second": speed.tokens_per_second,
+        "data_wait": speed.data_wait,
+        **({} if memory is None else {"peak_memory_gib": memory}),
+    }
+
+
+def _report_skipped(
+    result: StepResult, progress: Progress, config: TrainingConfig, run: RunFolder, screen: Screen
+) -> None:
+    """Log a step without finite loss and gradient; raise NonFiniteError at the last of too many in a row."""
+    values = {
+        "loss": result.loss,
+        "gradient_norm": result.gradient_norm,
+        "skipped_in_a_row": progress.skipped_in_a_row,
+    }
+    run.log("skipped", progress.step, values)
+    what = f"loss {result.loss}, gradient norm {result.gradient_norm}"
+    screen.say(
+        f"Step {progress.step} was skipped, because it is not finite ({what}); "
+        f"{progress.skipped_in_a_row} in a row, {config.max_skipped} end the run."
+    )
+    if progress.skipped_in_a_row >= config.max_skipped:
+        kept = f"The last checkpoint is {run.latest}." if run.latest else "There is no checkpoint yet."
+        raise NonFiniteError(
+            f"Training stopped at step {progress.step}: {config.max_skipped} steps in a row had no finite "
+            f"loss and gradient (now {what}). {kept} "
+            "Lower learning_rate, lengthen warmup, or use precision fp32."
+        )
+
+
+def _validate(
+    validate: Validate,
+    model: nn.Module,
+    average: ParameterAverage | None,
+    config: TrainingConfig,
+    progress: Progress,
+    run: RunFolder,
+    world: World,
+) -> None:
+    """Validate the averaged parameters if there are any, else the parameters; keep the best."""
+    model.eval()
+    averaged = average.in_place_of_parameters(model) if average else nullcontext()
+    with torch.no_grad(), autocast(config, world.device), averaged:
+        metrics = validate(model)
+    model.train()
+    run.log("validation", progress.step, metrics)
+    if progress.validated(metrics):
+        run.save_best(model, average.tensors if average else None, progress)

@@ -1,0 +1,51 @@
+"""metrics.jsonl: one JSON object an event, a line each, in order of steps."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def event_line(event: str, step: int, values: dict[str, Any]) -> str:
+    """One line of metrics.jsonl."""
+    return json.dumps({"event": event, "step": step, **standard_json(values)}, allow_nan=False) + "\n"
+
+
+def standard_json(value: Any) -> Any:
+    """The value with numbers that are not finite, which JSON lacks, as texts: "nan", "inf", "-inf"."""
+    if isinstance(value, dict):
+        return {key: standard_json(inner) for key, inner in value.items()}
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The events of a metrics.jsonl, without a half-written last line; empty if there is no file."""
+    if not path.exists():
+        return []
+    events = (_parse(line) for line in path.read_bytes().splitlines(keepends=True))
+    return [event for event in events if event is not None]
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Cut the file before the first event after `step`, or the first line that a killed process left half."""
+    if not path.exists():
+        return
+    end = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        event = _parse(line)
+        if event is None or event["step"] > step:
+            break
+        end += len(line)
+    os.truncate(path, end)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The event of a line, or None for a part of one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "step" in event else None

@@ -1,0 +1,108 @@
+"""What stays of a run when it has ended: summary.json's content and the picture of its losses."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from core.training.distributed import World
+from core.training.metrics import read_metrics
+from core.training.progress import Progress
+
+SMOOTHED_POINTS = 50
+
+
+def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> dict[str, Any]:
+    """The results of a run: final and best loss (nats), amounts, rate, hardware, and the code's commit."""
+    return {
+        "loss": progress.loss,
+        "validation": progress.validation,
+        "best": {"step": progress.best_step, "loss": progress.best_loss},
+        "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "tokens": progress.tokens,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "training_seconds": round(progress.seconds, 3),
+        "wall_seconds": round(progress.wall_seconds, 3),
+        f"{unit}s_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+        "peak_memory_gib": peak_memory_gib(world.device),
+        "processes": world.size,
+        "hardware": hardware(world.device),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def plot_loss(metrics: Path, picture: Path) -> None:
+    """Draw the training loss (in nats; each value, and smoothed) and the validation loss against the step."""
+    events = read_metrics(metrics)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
+    steps, losses = _curve(events, "train")
+    if len(steps):
+        axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
+        axes.plot(steps, _smoothed(losses), color="tab:blue", label="train (smoothed)")
+    steps, losses = _curve(events, "validation")
+    if len(steps):
+        axes.plot(steps, losses, color="tab:orange", marker="o", markersize=3, label="validation")
+    if axes.lines:
+        axes.legend()
+    figure.savefig(picture, dpi=120, format="png")
+
+
+def peak_memory_gib(device: torch.device) -> float | None:
+    """The most GPU memory that tensors have taken in this process; None without a GPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+
+
+def hardware(device: torch.device) -> str:
+    """The processor that computes: "NVIDIA H200", or "x86_64, 2 CPU cores"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {os.cpu_count()} CPU cores"
+
+
+def commit() -> str | None:
+    """The commit of this code, with "-dirty" if it was changed since; None outside its git repository."""
+    here = Path(__file__)
+    try:
+        subprocess.run(
+            ["git", "ls-files", "--error-unmatch", here.name],
+            cwd=here.parent,
+            capture_output=True,
+            check=True,
+        )
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here.parent,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _curve(events: list[dict[str, Any]], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses of the events of one kind, (n,) each."""
+    points = [(event["step"], float(event["loss"])) for event in events if event["event"] == kind]
+    steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return steps, losses
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    """The mean over the last fiftieth of the points, (n,) to (n,)."""
+    window = max(1, len(losses) // SMOOTHED_POINTS)
+    sums = np.cumsum(np.concatenate([[0.0], losses]))
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

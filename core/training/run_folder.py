@@ -1,0 +1,188 @@
+"""The folder that a run owns: configuration, metrics, TensorBoard events, checkpoints, summary, picture."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from core.checkpoint import (
+    model_tensors,
+    read_header,
+    require_same_model,
+    save_checkpoint,
+    step_checkpoints,
+    step_path,
+)
+from core.files import TEMPORARY, replaced_atomically
+from core.training.metrics import event_line, standard_json, truncate_metrics
+from core.training.progress import Progress
+from core.training.report import plot_loss
+
+HOW_TO_RESUME = "Start the same command with resume=true to continue it."
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used: which one, what is wrong, what to do."""
+
+
+class RunFolder:
+    """Everything that a run writes. Only the process with `is_writer` touches the folder.
+
+    path: the folder; a new run needs it absent or empty, a resumed one needs a run in it.
+    config: the run's resolved configuration, plain values; its "model" must be that of the resumed run.
+    `latest` is the checkpoint to continue from, None at a start from nothing.
+
+    Raises RunFolderError if the folder is taken, absent, or cannot be written, CheckpointError if its latest
+    checkpoint is damaged or of another model; the folder is as before then.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], resume: bool = False, is_writer: bool = True):
+        self.path = path
+        self.config: dict[str, Any] = json.loads(json.dumps(config))
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.latest: Path | None = None
+        self._is_writer = is_writer
+        self._metrics_file: TextIOWrapper | None = None
+        self._tensorboard: SummaryWriter | None = None
+        if resume:
+            self._find_run()
+        elif is_writer:
+            self._require_unused()
+        if is_writer:
+            self._write_config()
+
+    def require_space(self, model: nn.Module, keep: int, with_average: bool) -> None:
+        """Raise RunFolderError if the disk cannot hold the checkpoints that the run will keep."""
+        if not self._is_writer:
+            return
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in model_tensors(model).values())
+        kept_and_one_in_writing = (keep + 1) * weights * (4 if with_average else 3)
+        present = sum(file.stat().st_size for file in step_checkpoints(self.checkpoints))
+        needed = kept_and_one_in_writing + 2 * weights - present
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise RunFolderError(
+                f"The disk of the run folder {self.path} has {free / 2**20:.0f} MiB free, but {keep} "
+                f"checkpoints of this model need {needed / 2**20:.0f} MiB more. Free some space, keep fewer "
+                "checkpoints, or choose another folder."
+            )
+
+    def begin(self, step: int) -> None:
+        """Open the logs to go on after `step`; what an earlier process logged beyond it is dropped."""
+        if not self._is_writer:
+            return
+        for leftover in self.checkpoints.glob(f"*{TEMPORARY}"):
+            leftover.unlink()
+        truncate_metrics(self.metrics, step)
+        self._metrics_file = self.metrics.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def log(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append an event to metrics.jsonl, and its numbers to TensorBoard."""
+        if self._metrics_file is None or self._tensorboard is None:
+            return
+        try:
+            self._metrics_file.write(event_line(event, step, dict(values)))
+            self._metrics_file.flush()
+        except OSError as error:
+            raise self._unwritable(self.metrics, error) from error
+        for key, value in values.items():
+            if isinstance(value, (int, float)):
+                self._tensorboard.add_scalar(f"{event}/{key}", value, step)
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Mapping[str, Tensor] | None,
+        progress: Progress,
+        keep: int,
+    ) -> None:
+        """Write the checkpoint of this step, then delete all but the last `keep`."""
+        if self._metrics_file is None:
+            return
+        os.fsync(self._metrics_file.fileno())  # a checkpoint never outlives the events before it
+        path = step_path(self.checkpoints, progress.step)
+        save_checkpoint(path, model, self.config, asdict(progress), optimizer, average)
+        self.latest = path
+        for old in step_checkpoints(self.checkpoints)[:-keep]:
+            old.unlink()
+
+    def save_best(self, model: nn.Module, average: Mapping[str, Tensor] | None, progress: Progress) -> None:
+        """Write the weights with the lowest validation loss, without optimizer, to best.safetensors."""
+        if self._is_writer:
+            path = self.checkpoints / "best.safetensors"
+            save_checkpoint(path, model, self.config, asdict(progress), average=average)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json and loss_curve.png."""
+        if not self._is_writer:
+            return
+        text = json.dumps(standard_json(dict(summary)), indent=2, allow_nan=False)
+        try:
+            with replaced_atomically(self.path / "summary.json") as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+            with replaced_atomically(self.path / "loss_curve.png") as temporary:
+                plot_loss(self.metrics, temporary)
+        except OSError as error:
+            raise self._unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the logs."""
+        if self._metrics_file is not None:
+            self._metrics_file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _find_run(self) -> None:
+        """Set `latest`; a run that was killed before its first checkpoint starts from nothing."""
+        if not self.path.is_dir():
+            raise RunFolderError(f"There is no run folder {self.path} to resume; check its name.")
+        if not (self.path / "config.yaml").exists() and self._is_writer:
+            self._require_unused()
+        found = step_checkpoints(self.checkpoints)
+        if found:
+            self.latest = found[-1]
+            require_same_model(read_header(self.latest), self.config)
+
+    def _require_unused(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"The run folder {self.path} is a file; choose another name.")
+        if (self.path / "config.yaml").exists():
+            raise RunFolderError(
+                f"The run folder {self.path} already holds a run. {HOW_TO_RESUME} For a new run choose "
+                "another folder, or delete this one."
+            )
+        if self.path.exists() and any(file.suffix != TEMPORARY for file in self.path.iterdir()):
+            raise RunFolderError(
+                f"The folder {self.path} is not empty and holds no run; choose another as run folder."
+            )
+
+    def _write_config(self) -> None:
+        """The first file of the run: it shows whether the folder can be written."""
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(self.path / "config.yaml") as temporary:
+                temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            if is_new and self.path.exists():
+                shutil.rmtree(self.path)
+            raise self._unwritable(self.path, error) from error
+
+    def _unwritable(self, path: Path, error: OSError) -> RunFolderError:
+        return RunFolderError(
+            f"{path} cannot be written ({error.strerror or error}). Free some space, change the permissions, "
+            "or choose another run folder."
+        )

@@ -1,0 +1,38 @@
+"""What a user sees of a run while it goes: one bar, and lines above it."""
+
+import sys
+from typing import Self
+
+from tqdm import tqdm
+
+
+class Screen:
+    """A progress bar over steps on stderr, with the rate in the caller's unit; silent unless `visible`."""
+
+    def __init__(self, steps: int, done: int, unit: str, visible: bool):
+        self._unit = unit
+        self._bar = tqdm(
+            total=steps,
+            initial=done,
+            disable=not visible,
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]",
+        )
+
+    def advance(self, loss: float, rate: float, learning_rate: float) -> None:
+        """One step on; `rate` in units a second, `loss` in nats."""
+        shown = f"{tqdm.format_sizeof(rate)}{self._unit}/s, loss {loss:.4f}, lr {learning_rate:.2e}"
+        self._bar.set_postfix_str(shown, refresh=False)
+        self._bar.update()
+
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(message, file=sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,105 @@
+"""One global batch gives one loss and one update, however it is split over processes and micro-batches."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tests.core.training.toy as toy
+from core.checkpoint import latest_checkpoint
+from core.training import NonFiniteError, TrainingInterrupted
+from tests.core.training.toy import ToyModel, events, start_world, tensors, toy_run
+
+STEPS = 6
+
+
+def losses(folder: Path) -> list[Any]:
+    return [(line["event"], line["step"], line["loss"]) for line in events(folder)]
+
+
+def run_in_world(folder: Path, micro_batch: int) -> None:
+    """Train; with two processes the second begins with other parameters, which the first's replace."""
+    if os.environ.get("RANK") == "1":
+        toy.ToyModel = lambda: ToyModel(seed=1)  # type: ignore[assignment, misc]
+    toy_run(folder, micro_batch=micro_batch, steps=STEPS, poisoned=(3,))
+
+
+def run_with_signal_to_the_second(folder: Path) -> None:
+    """Train; the last process gets a signal; leave with status 130 if that stops the run."""
+    original = toy.toy_batches
+
+    def with_signal(step: int, rows: range, poisoned: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        if step == 2 and rows.start > 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(step, rows, poisoned)
+
+    toy.toy_batches = with_signal
+    try:
+        toy_run(folder, steps=STEPS)
+    except TrainingInterrupted:
+        sys.exit(130)
+
+
+def run_into_nan(folder: Path) -> None:
+    """Train on nothing but poison, which only the first process sees; leave with status 1 if that is said."""
+    try:
+        toy_run(folder, steps=STEPS, poisoned=tuple(range(STEPS)), max_skipped=2)
+    except NonFiniteError:
+        sys.exit(1)
+
+
+def exit_codes(processes: list[Any]) -> list[int | None]:
+    for process in processes:
+        process.join(timeout=60)
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.parametrize("micro_batch", [4, 1])
+def test_two_processes_are_one(tmp_path: Path, micro_batch: int) -> None:
+    alone = tmp_path / "alone"
+    toy_run(alone, steps=STEPS, poisoned=(3,))
+    assert exit_codes(start_world(2, run_in_world, tmp_path / "two", micro_batch)) == [0, 0]
+    assert len(losses(alone)) == STEPS + 2
+    for (*what, loss), (*expected_what, expected) in zip(
+        losses(tmp_path / "two"), losses(alone), strict=True
+    ):
+        assert what == expected_what
+        assert loss == (expected if expected == "nan" else pytest.approx(expected, abs=1e-6))
+    assert_close(tmp_path / "two", alone)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2, 1])
+def test_micro_batches_are_one_batch(tmp_path: Path, micro_batch: int) -> None:
+    toy_run(tmp_path / "one", steps=STEPS)
+    toy_run(tmp_path / "parts", steps=STEPS, micro_batch=micro_batch)
+    for (*what, loss), (*expected_what, expected) in zip(
+        losses(tmp_path / "parts"), losses(tmp_path / "one"), strict=True
+    ):
+        assert what == expected_what
+        assert loss == pytest.approx(expected, abs=1e-6)
+    assert_close(tmp_path / "parts", tmp_path / "one")
+
+
+def assert_close(one: Path, other: Path) -> None:
+    """The parameters of both runs' last checkpoints agree to 1e-5."""
+    first, second = tensors(one), tensors(other)
+    for name in second:
+        if name.startswith("model."):
+            torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=0)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    assert exit_codes(start_world(2, run_with_signal_to_the_second, tmp_path / "run")) == [130, 130]
+    stopped_after = events(tmp_path / "run")[-1]["step"]
+    assert stopped_after in (2, 3)
+    assert latest_checkpoint(tmp_path / "run").stem == f"step-{stopped_after:08d}"
+
+
+def test_all_processes_give_up_together(tmp_path: Path) -> None:
+    assert exit_codes(start_world(2, run_into_nan, tmp_path / "run")) == [1, 1]
+    assert [line["event"] for line in events(tmp_path / "run")] == ["skipped", "skipped"]

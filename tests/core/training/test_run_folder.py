@@ -1,0 +1,122 @@
+"""A run folder is refused before anything is written, or it is usable."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from core.checkpoint import CheckpointError, step_checkpoints
+from core.training import RunFolder, RunFolderError, TrainingConfig
+from core.training.metrics import read_metrics
+from core.training.optimizer import adamw
+from core.training.progress import Progress
+from tests.core.training.toy import ToyModel
+
+CONFIG: dict[str, Any] = {"model": {"width": 8}, "train": {"betas": (0.9, 0.95), "file": None}}
+
+
+def run_with_checkpoints(folder: Path, steps: tuple[int, ...] = (2,), keep: int = 3) -> RunFolder:
+    run, model = RunFolder(folder, CONFIG), ToyModel()
+    run.begin(0)
+    for step in steps:
+        run.log("train", step, {"loss": 1.0 / step})
+        run.save(model, adamw(model, TrainingConfig()), None, Progress(step=step), keep)
+    run.close()
+    return run
+
+
+def test_a_new_run_states_its_configuration(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "runs" / "a", CONFIG)
+    written = OmegaConf.to_container(OmegaConf.load(tmp_path / "runs" / "a" / "config.yaml"))
+    assert written == {"model": {"width": 8}, "train": {"betas": [0.9, 0.95], "file": None}}
+
+
+def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
+    run_with_checkpoints(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"already holds a run. Start the same command with resume=true"):
+        RunFolder(tmp_path / "run", CONFIG)
+    with pytest.raises(RunFolderError, match=r"not empty and holds no run"):
+        RunFolder(tmp_path, CONFIG)
+    with pytest.raises(RunFolderError, match=r"not empty and holds no run"):
+        RunFolder(tmp_path, CONFIG, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_absent_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"no run folder .*typo to resume"):
+        RunFolder(tmp_path / "typo", CONFIG, resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_an_unwritable_place_is_refused_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunFolderError, match=r"is a file|cannot be written"):
+            RunFolder(path, CONFIG)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunFolderError, match=r"run cannot be written \(No space left on device\)"):
+        RunFolder(tmp_path / "run", CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, model = RunFolder(tmp_path / "run", CONFIG), ToyModel(width=64)
+    run.require_space(model, keep=3, with_average=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(RunFolderError, match=r"has 1 MiB free, but 3 checkpoints of this model need 2 MiB"):
+        run.require_space(model, keep=3, with_average=True)
+
+
+def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    run = run_with_checkpoints(tmp_path / "run", steps=(2, 4, 10, 12), keep=2)
+    assert [int(path.stem[5:]) for path in step_checkpoints(run.checkpoints)] == [10, 12]
+    assert run.latest == step_checkpoints(run.checkpoints)[-1]
+
+
+def test_a_resumed_run_must_have_the_same_model_and_may_change_the_rest(tmp_path: Path) -> None:
+    run_with_checkpoints(tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(CheckpointError, match=r"model.width is 8 there and 16 here"):
+        RunFolder(tmp_path / "run", {**CONFIG, "model": {"width": 16}}, resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    resumed = RunFolder(tmp_path / "run", {**CONFIG, "train": {"steps": 7}}, resume=True)
+    assert resumed.latest is not None
+    assert "steps: 7" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_damaged_latest_checkpoint_is_named(tmp_path: Path) -> None:
+    run = run_with_checkpoints(tmp_path / "run")
+    assert run.latest is not None
+    run.latest.write_bytes(run.latest.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match=r"step-00000002.safetensors is truncated or damaged"):
+        RunFolder(tmp_path / "run", CONFIG, resume=True)
+
+
+def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
+    run = run_with_checkpoints(tmp_path / "run", steps=(2, 4))
+    run.begin(2)
+    run.log("train", 3, {"loss": 3.0})
+    run.close()
+    assert [event["step"] for event in read_metrics(run.metrics)] == [2, 3]
+
+
+def test_only_the_writer_touches_the_folder(tmp_path: Path) -> None:
+    run, model = RunFolder(tmp_path / "run", CONFIG, is_writer=False), ToyModel()
+    run.begin(0)
+    run.log("train", 1, {"loss": 1.0})
+    run.save(model, adamw(model, TrainingConfig()), None, Progress(step=1), keep=1)
+    run.save_best(model, None, Progress(step=1))
+    run.finish({})
+    run.close()
+    assert not (tmp_path / "run").exists()
