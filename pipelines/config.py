@@ -7,10 +7,11 @@ ever executed, interpolated or looked up.
 
 import dataclasses
 import difflib
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -19,11 +20,19 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parent / "configs"
+WIDTH, INDENT = 100, 6 * " "
 Schema = TypeVar("Schema")
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: what is wrong, where it was given, and what to do."""
+
+
+@dataclass
+class RunConfig:
+    """Where a run writes. `resume=true` continues it with the configuration it was started with."""
+
+    dir: str = field(metadata={"help": "the run's own folder"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,8 @@ def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, de
     """Read a pipeline's command line: `[--config NAME|FILE] [--flag ...] [key=value ...]`, or `--help`.
 
     A true-or-false key of the top level may also be given as a flag: `--dry-run` is `dry_run=true`. Later
-    settings win over earlier ones, arguments over the file. `--help` prints every key and exits with 0.
+    settings win over earlier ones, arguments over the file; with `resume=true` both win over the config.yaml
+    in run.dir. `--help` prints every key and exits with 0.
     Raises ConfigError for an unknown key, a wrong type, a missing value, an absent file, or one not in YAML.
     """
     known = schema_keys(schema)
@@ -56,8 +66,8 @@ def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, de
         print(help_text(known, script, description))
         raise SystemExit(0)
     file, given = _split(list(arguments), known)
-    settings = [*(read_yaml(file) if file is not None else ()), *given]
-    return merge(schema, settings)
+    chosen = read_yaml(file) if file is not None else []
+    return merge(schema, [*_resumed([*chosen, *given]), *chosen, *given])
 
 
 def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
@@ -123,11 +133,11 @@ def schema_keys(schema: type, prefix: str = "") -> dict[str, Key]:
     """Every dotted key of a schema in order of declaration."""
     found: dict[str, Key] = {}
     hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        kind, key = hints[field.name], f"{prefix}{field.name}"
-        default = _default(field)
+    for item in dataclasses.fields(schema):
+        kind, key = hints[item.name], f"{prefix}{item.name}"
+        default = _default(item)
         if not dataclasses.is_dataclass(kind):
-            found[key] = Key(kind, default, field.metadata.get("help", ""))
+            found[key] = Key(kind, default, item.metadata.get("help", ""))
             continue
         for name, inner in schema_keys(typing.cast(type, kind), f"{key}.").items():
             value = inner.default if default == MISSING else _reach(default, name[len(key) + 1 :])
@@ -151,7 +161,8 @@ def help_text(known: dict[str, Key], script: str, description: str) -> str:
     ]
     for key, entry in known.items():
         default = "required" if entry.default == MISSING else f"default {_value_text(entry.default)}"
-        lines += [f"  {key}  ({type_text(entry.type)}; {default})", f"      {entry.help}"]
+        lines += [f"  {key}  ({type_text(entry.type)}; {default})"]
+        lines += textwrap.wrap(entry.help, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     return "\n".join(lines)
 
 
@@ -166,8 +177,17 @@ def type_text(kind: Any) -> str:
         return f"a list, each {type_text(arguments[0])}"
     if origin is tuple:
         return f"a list of {len(arguments)}, each {type_text(arguments[0])}"
+    if kind is Any:
+        return "a value"
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     return plain.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _resumed(settings: list[Setting]) -> list[Setting]:
+    """What the run that `resume` and `run.dir` name was started with; nothing if there is no such run."""
+    last = {setting.key: setting.value for setting in settings}
+    file = Path(str(last.get("run.dir"))) / "config.yaml"
+    return read_yaml(str(file)) if last.get("resume") is True and file.is_file() else []
 
 
 def _split(arguments: list[str], known: dict[str, Key]) -> tuple[str | None, list[Setting]]:
@@ -204,7 +224,7 @@ def _argument(argument: str, known: dict[str, Key]) -> Setting:
     where = f"argument {argument!r}"
     if not equals or not key:
         raise ConfigError(f"{where} is not of the form key=value; --help lists the keys.")
-    if key in known and str in (known[key].type, *typing.get_args(known[key].type)) and text != "null":
+    if key in known and known[key].type in (str, str | None) and text != "null":
         return Setting(key, text, where)
     try:
         return Setting(key, yaml.safe_load(text), where)

@@ -1,0 +1,101 @@
+"""Pretrain a small Mamba on a megabase of human DNA, generate from it, and show what it has learnt.
+
+    make demo
+
+The carried sample is 1 Mb of chromosome 20 (GRCh37); its last fifth is held out. Any key of dna_pretrain may
+be given; the defaults are in pipelines/configs/demo.yaml. A second demo replaces the first in runs/demo.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bio.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
+from bio.markov import fit_markov, markov_bits
+from bio.sample import SAMPLE
+from bio.vocabulary import encode, without_mask
+from core.training import joined_world
+from pipelines import dna_generate, dna_pretrain
+from pipelines.cli import command
+from pipelines.config import parse_config
+from pipelines.dna import DnaData, open_data
+from pipelines.pictures import draw_bits, draw_spectra
+
+FOLDER = Path("runs/demo")
+ORDERS = range(9)
+K = 4
+COUNT, LENGTH = 64, 1024
+PICTURES = ("loss_curve.png", "bits_per_base.png", "spectrum.png")
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    began = time.perf_counter()
+    given = ["--config", "demo", f"data.fasta={SAMPLE}", *arguments]
+    config = parse_config(dna_pretrain.Config, given, "demo", __doc__ or "")
+    folder = Path(config.run.dir)
+    if folder == FOLDER and not config.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    progress = dna_pretrain.pretrain(config)
+    if progress is None:
+        return
+    with joined_world() as world:
+        data = open_data(config.data, world)
+    bits = {**markov_bits_by_order(data), "Mamba": progress.validation["bits_per_base"]}
+    fasta = dna_generate.generate(dna_generate.Config(str(folder), count=COUNT, length=LENGTH))
+    spectra = spectra_by_source(data, fasta)
+
+    draw_bits(bits, folder / "bits_per_base.png")
+    draw_spectra(spectra["held out"], spectra["generated"], K, folder / "spectrum.png")
+    print(bits_table(bits), spectrum_table(spectra), sep="\n\n")
+    print(f"\n{folder} holds the run: {fasta.name}, {', '.join(PICTURES)}, checkpoints, metrics.jsonl.")
+    print(f"{time.perf_counter() - began:.0f} seconds in all.")
+
+
+def markov_bits_by_order(data: DnaData) -> dict[str, float]:
+    """Held-out bits per base of Markov models fitted on the training bases, by name."""
+    held_out = data.held_out["valid"].coverage()
+    models = (fit_markov(data.genome, data.splits["train"], order) for order in ORDERS)
+    return {f"Markov {model.order}": markov_bits(model, data.genome, held_out) for model in models}
+
+
+def spectra_by_source(data: DnaData, fasta: Path) -> dict[str, Spectrum]:
+    """The k-mer spectra of the held-out, the training and the generated bases."""
+    lines = fasta.read_text(encoding="ascii").splitlines()
+    generated = "".join(line if not line.startswith(">") else "N" for line in lines)
+    bases = data.genome.bases
+    held_out, train = (
+        np.concatenate([without_mask(bases[start:end]) for start, end in data.splits[split].tolist()])
+        for split in ("valid", "train")
+    )
+    spectra = {"held out": held_out, "train": train, "generated": encode(generated)}
+    return {name: kmer_spectrum(tokens, K) for name, tokens in spectra.items()}
+
+
+def bits_table(bits: dict[str, float]) -> str:
+    """Held-out bits by model, and by how much the Mamba is better or worse than the best of the others."""
+    best = min((name for name in bits if name != "Mamba"), key=bits.__getitem__)
+    gain = bits[best] - bits["Mamba"]
+    verdict = f"{abs(gain):.4f} bits a base {'better' if gain > 0 else 'worse'} than {best}, the best of them"
+    notes = {"Mamba": verdict}
+    lines = [f"{name:<10}  {value:.4f}  {notes.get(name, '')}".rstrip() for name, value in bits.items()]
+    return "\n".join(["held-out bits per base (a guess among A, C, G, T costs 2)", *lines])
+
+
+def spectrum_table(spectra: dict[str, Spectrum]) -> str:
+    """How near the generated DNA is to the held-out DNA, beside how near the training DNA is."""
+    lines = [
+        f"{name:<10}  correlation {pearson(spectra['held out'], spectra[name]):.4f}, "
+        f"Jensen-Shannon divergence {jensen_shannon(spectra['held out'], spectra[name]):.5f} bits"
+        for name in ("train", "generated")
+    ]
+    return "\n".join([f"{K}-mer spectrum against that of the held-out bases", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Pictures of what a DNA model has learnt, as PNG files that are whole or absent."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bio.kmer import Spectrum, kmer_names
+from core.files import replaced_atomically
+
+EXTREMES = 5
+
+
+def draw_bits(bits: Mapping[str, float], picture: Path) -> None:
+    """Bars of held-out bits per base by model, the best one in orange. Two bits are a uniform guess."""
+    names, values = list(bits), np.array(list(bits.values()))
+    colours = ["tab:orange" if value == values.min() else "tab:blue" for value in values]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(ylabel="held-out bits per base", title="Lower is better")
+    bars = axes.bar(names, values, color=colours)
+    axes.bar_label(bars, fmt="%.3f", fontsize=8)
+    lowest, highest = values.min(), max(2.0, values.max())
+    axes.set_ylim(lowest - (highest - lowest), highest + 0.1 * (highest - lowest))
+    axes.tick_params(axis="x", labelrotation=30)
+    save(figure, picture)
+
+
+def draw_spectra(held_out: Spectrum, generated: Spectrum, k: int, picture: Path) -> None:
+    """Each k-mer's share in generated against held-out sequence; those furthest apart carry their names."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.add_subplot(xlabel=f"share of each {k}-mer in held-out DNA", ylabel="in generated DNA")
+    axes.scatter(held_out, generated, s=12, alpha=0.6)
+    reach = [0.0, max(held_out.max(), generated.max()) * 1.05]
+    axes.plot(reach, reach, color="grey", linewidth=0.8)
+    names = kmer_names(k)
+    for index in np.argsort(np.abs(generated - held_out))[-EXTREMES:]:
+        axes.annotate(names[index], (held_out[index], generated[index]), fontsize=8)
+    axes.set(xlim=reach, ylim=reach)
+    save(figure, picture)
+
+
+def save(figure: Figure, picture: Path) -> None:
+    with replaced_atomically(picture) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -1,0 +1,55 @@
+"""A tiny genome and a tiny run, made once."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import dna_pretrain
+
+TINY = [
+    "data.length=48",
+    "data.valid_fraction=0.2",
+    "data.validation_windows=6",
+    "model.d_model=16",
+    "model.n_layer=2",
+    "train.steps=4",
+    "train.batch_size=3",
+    "train.checkpoint_every=2",
+    "train.validate_every=2",
+    "train.log_every=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test works in a folder of its own, so that a relative path never leaves it."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    left = [
+        path for path in tmp_path.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".pack-")
+    ]
+    assert left == [], "a half-written file was left"
+
+
+def write_fasta(path: Path, lengths: dict[str, int]) -> Path:
+    random = np.random.default_rng(0)
+    records = {name: "".join(random.choice(list("ACGT"), length)) for name, length in lengths.items()}
+    path.write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fasta(tmp_path_factory.mktemp("genome") / "tiny.fa", {"chr1": 3000, "chr2": 2000})
+
+
+@pytest.fixture(scope="session")
+def run(fasta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    os.environ.pop("RANK", None)
+    assert dna_pretrain.main([f"data.fasta={fasta}", f"run.dir={folder}", *TINY]) == 0
+    return folder

@@ -1,0 +1,42 @@
+"""The demo from end to end, with a model too small to learn."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from pipelines import demo
+
+SMALL = ["model.d_model=8", "model.n_layer=1", "model.d_state=2", "train.steps=2", "train.batch_size=2"]
+
+
+def test_demo_ends_with_table_and_pictures_and_runs_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "LENGTH", 80)
+    for _ in range(2):
+        assert demo.main(SMALL) == 0
+        printed = capsys.readouterr().out
+        assert "Markov 6    1.911" in printed
+        assert "worse than Markov 6, the best of them" in printed
+        assert "generated  correlation" in printed
+    folder = Path("runs/demo")
+    for picture in demo.PICTURES:
+        assert picture in printed
+        assert imread(folder / picture).ndim == 3
+    assert (folder / "generated.fa").read_text().count(">") == demo.COUNT
+
+
+def test_only_the_demo_s_own_folder_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text("a run of the user's\n")
+    assert demo.main([*SMALL, "run.dir=mine"]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert Path("mine/config.yaml").read_text() == "a run of the user's\n"
+
+
+@pytest.mark.parametrize("best", [1.8, 2.2])
+def test_table_tells_the_truth_either_way(best: float) -> None:
+    table = demo.bits_table({"Markov 0": 1.98, "Markov 1": 2.0, "Mamba": best})
+    verdict = "0.1800 bits a base better" if best < 1.98 else "0.2200 bits a base worse"
+    assert f"{verdict} than Markov 0, the best of them" in table

@@ -1,0 +1,131 @@
+"""Generated FASTA: valid, of A, C, G and T alone, and a function of seed and number."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pyfaidx
+import pytest
+import torch
+
+from core.checkpoint import save_checkpoint
+from core.model import SequenceModel, SequenceModelConfig
+from pipelines import dna_generate
+from pipelines.config import schema_keys
+
+
+def generate(run: Path, *arguments: str) -> dict[str, str]:
+    """The records of a call, by header."""
+    assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", *arguments]) == 0
+    text = Path("out.fa").read_text()
+    records = (record.partition("\n") for record in text.removeprefix(">").split("\n>"))
+    return {header: bases.replace("\n", "") for header, _, bases in records}
+
+
+def bases(run: Path, *arguments: str) -> list[str]:
+    return list(generate(run, *arguments).values())
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    before = sorted(Path().iterdir())
+    assert dna_generate.main([*arguments, "output=out.fa"]) == 1
+    assert sorted(Path().iterdir()) == before
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1
+    return error[error.index("error: ") :]
+
+
+def test_records_are_fasta_of_acgt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = generate(run, "count=3")
+    assert "3 sequence(s) of 70 bases are in out.fa" in capsys.readouterr().out
+    assert all(len(sequence) == 70 and set(sequence) <= set("ACGT") for sequence in records.values())
+    assert len(set(records.values())) == 3
+    indexed = pyfaidx.Fasta("out.fa", as_raw=True)
+    assert [record[:] for record in indexed] == list(records.values())
+    assert list(indexed.keys()) == ["sample_0", "sample_1", "sample_2"]
+
+
+def test_header_carries_the_likelihood_of_the_bases(run: Path) -> None:
+    for header in generate(run, "count=2", "prompt=ACGT"):
+        fields = dict(field.split("=") for field in header.split()[1:])
+        nats, bits = float(fields["log_likelihood"]), float(fields["bits_per_base"])
+        assert bits == pytest.approx(-nats / 70 / 0.6931, rel=1e-3)
+        assert 1.5 < bits < 5
+
+
+def test_same_for_a_seed_and_any_batch(run: Path) -> None:
+    whole = bases(run, "count=5", "seed=3")
+    assert bases(run, "count=5", "seed=3") == whole
+    assert bases(run, "count=5", "seed=3", "batch_size=2") == whole
+    assert bases(run, "count=2", "seed=3") == whole[:2]
+    assert bases(run, "count=5", "seed=4") != whole
+
+
+def test_prompt_and_filters_change_what_follows(run: Path) -> None:
+    plain = bases(run, "prompt=ACGTN")
+    assert bases(run, "prompt=acgtn") == plain
+    greedy = bases(run, "prompt=ACGTN", "temperature=0", "count=2")
+    assert greedy[0] == greedy[1]
+    assert bases(run, "prompt=ACGTN", "top_k=1") == greedy[:1]
+
+
+def test_file_lies_in_the_run_folder_unless_named(run: Path) -> None:
+    shutil.copytree(run, "copy")
+    assert dna_generate.main(["checkpoint=copy", "length=3"]) == 0
+    assert Path("copy/generated.fa").is_file()
+
+
+def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dna_generate.main(["--help"])
+    page = capsys.readouterr().out
+    for key, entry in schema_keys(dna_generate.Config).items():
+        assert f"  {key}  (" in page
+        assert entry.help in page
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("count=0", "count is 0"),
+        ("length=0", "length is 0"),
+        ("batch_size=0", "batch_size is 0"),
+        ("temperature=-1", "temperature is -1"),
+        ("top_p=0", "top_p is 0"),
+        ("prompt=ACXT", "'X'"),
+        ("prompt=", "prompt"),
+        ("tempreture=1", "Did you mean temperature"),
+    ],
+)
+def test_bad_argument(argument: str, message: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in fails(capsys, f"checkpoint={run}", argument)
+
+
+def test_checkpoint_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "checkpoint" in fails(capsys)
+    assert "absent" in fails(capsys, "checkpoint=absent")
+    Path("empty").mkdir()
+    assert "holds no checkpoint" in fails(capsys, "checkpoint=empty")
+
+
+def test_damaged_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (run / "checkpoints/best.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "truncated or damaged" in fails(capsys, "checkpoint=cut.safetensors")
+
+
+def test_checkpoint_of_another_kind_of_model(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = SequenceModelConfig(vocab_size=256, d_model=8, n_layer=1)
+    save_checkpoint(Path("audio.safetensors"), SequenceModel(shape), {"model": asdict(shape)}, {"step": 1})
+    assert "256 symbols" in fails(capsys, "checkpoint=audio.safetensors")
+
+
+def test_earlier_file_stays_when_a_call_fails(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("out.fa").write_text("earlier")
+
+    def breaks(*_: object) -> torch.Tensor:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dna_generate, "fasta_record", breaks)
+    assert dna_generate.main([f"checkpoint={run}", "length=3", "output=out.fa"]) == 1
+    assert Path("out.fa").read_text() == "earlier"

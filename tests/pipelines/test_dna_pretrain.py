@@ -1,0 +1,207 @@
+"""Pretraining, as a user runs it: a run that resumes to the same bits, and bad input that writes nothing."""
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines import dna_pretrain
+from pipelines.config import CONFIGS, Setting, merge, read_yaml, schema_keys
+from tests.pipelines.conftest import TINY, write_fasta
+
+ROOT = Path(__file__).parents[2]
+
+
+def events(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in ("event", "step", "loss")} for line in lines]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one message of a start that cannot work, after which there is no run folder."""
+    assert dna_pretrain.main([*TINY, "run.dir=run", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not Path("run").exists()
+    return error
+
+
+def test_a_run_fills_its_folder(run: Path) -> None:
+    for name in ("config.yaml", "metrics.jsonl", "summary.json", "loss_curve.png", "checkpoints"):
+        assert (run / name).exists()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert 1.9 < summary["validation"]["bits_per_base"] < 2.6
+    assert summary["tokens"] == 4 * 3 * 48
+
+
+def test_resumed_equals_uninterrupted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, "killed")
+    Path("killed/checkpoints/step-00000004.safetensors").unlink()
+    Path("killed/summary.json").unlink()
+
+    assert dna_pretrain.main(["run.dir=killed", "--resume"]) == 0
+
+    final = "checkpoints/step-00000004.safetensors"
+    resumed, uninterrupted = load_file(f"killed/{final}"), load_file(run / final)
+    assert resumed.keys() == uninterrupted.keys()
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+    assert events(Path("killed")) == events(run)
+
+
+def test_a_finished_run_resumes_to_its_end(run: Path) -> None:
+    shutil.copytree(run, "done")
+    assert dna_pretrain.main(["run.dir=done", "resume=true"]) == 0
+    assert events(Path("done")) == events(run)
+
+
+def test_a_resumed_run_may_go_further(run: Path) -> None:
+    shutil.copytree(run, "longer")
+    assert dna_pretrain.main(["run.dir=longer", "resume=true", "train.steps=6"]) == 0
+    assert json.loads(Path("longer/summary.json").read_text())["steps"] == 6
+
+
+def test_the_configuration_of_a_run_is_a_configuration(run: Path) -> None:
+    settings = read_yaml(str(run / "config.yaml"))
+    assert {setting.key for setting in settings} == set(schema_keys(dna_pretrain.Config))
+    assert merge(dna_pretrain.Config, settings).model.d_model == 16
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dna_pretrain.main([*TINY, f"data.fasta={fasta}", "run.dir=run", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "2 record(s), 5,000 bases" in plan
+    assert "train     4,000 bases, 83 windows of 48" in plan
+    assert "train and valid read 0 bases in common (split: strict)" in plan
+    assert "4 steps of 3 windows: 576 bases" in plan
+    assert "7,024 parameters" in plan
+    assert list(Path().iterdir()) == []
+
+
+def test_paper_split_says_what_overlaps(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TINY, f"data.fasta={fasta}", "data.length=800", "data.split=paper", "--dry-run"]
+    assert dna_pretrain.main(arguments) == 0
+    assert "train and valid read 602 bases in common (split: paper)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("splits", ["data.bed=segments.bed", "data.valid_chromosomes=[chr2]"])
+def test_held_out_intervals_and_chromosomes(
+    splits: str, fasta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("segments.bed").write_text("chr1\t0\t3000\ttrain\nchr2\t0\t2000\tvalid\n")
+    assert dna_pretrain.main([*TINY, f"data.fasta={fasta}", splits, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "train     3,000 bases" in plan
+    assert "valid     2,000 bases, 41 windows of 48" in plan
+
+
+def test_without_held_out_bases_there_is_no_validation(fasta: Path) -> None:
+    arguments = [*TINY, f"data.fasta={fasta}", "data.valid_fraction=0", "run.dir=run", "train.steps=1"]
+    assert dna_pretrain.main(arguments) == 0
+    assert json.loads(Path("run/summary.json").read_text())["validation"] == {}
+
+
+@pytest.mark.parametrize("command", [["pipelines/dna_pretrain.py"], ["-m", "pipelines.dna_pretrain"]])
+def test_help_explains_every_key_either_way_it_is_started(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for key, entry in schema_keys(dna_pretrain.Config).items():
+        assert entry.help, f"{key} has no help"
+        assert f"  {key}  (" in done.stdout
+        assert entry.help in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("d*.yaml")), ids=lambda file: file.stem)
+def test_every_configuration_of_dna_loads(file: Path) -> None:
+    config = merge(dna_pretrain.Config, [*read_yaml(str(file)), Setting("data.fasta", "x.fa", "test")])
+    assert config.train.steps > 0
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "empty"),
+            (b"not a genome\n", "not a FASTA file"),
+            (b">chr1\nACGTXQ\n", "record chr1, line 2: 'X' is not a nucleotide code"),
+            (b">chr1\nACGT\n>chr1\nACGT\n", "two records of one name"),
+            (gzip.compress(b">chr1\n" + b"ACGT" * 3000)[:-20], "truncated"),
+        ],
+    )
+    def test_fasta(self, content: bytes, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("bad.fa").write_bytes(content)
+        error = fails(capsys, "data.fasta=bad.fa")
+        assert message in error
+        assert "bad.fa" in error
+        assert [path.name for path in Path().iterdir()] == ["bad.fa"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["data.fasta=absent.fa"], "absent.fa"),
+            (["data.valid_chromosomes=[chr3]"], "no chromosome chr3"),
+            (["data.valid_chromosomes=[chr1]", "data.test_chromosomes=[chr1]"], "chr1"),
+            (["data.valid_chromosomes=[chr1, chr2]"], "train"),
+            (["data.valid_fraction=1"], "nothing for training"),
+            (["data.bed=inverted.bed"], "inverted.bed, line 2: Interval chr2:900-100 is inverted"),
+            (["data.bed=inverted.bed", "data.valid_chromosomes=[chr1]"], "data.bed"),
+            (["data.bed=absent.bed"], "absent.bed"),
+            (["data.length=5000"], "No window of 5,000 bases fits"),
+            (["data.length=0"], "length"),
+            (["data.validation_windows=0"], "data.validation_windows"),
+            (["data.lenght=3"], "Did you mean data.length"),
+            (["train.batch_size=4", "train.micro_batch=3"], "micro"),
+            (["train.steps=0"], "steps"),
+            (["model.d_model=0"], "d_model"),
+            (["model.selective=[dt, E]"], "E"),
+            (["--config", "absent"], "absent"),
+            (["--resume"], "run"),
+        ],
+    )
+    def test_configuration(
+        self, arguments: list[str], message: str, fasta: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path("inverted.bed").write_text("chr1\t0\t3000\ttrain\nchr2\t900\t100\tvalid\n")
+        assert message in fails(capsys, f"data.fasta={fasta}", *arguments)
+
+    def test_run_folder_that_cannot_be_made(self, fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("file").touch()
+        assert "file/run" in fails(capsys, f"data.fasta={fasta}", "run.dir=file/run")
+
+    def test_run_folder_that_holds_a_run(
+        self, run: Path, fasta: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = sorted(run.rglob("*"))
+        error = fails(capsys, f"data.fasta={fasta}", f"run.dir={run}")
+        assert "resume=true" in error
+        assert sorted(run.rglob("*")) == before
+
+    def test_truncated_checkpoint(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        shutil.copytree(run, "cut")
+        checkpoint = Path("cut/checkpoints/step-00000004.safetensors")
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+        assert dna_pretrain.main(["run.dir=cut", "--resume", "train.steps=6"]) == 1
+        error = capsys.readouterr().err
+        assert "step-00000004.safetensors is truncated" in error
+        assert error.count("\n") == 1
+
+    def test_checkpoint_of_another_model(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert dna_pretrain.main([f"run.dir={run}", "--resume", "model.d_model=24"]) == 1
+        assert "model.d_model is 16 there and 24 here" in capsys.readouterr().err
+
+    def test_genome_that_is_not_the_run_s(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other = write_fasta(Path("other.fa"), {"chr1": 4000})
+        assert dna_pretrain.main([f"run.dir={run}", "--resume", f"data.fasta={other}"]) == 1
+        assert "other.fa" in capsys.readouterr().err
+
+    def test_loss_that_is_not_finite(self, fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["train.learning_rate=1e38", "train.max_skipped=2", "train.steps=20", "train.warmup=0"]
+        assert dna_pretrain.main([*TINY, f"data.fasta={fasta}", "run.dir=run", *arguments]) == 1
+        assert "2 steps in a row had no finite loss" in capsys.readouterr().err
