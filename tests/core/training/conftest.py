@@ -1,13 +1,17 @@
-"""One thread for toy models: with two, most of their time is spent waiting for each other."""
+"""Toy models run on the CPU, and on one thread: two spend most of their time waiting for each other."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+import core.training.distributed
+from tests.core.training.toy import CPU
+
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_cpu_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(core.training.distributed, "_device", lambda _: CPU)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -157,6 +157,20 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_trained(tmp_
     assert not list(run.checkpoints.iterdir())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_in_bf16_and_goes_on_after_a_resume(tmp_path: Path) -> None:
+    world = World(0, 1, torch.device("cuda", 0))
+    for steps, resume in ((4, False), (8, True)):
+        run = RunFolder(tmp_path / "run", {}, resume=resume)
+        config = TrainingConfig(steps=steps, log_every=1, ema=0.5)
+        progress = train(ToyModel().cuda(), toy_batches, config, run, world)
+        assert (progress.step, progress.skipped) == (steps, 0)
+    lines = read_metrics(run.metrics)
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert all(line["peak_memory_gib"] > 0 for line in lines)
+    assert autocast(config, world.device).fast_dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import core.training.distributed
 from core.checkpoint import latest_checkpoint
 from core.training import RunFolder, TrainingConfig, World, joined_world, train
 from core.training.metrics import read_metrics
@@ -137,4 +138,5 @@ def start_world(size: int, target: Callable[..., Any], *arguments: Any) -> list[
 def _run_in(environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    core.training.distributed._device = lambda _: CPU  # type: ignore[assignment]
     target(*arguments)
