@@ -1,7 +1,7 @@
-"""Batches of windows: uint8 on their way to the device, widened there.
+"""Batches of windows, one byte a base: widened only on the device.
 
-A batch is one uint8 array (rows, length + 1) of packed bytes (bio.vocabulary): inputs, targets and repeats
-are all in it, in an eighth of the bytes of one int64 tensor. Row i of step s depends on (seed, s, i) alone.
+Windows are read as packed bytes (bio.vocabulary), (rows, length + 1) uint8, which hold inputs, targets and
+the repeat mask together. Row i of step s depends on (seed, s, i) alone.
 """
 
 from collections.abc import Iterator
@@ -22,30 +22,37 @@ NOT_A_TARGET = -100
 
 
 class GenomeDataset:
-    """Training batches of windows, addressed by step.
+    """The training batches of a genome: dataset(step, rows) gives these rows of the global batch of a step.
 
-    reverse_complement: read each window from the strand that a coin of its own chooses.
+    batch_size: rows of the global batch. reverse_complement: read each window from the strand that a coin of
+    its own chooses.
     """
 
     def __init__(
-        self, genome: Genome, windows: Windows, seed: int = 0, reverse_complement: bool = False
+        self,
+        genome: Genome,
+        windows: Windows,
+        batch_size: int,
+        seed: int = 0,
+        reverse_complement: bool = False,
     ) -> None:
         self.genome = genome
         self.windows = windows
+        self.batch_size = batch_size
         self.seed = seed
         self.reverse_complement = reverse_complement
 
     def __len__(self) -> int:
-        """Windows in an epoch."""
-        return len(self.windows)
+        """Steps in an epoch, the last one included that runs into the next."""
+        return -(-len(self.windows) // self.batch_size)
 
-    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> torch.Tensor:
-        """The rows of one rank in step `step`: (batch_size / world, length + 1) packed bytes.
+    def __call__(self, step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs uint8 and targets int8 (rows, length); a target that is none is NOT_A_TARGET."""
+        return inputs_and_targets(self.packed(step, rows))
 
-        batch_size counts the rows of all ranks. Raises ValueError when it does not divide over them.
-        """
-        rows = rows_of_rank(batch_size, rank, world)
-        counter = step * batch_size + np.arange(rows.start, rows.stop)
+    def packed(self, step: int, rows: range) -> torch.Tensor:
+        """The same rows as packed bytes (rows, length + 1)."""
+        counter = step * self.batch_size + np.arange(rows.start, rows.stop, rows.step)
         starts = self.windows.sample(counter, self.seed)
         is_reverse = np.zeros(len(starts), np.bool_)
         if self.reverse_complement:
@@ -56,15 +63,15 @@ class GenomeDataset:
 def evaluation_batches(
     genome: Genome, windows: TiledWindows, batch_size: int, rank: int = 0, world: int = 1
 ) -> Iterator[torch.Tensor]:
-    """Every window once, in order, forward strand: (batch_size / world, length + 1) packed bytes a batch.
+    """The windows of one of `world` ranks, in order, forward strand: packed bytes (batch_size, length + 1).
 
-    The last batch is filled up with rows of N, which have no target, so that all ranks see equally many
-    batches of one shape. Raises ValueError when batch_size does not divide over the ranks.
+    The ranks together see every window once. Batches are filled up with rows of N, which have no target, so
+    that all ranks see equally many of one shape.
     """
-    rows = rows_of_rank(batch_size, rank, world)
-    for first in range(0, len(windows), batch_size):
-        starts = windows.starts[first : first + batch_size][rows]
-        batch = torch.full((rows.stop - rows.start, windows.length + 1), N, dtype=torch.uint8)
+    for first in range(0, len(windows), batch_size * world):
+        begin = first + rank * batch_size
+        starts = windows.starts[begin : begin + batch_size]
+        batch = torch.full((batch_size, windows.length + 1), N, dtype=torch.uint8)
         batch[: len(starts)] = read_windows(genome, windows, starts, np.zeros(len(starts), np.bool_))
         yield batch
 
@@ -72,13 +79,12 @@ def evaluation_batches(
 def read_windows(
     genome: Genome, windows: Windows, starts: Integers, is_reverse: npt.NDArray[np.bool_]
 ) -> torch.Tensor:
-    """The windows at `starts` (rows,), or their other strand where `is_reverse` (rows,): (rows, length + 1).
+    """The windows at `starts` (rows,), or their other strand where `is_reverse` (rows,), as packed bytes.
 
-    uint8, pinned where there is CUDA. A window whose extra base may not be read ends in N on either strand.
+    (rows, length + 1) uint8. A window whose extra base may not be read ends in N on either strand.
     """
     length, bases = windows.length, genome.bases
-    batch = torch.empty(len(starts), length + 1, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-    rows = batch.numpy()
+    rows = np.empty((len(starts), length + 1), np.uint8)
     for row, start in zip(rows, starts.tolist(), strict=True):
         row[:] = bases[start : start + length + 1]
     lacks_extra = ~contains(windows.readable, starts + length)
@@ -87,39 +93,28 @@ def read_windows(
         rows[is_reverse] = COMPLEMENT.take(rows[is_reverse][:, ::-1])
         turned = is_reverse & lacks_extra
         rows[turned] = np.roll(rows[turned], -1, axis=1)
-    return batch
+    return torch.from_numpy(rows)
 
 
-def widen(batch: torch.Tensor, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets (rows, length) int64 on `device` of a batch (rows, length + 1) of packed bytes.
+def inputs_and_targets(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs uint8 and targets int8, both (rows, length), of packed bytes (rows, length + 1) on any device.
 
     Target t is the base after input t; anything but A, C, G, T is NOT_A_TARGET.
     """
-    packed = batch.to(device, non_blocking=True)
     following = packed[:, 1:]
     targets = torch.index_select(_target_table(packed.device), 0, following.reshape(-1).int())
-    return (packed[:, :-1] & TOKEN_BITS).long(), targets.view(following.shape)
+    return packed[:, :-1] & TOKEN_BITS, targets.view(following.shape)
+
+
+def target_repeats(packed: torch.Tensor) -> torch.Tensor:
+    """Which targets (rows, length) of packed bytes (rows, length + 1) are soft-masked, as bool."""
+    return packed[:, 1:] >= SOFT_MASK
 
 
 @cache
 def _target_table(device: torch.device) -> torch.Tensor:
-    """(256,) int64 from a packed byte to a target: a table lookup is the fastest way to widen and to mask."""
-    table = torch.full((256,), NOT_A_TARGET)
+    """(256,) int8 from a packed byte to a target: a table lookup is the fastest way to mask."""
+    table = torch.full((256,), NOT_A_TARGET, dtype=torch.int8)
     for base in range(A, T + 1):
         table[[base, base | SOFT_MASK]] = base
     return table.to(device)
-
-
-def target_repeats(batch: torch.Tensor) -> torch.Tensor:
-    """Which targets (rows, length) of a batch (rows, length + 1) are soft-masked, as bool."""
-    return batch[:, 1:] >= SOFT_MASK
-
-
-def rows_of_rank(batch_size: int, rank: int, world: int) -> slice:
-    """The rows of a global batch that one of `world` ranks has; ValueError when it does not divide."""
-    if batch_size % world:
-        raise ValueError(
-            f"A batch of {batch_size} windows does not divide over {world} ranks: choose a multiple of them."
-        )
-    rows = batch_size // world
-    return slice(rank * rows, (rank + 1) * rows)

@@ -25,6 +25,7 @@ class Record(NamedTuple):
 class Genome:
     """The packed bases of a FASTA file; a copy in another process opens the same memory map.
 
+    name: of the FASTA file. sha256: of its bytes.
     bases: (positions,) uint8 packed bytes (bio.vocabulary), with an N before, between and after the records.
     records: from name to Record, in the order of the file.
     Raises ValueError when `index` is no index of a pack.
@@ -33,6 +34,7 @@ class Genome:
     def __init__(self, index: Path) -> None:
         content = read_index(index)
         self.index = index
+        self.name: str = content["source"]["name"]
         self.sha256: str = content["source"]["sha256"]
         self.records = {entry["name"]: Record(**entry) for entry in content["records"]}
         bases = np.memmap(index.parent / content["bases"], np.uint8, "r", shape=(content["size"],))
@@ -53,10 +55,10 @@ class Genome:
             return same[0]
         if same:
             choices = " or ".join(record.name for record in same)
-            raise ValueError(f"Chromosome {name} of {self.index.name} is ambiguous: write {choices}.")
+            raise ValueError(f"Chromosome {name} of {self.name} is ambiguous: write {choices}.")
         near = difflib.get_close_matches(name, self.records, n=3, cutoff=0.4) or list(self.records)[:3]
         raise ValueError(
-            f"There is no chromosome {name} among the {len(self.records)} of {self.index.name}. "
+            f"There is no chromosome {name} among the {len(self.records)} of {self.name}. "
             f"Near to it: {', '.join(near)}."
         )
 

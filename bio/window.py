@@ -1,44 +1,26 @@
 """Windows: which stretch of the genome is sample number k, by arithmetic alone.
 
 A window of length L reads L + 1 bases, so that all its L inputs have a target. Where the extra base may not
-be read (the record ends there, or in the strict rule the split does) it reads as N, which is never a target.
-
-Two rules say which windows a split has:
-paper: Mamba (Gu and Dao, 2023) E.3.1. A segment of at least L bases is tiled without overlap; a shorter one
-    gives two windows, one that begins with it and one that ends with it, shifted inside the record. Windows
-    longer than their segments run into other splits: `split_overlap` says by how much.
-strict: no base of a split is ever read by another, at any length. A base claimed twice belongs to the later
-    of train, valid, test. Training draws its windows uniformly over all starts; the others are tiled.
+be read (the record ends there, or the stretch that a split may read) it reads as N, which is never a target.
 """
 
-import logging
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
 
 import numpy as np
 
 from bio.counter import random_uniform, shuffled
 from bio.genome import Genome
-from bio.interval import SPLITS, Splits
 from bio.span import (
     Integers,
     Spans,
-    as_spans,
     contains,
     counted_below,
     intersect,
     merge,
-    overlap,
-    subtract,
     total,
 )
 
-Rule = Literal["paper", "strict"]
-
 START_STREAM = 1
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,79 +76,12 @@ class DrawnWindows:
 Windows = TiledWindows | DrawnWindows
 
 
-def windows_by_split(
-    genome: Genome, splits: Splits, length: int, rule: Rule, max_n_fraction: float = 0.5
-) -> dict[str, Windows]:
-    """The windows of every split that has bases, under a rule of this file.
-
-    Windows with more than max_n_fraction of N are left out. Raises ValueError when a split has none left.
-    """
-    if length < 1:
-        raise ValueError(f"A window cannot have {length} bases: the length must be at least 1.")
-    if rule == "strict":
-        splits = separate(splits)
-    windows: dict[str, Windows] = {}
-    for split, spans in splits.items():
-        if not len(spans):
-            continue
-        try:
-            if rule == "paper":
-                windows[split] = paper_windows(genome, spans, length, max_n_fraction)
-            elif split == "train":
-                windows[split] = drawn_windows(genome, spans, length, max_n_fraction)
-            else:
-                windows[split] = tiled_windows(genome, spans, length, max_n_fraction)
-        except ValueError as error:
-            raise ValueError(f"Split {split}: {error}") from error
-    if rule == "strict" and any(split_overlap(windows).values()):
-        raise RuntimeError(
-            f"The strict rule let splits overlap, a defect of Helixwave: {split_overlap(windows)}."
-        )
-    return windows
-
-
-def split_overlap(windows: dict[str, Windows]) -> dict[tuple[str, str], int]:
-    """How many bases the windows of each two splits both read."""
-    coverage = {split: item.coverage() for split, item in windows.items()}
-    return {pair: overlap(coverage[pair[0]], coverage[pair[1]]) for pair in combinations(coverage, 2)}
-
-
-def separate(splits: Splits) -> Splits:
-    """The splits merged, a base claimed by several left to the last of train, valid, test."""
-    separated: Splits = {}
-    claimed = as_spans()
-    for split in reversed(SPLITS):
-        separated[split] = subtract(splits[split], claimed)
-        claimed = merge(np.concatenate([claimed, separated[split]]))
-    return {split: separated[split] for split in SPLITS}
-
-
-def paper_windows(genome: Genome, segments: Spans, length: int, max_n_fraction: float = 0.5) -> TiledWindows:
-    """The windows of segments (n, 2) under the paper's rule; ValueError when there are none.
-
-    Segments of 2^17 bases give n * 2^17 / length windows for a power of two up to 2^17, and 2n above.
-    """
-    index = np.searchsorted(genome.record_spans[:, 0], segments[:, 0], side="right") - 1
-    records = genome.record_spans[index]
-    is_tiled = segments[:, 1] - segments[:, 0] >= length
-    has_room = records[:, 1] - records[:, 0] >= length
-    if lost := int((~has_room).sum()):
-        logger.warning(
-            "%d of %d segments lie on records of under %d bases: no window.", lost, len(segments), length
-        )
-    low, high = records[:, 0], records[:, 1] - length
-    begin = np.clip(segments[:, 0], low, high)[~is_tiled & has_room]
-    finish = np.clip(segments[:, 1] - length, low, high)[~is_tiled & has_room]
-    starts = np.concatenate([_tile(segments[is_tiled], length), begin, finish])
-    return _listed(genome, starts, genome.record_spans, records, length, max_n_fraction)
-
-
 def tiled_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: float = 0.5) -> TiledWindows:
     """The windows that tile merged regions (n, 2) from their starts; a rest under `length` is left out.
 
     Raises ValueError when there are none.
     """
-    return _listed(genome, _tile(regions, length), regions, regions, length, max_n_fraction)
+    return listed_windows(genome, tile(regions, length), regions, regions, length, max_n_fraction)
 
 
 def drawn_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: float = 0.5) -> DrawnWindows:
@@ -174,19 +89,24 @@ def drawn_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: f
     starts = regions - np.array([0, length - 1])
     starts = starts[starts[:, 0] < starts[:, 1]]
     allowed = _starts_with_few_n(genome.unknown, starts, length, int(max_n_fraction * length))
-    _require(len(allowed), len(starts), genome, regions, length, max_n_fraction)
+    _require(len(allowed), total(starts), genome, regions, length, max_n_fraction)
     return DrawnWindows(length, allowed, regions)
 
 
-def _listed(
+def listed_windows(
     genome: Genome, starts: Integers, readable: Spans, holders: Spans, length: int, max_n_fraction: float
 ) -> TiledWindows:
+    """The windows at `starts` without those of too many N; ValueError, by `holders`, when there are none.
+
+    holders: the stretches (n, 2) that windows were sought in.
+    """
     few = _n_count(genome.unknown, starts, length) <= int(max_n_fraction * length)
     _require(int(few.sum()), len(starts), genome, holders, length, max_n_fraction)
     return TiledWindows(length, starts[few], readable)
 
 
-def _tile(spans: Spans, length: int) -> Integers:
+def tile(spans: Spans, length: int) -> Integers:
+    """The starts of windows that tile each of spans (n, 2) from its start, whole windows only."""
     count = (spans[:, 1] - spans[:, 0]) // length
     first = np.cumsum(count) - count
     return np.repeat(spans[:, 0] - first * length, count) + np.arange(count.sum()) * length
@@ -219,6 +139,8 @@ def _require(
     """Raise ValueError unless a window is left."""
     if kept:
         return
+    if not len(holders):
+        raise ValueError("There are no bases in it: name intervals, chromosomes or a fraction for it.")
     if found:
         raise ValueError(
             f"All {found:,} windows of {length:,} bases hold more than {max_n_fraction:.0%} N: allow more N, "

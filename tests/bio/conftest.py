@@ -1,0 +1,36 @@
+"""Genomes for the tests."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bio.genome import Genome, open_genome
+
+MakeGenome = Callable[[Mapping[str, str]], Genome]
+
+
+@pytest.fixture(scope="session")
+def make_genome(tmp_path_factory: pytest.TempPathFactory) -> MakeGenome:
+    """A genome of records given as text; in session scope, so that hypothesis may call it again and again."""
+
+    def make(records: Mapping[str, str]) -> Genome:
+        return open_genome(write_fasta(tmp_path_factory.mktemp("genome") / "genome.fa", records))
+
+    return make
+
+
+def write_fasta(path: Path, records: Mapping[str, str], width: int = 60) -> Path:
+    """Write records as FASTA in lines of `width` bases."""
+    lines = []
+    for name, sequence in records.items():
+        lines.append(f">{name}")
+        lines += [sequence[start : start + width] for start in range(0, len(sequence), width)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def random_bases(length: int, seed: int = 0, letters: str = "ACGT") -> str:
+    """A random sequence of `letters`."""
+    return "".join(np.random.default_rng(seed).choice(list(letters), length))
