@@ -129,6 +129,20 @@ def test_bad_file_is_refused_and_leaves_nothing_behind(tmp_path: Path, case: str
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@given(width=st.integers(1, 70), length=st.integers(1, 300), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_bad_character_is_found_on_its_line(
+    tmp_path_factory: pytest.TempPathFactory, width: int, length: int, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, length - 1))
+    bases = random_bases(length)
+    fasta = tmp_path_factory.mktemp("fasta") / "x.fa"
+    write_fasta(fasta, {"a": "ACGT", "b": f"{bases[:at]}*{bases[at + 1 :]}"}, width)
+    line = 1 + next(number for number, text in enumerate(fasta.read_text().split("\n")) if "*" in text)
+    with pytest.raises(ValueError, match=rf"record b, line {line}: '\*' is not a nucleotide code"):
+        open_genome(fasta)
+
+
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no FASTA file .*absent\.fa: check the path"):
         open_genome(tmp_path / "absent.fa")

@@ -104,6 +104,7 @@ def test_pack_of_another_fasta_of_that_name_is_not_used(fasta: Path, tmp_path: P
     cache = tmp_path / "cache"
     first, second = open_genome(fasta, cache), open_genome(other / "x.fa", cache)
     assert first.bases.tobytes() != second.bases.tobytes()
+    assert first.index != second.index
     assert open_genome(fasta, cache).bases.tobytes() == first.bases.tobytes()
 
 
