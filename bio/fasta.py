@@ -1,14 +1,17 @@
 """FASTA files, plain or compressed with gzip or bgzip, read through pyfaidx.
 
 pyfaidx indexes only what it can seek in, so a compressed file is first decompressed into a scratch folder;
-the index goes there too, so that a FASTA in a read-only folder is read like any other.
+the index goes there too, so that a FASTA in a read-only folder is read like any other. A record's name is the
+first word of its header line, or the whole line where two records share their first word.
 """
 
 import gzip
+import logging
 import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 COMPRESSED_SUFFIXES = (".gz", ".bgz", ".bz2", ".zip")
 READ_BASES = 1 << 24
+
+logger = logging.getLogger(__name__)
 
 
 def check_fasta(path: Path) -> None:
@@ -102,8 +107,9 @@ def _lacks_bgzip_end(path: Path) -> bool:
 
 
 def _index(path: Path, text: Path, index: Path) -> pyfaidx.Faidx:
+    open_index = partial(pyfaidx.Faidx, str(text), indexname=str(index), as_raw=True)
     try:
-        return pyfaidx.Faidx(str(text), indexname=str(index), as_raw=True)
+        return open_index()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not text, so not a FASTA file: name a plain, gzip or bgzip FASTA."
@@ -114,8 +120,17 @@ def _index(path: Path, text: Path, index: Path) -> pyfaidx.Faidx:
             f"{path} is not a FASTA file that can be indexed: {reason} A record must be a line '>name' and "
             "then lines of bases, all of one length but the last."
         ) from error
+    except ValueError:
+        logger.warning("Records of %s share their first word: whole header lines are their names.", path)
+    try:
+        return open_index(read_long_names=True, key_function=_header)
     except ValueError as error:
         raise ValueError(f"{path} holds two records of one name ({error}): rename or remove one.") from error
+
+
+def _header(text: str) -> str:
+    """The header line in what pyfaidx reads between two records: from the end of the first, without '>'."""
+    return text.rpartition("\n>")[2].lstrip(">").strip()
 
 
 def _line_number(faidx: pyfaidx.Faidx, name: str, position: int) -> int:

@@ -109,7 +109,7 @@ def _bad_files() -> dict[str, tuple[str, bytes, str]]:
         "blank": ("x.fa", b"\n\n", "not a FASTA file"),
         "nameless record": ("x.fa", b">\nACGT\n", "not a FASTA file"),
         "uneven lines": ("x.fa", b">a\nACGT\nAC\nACGT\n", "not a FASTA file .* >a at line 3"),
-        "duplicate names": ("x.fa", b">a x\nAC\n>b\nAC\n>a y\nGT\n", 'two records of one name .*"a"'),
+        "duplicate names": ("x.fa", b">a x\nAC\n>b\nAC\n>a x\nGT\n", 'two records of one name .*"a x"'),
         "record without bases": ("x.fa", b">a\n>b\nACGT\n", "record a has no bases"),
         "last record without bases": ("x.fa", b">a\nACGT\n>b\n", "record b has no bases"),
         "protein": ("x.fa", b">a\nACGT\n>p\nACGT\nMKVL\n", "record p, line 5: 'L' is not a nucleotide code"),
@@ -127,6 +127,21 @@ def test_bad_file_is_refused_and_leaves_nothing_behind(tmp_path: Path, case: str
         open_genome(fasta)
     assert str(fasta) in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("start", ["", "; a comment\n", "\n"])
+@pytest.mark.parametrize(("ending", "blank"), [("\n", ""), ("\n", "\n"), ("\r\n", "")])
+def test_records_that_share_their_first_word_go_by_their_whole_header(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, start: str, ending: str, blank: str
+) -> None:
+    lines = [">a first one", "ACGT", f"AC{blank}", ">b", f"GG{blank}", ">a second > one", "TT", ""]
+    (tmp_path / "x.fa").write_bytes((start + ending.join(lines)).encode())
+    assert texts(open_genome(tmp_path / "x.fa")) == {
+        "a first one": "ACGTAC",
+        "b": "GG",
+        "a second > one": "TT",
+    }
+    assert "share their first word" in caplog.text
 
 
 @given(width=st.integers(1, 70), length=st.integers(1, 300), data=st.data())
