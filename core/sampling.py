@@ -4,7 +4,7 @@ The noise of a token is a hash of (seed, sample, position, token): sample k is t
 run that is resumed at a position continues as if it had not stopped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,16 +16,20 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 class SamplingConfig:
     """How the next token is drawn; the filters apply in this order, each to what the one before left.
 
-    temperature: divides the logits; 0 takes the most probable token.
-    top_k: keep the k most probable tokens (and those tied with the last of them).
-    top_p: keep the fewest most probable tokens that together have this probability (Holtzman et al. 2020).
-    min_p: keep tokens at least this fraction as probable as the most probable one (Nguyen et al. 2024).
+    top_p is the nucleus of Holtzman et al. 2020, min_p that of Nguyen et al. 2024. Tokens tied with the last
+    of the top k are kept too. Raises ValueError for a number out of its range.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
+    temperature: float = field(
+        default=1.0, metadata={"help": "divides the logits; 0 takes the most probable token"}
+    )
+    top_k: int | None = field(default=None, metadata={"help": "keep the k most probable tokens; null: all"})
+    top_p: float = field(
+        default=1.0, metadata={"help": "keep the fewest tokens that together have this probability"}
+    )
+    min_p: float = field(
+        default=0.0, metadata={"help": "keep tokens at least this fraction as probable as the first"}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
