@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from bio.genome import Genome, open_genome
+
+# A busy machine makes an example slow, which says nothing of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 MakeGenome = Callable[[Mapping[str, str]], Genome]
 

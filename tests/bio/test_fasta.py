@@ -54,7 +54,7 @@ def reference(path: Path) -> dict[str, str]:
 
 
 @given(records=records_strategy, width=st.integers(1, 80))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pack_holds_what_pyfaidx_reads(
     tmp_path_factory: pytest.TempPathFactory, records: dict[str, str], width: int
 ) -> None:
@@ -145,7 +145,7 @@ def test_records_that_share_their_first_word_go_by_their_whole_header(
 
 
 @given(width=st.integers(1, 70), length=st.integers(1, 300), data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bad_character_is_found_on_its_line(
     tmp_path_factory: pytest.TempPathFactory, width: int, length: int, data: st.DataObject
 ) -> None:

@@ -72,7 +72,7 @@ def test_copy_in_another_process_opens_the_same_map(genome: Genome) -> None:
 
 
 @given(text=st.text("ACNn", min_size=1, max_size=60), scan=st.integers(1, 70))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_unknown_is_exactly_the_n(make_genome: MakeGenome, text: str, scan: int) -> None:
     genome = make_genome({"a": text, "b": "ANA"})
     expected = (genome.bases & 0x7F) == N

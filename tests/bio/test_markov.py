@@ -32,7 +32,7 @@ def plain_bits(train: str, held_out: str, order: int) -> float | None:
 
 
 @given(train=SEQUENCE, held_out=SEQUENCE, order=st.integers(0, 4), chunk=st.sampled_from([1, 7, 1 << 20]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bits_are_those_of_the_definition(
     make_genome: MakeGenome, train: str, held_out: str, order: int, chunk: int
 ) -> None:
