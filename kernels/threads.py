@@ -1,18 +1,18 @@
-"""Threads for compiled kernels that release the interpreter's lock: as many as torch has, made anew after a fork."""
+"""Threads for compiled kernels that release the interpreter's lock: torch's number of them, safe to fork."""
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import torch
 
 
 def run_in_ranges(function: Callable[[int, int], object], count: int, fewest: int = 1) -> None:
-    """Call `function(first, last)` on ranges that together cover [0, count), one a thread; return when all are done.
+    """Call `function(first, last)` on ranges that together cover [0, count), one a thread, and await them.
 
-    A range has at least `fewest` items, so that little work stays in the calling thread. What a range writes no
-    other may touch. The first exception of a range is raised again here.
+    A range has at least `fewest` items, so that little work stays in the calling thread. No range may touch
+    what another writes. The first exception of a range is raised again here.
     """
     ranges = max(1, min(torch.get_num_threads(), count // fewest))
     bounds = [count * index // ranges for index in range(ranges + 1)]
@@ -20,7 +20,10 @@ def run_in_ranges(function: Callable[[int, int], object], count: int, fewest: in
         _pool(os.getpid(), ranges - 1).submit(function, bounds[index], bounds[index + 1])
         for index in range(1, ranges)
     ]
-    function(bounds[0], bounds[1])
+    try:
+        function(bounds[0], bounds[1])
+    finally:
+        wait(futures)
     for future in futures:
         future.result()
 

@@ -1,8 +1,9 @@
 """Causal depthwise convolution over time, with its state in and out, and its one-step form."""
 
+import torch
 from torch import Tensor
 
-from kernels.causal_conv1d import reference
+from kernels.causal_conv1d import operators, reference
 from kernels.checks import check_cu_seqlens, check_device, check_float, check_shape
 
 MAXIMUM_WIDTH = 8
@@ -30,8 +31,8 @@ def causal_conv1d(
         Its values are checked on the CPU only: on a GPU the check would stall the stream.
 
     Returns y, shaped and typed as x; with `return_final_state` (y, final_state), final_state being the last
-    K - 1 positions in the dtype of x, the initial state of what follows. Arithmetic and sums are fp32 (fp64 for
-    fp64 x). Differentiable once in every float argument, deterministic.
+    K - 1 positions in the dtype of x, the initial state of what follows. Arithmetic is in fp32, or in fp64 if
+    x is. Differentiable once in every float argument, deterministic.
     Raises ValueError for an argument that does not fit the others.
 
     The short convolution of the Mamba block (Gu and Dao 2023, figure 3, section 3.4).
@@ -42,7 +43,13 @@ def causal_conv1d(
     if initial_state is not None:
         sequences = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
         _check_state("initial_state", initial_state, x, weight, sequences)
-    y, final_state = reference.causal_conv1d(x, weight, bias, activation, initial_state, cu_seqlens)
+    if x.dtype == torch.float64:
+        y, final_state = reference.causal_conv1d(x, weight, bias, activation, initial_state, cu_seqlens)
+    else:
+        silu = activation == "silu"
+        y, final_state = operators.causal_conv1d(
+            x, weight, bias, initial_state, cu_seqlens, silu, return_final_state
+        )
     return (y, final_state) if return_final_state else y
 
 
@@ -58,7 +65,9 @@ def causal_conv1d_step(
         raise ValueError(f"x has shape {tuple(x.shape)}; it should be (batch, channels).")
     _check(x.unsqueeze(1), weight, bias, activation)
     _check_state("state", state, x, weight, len(x))
-    return reference.causal_conv1d_step(state, x, weight, bias, activation)
+    if x.dtype == torch.float64:
+        return reference.causal_conv1d_step(state, x, weight, bias, activation)
+    return operators.causal_conv1d_step(state, x, weight, bias, activation == "silu")
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> None:

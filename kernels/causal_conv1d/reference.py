@@ -44,8 +44,13 @@ def causal_conv1d_step(
 ) -> Tensor:
     """Return y (batch, channels) for one position; `state` (batch, K - 1, channels) is updated in place."""
     y, _ = causal_conv1d(x.unsqueeze(1), weight, bias, activation, state)
-    state.copy_(torch.cat([state, x.unsqueeze(1).to(state.dtype)], dim=1)[:, 1:])
+    push(state, x)
     return y.squeeze(1)
+
+
+def push(state: Tensor, x: Tensor) -> None:
+    """Drop the oldest position of `state` and append x (batch, channels), in place."""
+    state.copy_(torch.cat([state, x.unsqueeze(1).to(state.dtype)], dim=1)[:, 1:])
 
 
 def _unpack(x: Tensor, cu_seqlens: Tensor) -> list[Tensor]:

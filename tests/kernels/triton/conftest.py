@@ -1,7 +1,7 @@
-"""The Triton kernels on a GPU, or on the CPU in Triton's interpreter; with neither, nothing here is collected.
+"""The Triton kernels on a GPU, or on the CPU in Triton's interpreter; with neither, not collected.
 
-`tests/kernels/test_triton_interpreter.py` runs each module of the folder once more in a process of its own, with
-TRITON_INTERPRET=1, which has to be set before triton is imported.
+`tests/kernels/test_triton_interpreter.py` runs each module of the folder once more in a process of its own
+with TRITON_INTERPRET=1, which has to be set before triton is imported.
 """
 
 import os
@@ -22,7 +22,7 @@ if INTERPRETED:
     _patch_tensor = interpreter._patch_lang_tensor
 
     def _patch_tensor_with_index(tensor: Any, scope: Any) -> None:
-        """Let a scalar bound a loop: numpy 2.4 makes no int of an array of one element, as triton 3.6 expects."""
+        """Let a scalar bound a loop: numpy 2.4 makes no int of the one-element array that it is."""
         _patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 

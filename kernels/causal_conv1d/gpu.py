@@ -1,0 +1,149 @@
+"""The causal convolution in Triton: a warp owns a few channels and walks down the rows of (batch x length).
+
+The K - 1 rows before the present one (the window, oldest first) stay in registers, so that each row is read
+once; so do, on the way back, the gradients of the rows that later rows still add to. Where a sequence starts,
+its state takes the place of the rows before: batches, packed sequences and sequences shorter than the filter
+are all one case. Rows go in groups: the next group is loaded before the present one is computed, and a group
+that lies within one sequence takes a path without tests.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels.causal_conv1d.gpu_kernels import (
+    backward_kernel,
+    final_state_kernel,
+    forward_kernel,
+    state_backward_kernel,
+    step_kernel,
+)
+from kernels.layout import as_rows, multiprocessors
+
+GROUP = 4
+PROGRAMS_PER_MULTIPROCESSOR = 64  # a few times what it holds at once, so that they end together
+
+
+class Tile(NamedTuple):
+    """What one program, a warp, works on."""
+
+    bytes: int  # of a row
+    fewest_rows: int  # with fewer, filter and halo would cost too much
+    most_rows: int
+    registers: int  # of a thread; a multiprocessor has 65,536
+
+
+FORWARD = Tile(bytes=512, fewest_rows=32, most_rows=256, registers=128)
+BACKWARD = Tile(bytes=256, fewest_rows=64, most_rows=512, registers=168)
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    silu: bool,
+    return_final_state: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return y and the final state, the latter without elements where it is not asked for."""
+    rows, channels, width = as_rows(x), x.shape[2], weight.shape[1]
+    initial_state = _contiguous(initial_state)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    block = _block(x, width, FORWARD)
+    if y.numel() > 0:
+        rows_per_program, programs = _divide(rows, block, FORWARD)
+        forward_kernel[(programs * triton.cdiv(channels, block),)](
+            rows, weight.contiguous(), _contiguous(bias), initial_state, *_places(cu_seqlens, len(rows)), y,
+            len(rows), x.shape[1], channels, rows_per_program, rows.stride(0),
+            silu, width, GROUP, block, num_warps=1, maxnreg=FORWARD.registers,
+        )  # fmt: skip
+    if not return_final_state:
+        return y, x.new_empty(0)
+    sequences = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
+    final_state = torch.empty((sequences, width - 1, channels), dtype=x.dtype, device=x.device)
+    if final_state.numel() > 0:
+        final_state_kernel[(sequences * triton.cdiv(channels, block),)](
+            rows, initial_state, cu_seqlens, final_state, x.shape[1], channels, rows.stride(0),
+            width, block, num_warps=1,
+        )  # fmt: skip
+    return y, final_state
+
+
+def backward(
+    grad_y: Tensor,
+    grad_final_state: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of x, weight, bias and initial_state."""
+    rows, grads, channels, width = as_rows(x), as_rows(grad_y), x.shape[2], weight.shape[1]
+    weight, bias, initial_state = weight.contiguous(), _contiguous(bias), _contiguous(initial_state)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    block = _block(x, width, BACKWARD)
+    rows_per_program, programs = _divide(rows, block, BACKWARD)
+    partials = torch.empty((programs, width + 1, channels), dtype=torch.float32, device=x.device)
+    if dx.numel() > 0:
+        backward_kernel[(programs * triton.cdiv(channels, block),)](
+            grads, rows, weight, bias, initial_state, *_places(cu_seqlens, len(rows)), dx, partials,
+            len(rows), x.shape[1], channels, rows_per_program, grads.stride(0), rows.stride(0),
+            silu, width, GROUP, block, num_warps=1, maxnreg=BACKWARD.registers,
+        )  # fmt: skip
+    sums = partials.sum(0)
+    dstate = None if initial_state is None else torch.empty_like(initial_state)
+    sequences = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
+    has_state = initial_state is not None or grad_final_state is not None
+    if has_state and sequences * (width - 1) * channels > 0:
+        state_backward_kernel[(sequences * triton.cdiv(channels, block),)](
+            grads, _contiguous(grad_final_state), rows, weight, bias, initial_state, cu_seqlens, dx, dstate,
+            x.shape[1], channels, grads.stride(0), rows.stride(0),
+            silu, width, block, num_warps=1,
+        )  # fmt: skip
+    return dx, sums[:width].t(), None if bias is None else sums[width], dstate
+
+
+def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    """Return y for one position and update the state, which is contiguous, in place."""
+    batch, channels = x.shape
+    rows = as_rows(x)
+    y = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
+    block = _block(x, weight.shape[1], BACKWARD)
+    if y.numel() > 0:
+        step_kernel[(batch * triton.cdiv(channels, block),)](
+            state, rows, weight.contiguous(), _contiguous(bias), y, channels, rows.stride(0),
+            silu, weight.shape[1], block, num_warps=1,
+        )  # fmt: skip
+    return y
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _places(cu_seqlens: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the sequence of each row and its position there, where sequences are packed."""
+    if cu_seqlens is None:
+        return None, None
+    row = torch.arange(rows, device=cu_seqlens.device)
+    sequences = torch.searchsorted(cu_seqlens[1:], row, right=True)
+    return sequences, row - cu_seqlens[sequences]
+
+
+def _block(x: Tensor, width: int, tile: Tile) -> int:
+    """Return how many channels a program takes; a long filter needs twice the registers a channel."""
+    block = tile.bytes // x.element_size() // (2 if width > 4 else 1)
+    return min(block, triton.next_power_of_2(x.shape[-1]))
+
+
+def _divide(rows: Tensor, block: int, tile: Tile) -> tuple[int, int]:
+    """Return the rows of a program, and how many programs share the rows."""
+    programs = multiprocessors(rows.device) * PROGRAMS_PER_MULTIPROCESSOR
+    even = triton.cdiv(len(rows) * triton.cdiv(rows.shape[1], block), programs)
+    rows_per_program = triton.cdiv(min(max(even, tile.fewest_rows), tile.most_rows), GROUP) * GROUP
+    return rows_per_program, triton.cdiv(len(rows), rows_per_program)
