@@ -77,6 +77,8 @@ def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
     """
     known = schema_keys(schema)
     config = OmegaConf.structured(schema)
+    for key in known:
+        OmegaConf.set_readonly(_parent(config, key)[0], False)  # a frozen dataclass is still being made
     for setting in settings:
         if setting.key not in known:
             raise ConfigError(_unknown(setting, list(known)))

@@ -1,6 +1,6 @@
 """Generate DNA from a pretrained model, as FASTA with the log-likelihood of each record.
 
-    python -m pipelines.dna_generate checkpoint=runs/mine count=4 length=2000 temperature=0.9
+    python -m pipelines.dna_generate checkpoint=runs/mine count=4 length=2000 sampling.temperature=0.9
 
 Sequence k of a seed is the same whatever the count and the batch. Only A, C, G and T are drawn. The header's
 log_likelihood is that of the bases under the model, in nats, before temperature and filters.
@@ -40,14 +40,7 @@ class Config:
     prompt: str | None = field(
         default=None, metadata={"help": "DNA to continue; a record holds what follows it"}
     )
-    temperature: float = field(default=1.0, metadata={"help": "divides the logits; 0: the likeliest base"})
-    top_k: int | None = field(default=None, metadata={"help": "draw among the k likeliest bases; null: all"})
-    top_p: float = field(
-        default=1.0, metadata={"help": "draw among the likeliest bases that together have this probability"}
-    )
-    min_p: float = field(
-        default=0.0, metadata={"help": "draw among bases at least this fraction as likely as the likeliest"}
-    )
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = field(default=0, metadata={"help": "of the draws"})
     batch_size: int = field(default=64, metadata={"help": "sequences that are drawn at once"})
 
@@ -78,14 +71,15 @@ def generate(config: Config) -> Path:
 
 def records(model: SequenceModel, config: Config) -> Iterator[str]:
     """The FASTA records in order, each as text, with a progress bar on stderr."""
-    sampling = SamplingConfig(config.temperature, config.top_k, config.top_p, config.min_p)
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
     bases = torch.arange(A, T + 1)
     with tqdm(total=config.count * config.length, unit="base", unit_scale=True, dynamic_ncols=True) as bar:
         for first in range(0, config.count, config.batch_size):
             count = min(config.batch_size, config.count - first)
             steps = []
-            for step in stream(model, count, config.length, prompt, sampling, config.seed, first, bases):
+            for step in stream(
+                model, count, config.length, prompt, config.sampling, config.seed, first, bases
+            ):
                 steps.append(step)
                 bar.update(count)
             tokens = torch.stack([token for token, _ in steps], dim=1)
@@ -99,7 +93,7 @@ def fasta_record(number: int, tokens: Tensor, log_likelihood: float, config: Con
     bits = -log_likelihood / math.log(2) / len(tokens)
     header = (
         f">sample_{number} length={len(tokens)} log_likelihood={log_likelihood:.3f} bits_per_base={bits:.4f} "
-        f"seed={config.seed} temperature={config.temperature}"
+        f"seed={config.seed} temperature={config.sampling.temperature}"
     )
     text = decode(tokens.cpu().numpy())
     return "\n".join([header, *(text[start : start + LINE] for start in range(0, len(text), LINE)), ""])

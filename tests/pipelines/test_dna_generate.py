@@ -64,9 +64,9 @@ def test_same_for_a_seed_and_any_batch(run: Path) -> None:
 def test_prompt_and_filters_change_what_follows(run: Path) -> None:
     plain = bases(run, "prompt=ACGTN")
     assert bases(run, "prompt=acgtn") == plain
-    greedy = bases(run, "prompt=ACGTN", "temperature=0", "count=2")
+    greedy = bases(run, "prompt=ACGTN", "sampling.temperature=0", "count=2")
     assert greedy[0] == greedy[1]
-    assert bases(run, "prompt=ACGTN", "top_k=1") == greedy[:1]
+    assert bases(run, "prompt=ACGTN", "sampling.top_k=1") == greedy[:1]
 
 
 def test_file_lies_in_the_run_folder_unless_named(run: Path) -> None:
@@ -90,11 +90,11 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         ("count=0", "count is 0"),
         ("length=0", "length is 0"),
         ("batch_size=0", "batch_size is 0"),
-        ("temperature=-1", "temperature is -1"),
-        ("top_p=0", "top_p is 0"),
+        ("sampling.temperature=-1", "temperature is -1"),
+        ("sampling.top_p=0", "top_p is 0"),
         ("prompt=ACXT", "'X'"),
         ("prompt=", "prompt"),
-        ("tempreture=1", "Did you mean temperature"),
+        ("tempreture=1", "Did you mean sampling.temperature"),
     ],
 )
 def test_bad_argument(argument: str, message: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,6 @@ class TestBadInput:
         assert "other.fa" in capsys.readouterr().err
 
     def test_loss_that_is_not_finite(self, fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        arguments = ["train.learning_rate=1e38", "train.max_skipped=2", "train.steps=20", "train.warmup=0"]
+        arguments = ["train.learning_rate=1e30", "train.max_skipped=2", "train.steps=20", "train.warmup=0"]
         assert dna_pretrain.main([*TINY, f"data.fasta={fasta}", "run.dir=run", *arguments]) == 1
         assert "2 steps in a row had no finite loss" in capsys.readouterr().err
