@@ -53,22 +53,23 @@ def forward(
     initial_state = _contiguous(initial_state)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     block = _block(x, width, FORWARD)
-    if y.numel() > 0:
-        rows_per_program, programs = _divide(rows, block, FORWARD)
-        forward_kernel[(programs * triton.cdiv(channels, block),)](
-            rows, weight.contiguous(), _contiguous(bias), initial_state, *_places(cu_seqlens, len(rows)), y,
-            len(rows), x.shape[1], channels, rows_per_program, rows.stride(0),
-            silu, width, GROUP, block, num_warps=1, maxnreg=FORWARD.registers,
-        )  # fmt: skip
-    if not return_final_state:
-        return y, x.new_empty(0)
-    sequences = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
-    final_state = torch.empty((sequences, width - 1, channels), dtype=x.dtype, device=x.device)
-    if final_state.numel() > 0:
-        final_state_kernel[(sequences * triton.cdiv(channels, block),)](
-            rows, initial_state, cu_seqlens, final_state, x.shape[1], channels, rows.stride(0),
-            width, block, num_warps=1,
-        )  # fmt: skip
+    with torch.cuda.device_of(x):
+        if y.numel() > 0:
+            rows_per_program, programs = _divide(rows, block, FORWARD)
+            forward_kernel[(programs * triton.cdiv(channels, block),)](
+                rows, weight.contiguous(), _contiguous(bias), initial_state, *_places(cu_seqlens, len(rows)),
+                y, len(rows), x.shape[1], channels, rows_per_program, rows.stride(0),
+                silu, width, GROUP, block, num_warps=1, maxnreg=FORWARD.registers,
+            )  # fmt: skip
+        if not return_final_state:
+            return y, x.new_empty(0)
+        sequences = _count_sequences(x, cu_seqlens)
+        final_state = torch.empty((sequences, width - 1, channels), dtype=x.dtype, device=x.device)
+        if final_state.numel() > 0:
+            final_state_kernel[(sequences * triton.cdiv(channels, block),)](
+                rows, initial_state, cu_seqlens, final_state, x.shape[1], channels, rows.stride(0),
+                width, block, num_warps=1,
+            )  # fmt: skip
     return y, final_state
 
 
@@ -86,40 +87,45 @@ def backward(
     rows, grads, channels, width = as_rows(x), as_rows(grad_y), x.shape[2], weight.shape[1]
     weight, bias, initial_state = weight.contiguous(), _contiguous(bias), _contiguous(initial_state)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    dstate = None if initial_state is None else torch.empty_like(initial_state)
     block = _block(x, width, BACKWARD)
     rows_per_program, programs = _divide(rows, block, BACKWARD)
     partials = torch.empty((programs, width + 1, channels), dtype=torch.float32, device=x.device)
-    if dx.numel() > 0:
-        backward_kernel[(programs * triton.cdiv(channels, block),)](
-            grads, rows, weight, bias, initial_state, *_places(cu_seqlens, len(rows)), dx, partials,
-            len(rows), x.shape[1], channels, rows_per_program, grads.stride(0), rows.stride(0),
-            silu, width, GROUP, block, num_warps=1, maxnreg=BACKWARD.registers,
-        )  # fmt: skip
-    sums = partials.sum(0)
-    dstate = None if initial_state is None else torch.empty_like(initial_state)
-    sequences = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
+    sequences = _count_sequences(x, cu_seqlens)
     has_state = initial_state is not None or grad_final_state is not None
-    if has_state and sequences * (width - 1) * channels > 0:
-        state_backward_kernel[(sequences * triton.cdiv(channels, block),)](
-            grads, _contiguous(grad_final_state), rows, weight, bias, initial_state, cu_seqlens, dx, dstate,
-            x.shape[1], channels, grads.stride(0), rows.stride(0),
-            silu, width, block, num_warps=1,
-        )  # fmt: skip
+    with torch.cuda.device_of(x):
+        if dx.numel() > 0:
+            backward_kernel[(programs * triton.cdiv(channels, block),)](
+                grads, rows, weight, bias, initial_state, *_places(cu_seqlens, len(rows)), dx, partials,
+                len(rows), x.shape[1], channels, rows_per_program, grads.stride(0), rows.stride(0),
+                silu, width, GROUP, block, num_warps=1, maxnreg=BACKWARD.registers,
+            )  # fmt: skip
+        if has_state and sequences * (width - 1) * channels > 0:
+            state_backward_kernel[(sequences * triton.cdiv(channels, block),)](
+                grads, _contiguous(grad_final_state), rows, weight, bias, initial_state, cu_seqlens, dx,
+                dstate, x.shape[1], channels, grads.stride(0), rows.stride(0),
+                silu, width, block, num_warps=1,
+            )  # fmt: skip
+    sums = partials.sum(0)
     return dx, sums[:width].t(), None if bias is None else sums[width], dstate
 
 
 def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     """Return y for one position and update the state, which is contiguous, in place."""
-    batch, channels = x.shape
-    rows = as_rows(x)
-    y = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
-    block = _block(x, weight.shape[1], BACKWARD)
+    rows, channels, width = as_rows(x), x.shape[1], weight.shape[1]
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    block = _block(x, width, BACKWARD)
     if y.numel() > 0:
-        step_kernel[(batch * triton.cdiv(channels, block),)](
-            state, rows, weight.contiguous(), _contiguous(bias), y, channels, rows.stride(0),
-            silu, weight.shape[1], block, num_warps=1,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            step_kernel[(len(rows) * triton.cdiv(channels, block),)](
+                state, rows, weight.contiguous(), _contiguous(bias), y, channels, rows.stride(0),
+                silu, width, block, num_warps=1,
+            )  # fmt: skip
     return y
+
+
+def _count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    return len(x) if cu_seqlens is None else len(cu_seqlens) - 1
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

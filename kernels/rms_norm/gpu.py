@@ -41,7 +41,7 @@ def _forward_kernel(
 @triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
     grad_y, grad_residual_out, residual_out, weight, dx, dresidual, partials, rows, channels, eps, stride,
-    residual_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    residual_stride, passed_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     channel = tl.max_contiguous(tl.arange(0, BLOCK), 4)[None, :]
     gain = tl.load(weight + channel, mask=channel < channels, other=0.0).to(tl.float32)
@@ -49,7 +49,7 @@ def _backward_kernel(
     for first in range(tl.program_id(0).to(tl.int64) * ROWS, rows, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS)[:, None]
         mask = (row < rows) & (channel < channels)
-        value = tl.load(residual_out + row * channels + channel, mask=mask, other=0.0)
+        value = tl.load(residual_out + row * residual_stride + channel, mask=mask, other=0.0)
         grad = tl.load(grad_y + row * stride + channel, mask=mask, other=0.0).to(tl.float32)
         scale = tl.rsqrt(tl.sum(value * value, axis=1, keep_dims=True) / channels + eps)
         normal = value * scale
@@ -58,7 +58,7 @@ def _backward_kernel(
         along = tl.sum(grad * normal, axis=1, keep_dims=True) / channels
         grad = (grad - normal * along) * scale
         if grad_residual_out is not None:
-            passed = grad_residual_out + row * residual_stride + channel
+            passed = grad_residual_out + row * passed_stride + channel
             grad += tl.load(passed, mask=mask, other=0.0).to(tl.float32)
         tl.store(dx + row * channels + channel, grad.to(dx.dtype.element_ty), mask=mask)
         if dresidual is not None:
@@ -74,11 +74,11 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     if x.numel() > 0:
         x, residual = as_rows(x), None if residual is None else as_rows(residual)
         rows, block, warps = _tile(x, FORWARD_ELEMENTS)
-        _forward_kernel[(triton.cdiv(len(x), rows),)](
-            x, weight.contiguous(), residual, y, residual_out, len(x), x.shape[1], eps,
-            x.stride(0), 0 if residual is None else residual.stride(0),
-            rows, block, num_warps=warps,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            _forward_kernel[(triton.cdiv(len(x), rows),)](
+                x, weight.contiguous(), residual, y, residual_out, len(x), x.shape[1], eps,
+                x.stride(0), 0 if residual is None else residual.stride(0), rows, block, num_warps=warps,
+            )  # fmt: skip
     return y, residual_out
 
 
@@ -92,21 +92,21 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, in the dtype of y, of weight, and of residual, in that of the stream."""
     dx = torch.empty(grad_y.shape, dtype=grad_y.dtype, device=grad_y.device)
-    dresidual = torch.empty_like(residual_out) if has_residual else None
+    dresidual = torch.empty(grad_y.shape, dtype=torch.float32, device=grad_y.device) if has_residual else None
     grad_y, residual_out = as_rows(grad_y), as_rows(residual_out)
     grad_residual_out = None if grad_residual_out is None else as_rows(grad_residual_out)
     rows, block, warps = _tile(residual_out, BACKWARD_ELEMENTS)
-    programs = min(
-        triton.cdiv(len(residual_out), rows), multiprocessors(dx.device) * max(1, BACKWARD_WARPS // warps)
-    )
+    busy = multiprocessors(dx.device) * max(1, BACKWARD_WARPS // warps)
+    programs = min(triton.cdiv(len(residual_out), rows), busy)
     partials = torch.empty((programs, len(weight)), dtype=torch.float32, device=dx.device)
     if dx.numel() > 0:
-        _backward_kernel[(programs,)](
-            grad_y, grad_residual_out, residual_out, weight.contiguous(), dx, dresidual, partials,
-            len(residual_out), len(weight), eps,
-            grad_y.stride(0), 0 if grad_residual_out is None else grad_residual_out.stride(0),
-            rows, block, num_warps=warps,
-        )  # fmt: skip
+        with torch.cuda.device_of(dx):
+            _backward_kernel[(programs,)](
+                grad_y, grad_residual_out, residual_out, weight.contiguous(), dx, dresidual, partials,
+                len(residual_out), len(weight), eps, grad_y.stride(0), residual_out.stride(0),
+                0 if grad_residual_out is None else grad_residual_out.stride(0),
+                rows, block, num_warps=warps,
+            )  # fmt: skip
     return dx, partials.sum(0), dresidual
 
 
