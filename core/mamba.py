@@ -136,6 +136,7 @@ class Mamba(nn.Module):
 
         The given state is overwritten, and returned.
         """
+        state = MambaState(state.conv.detach(), state.ssm.detach())
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = causal_conv1d_step(state.conv, u, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
         y = selective_scan_step(state.ssm, u, **self._scan_inputs(u), z=z, dt_softplus=True)

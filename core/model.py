@@ -122,9 +122,11 @@ class SequenceModel(nn.Module):
         The given state is overwritten, and returned. No gradients.
         """
         hidden, residual = self._embed(token), None
+        new_state = []
         for block, block_state in zip(self._blocks(), state, strict=True):
-            hidden, residual, _ = block.step(hidden, residual, block_state)
-        return self.head(self.norm_f(hidden, residual)[0]), state
+            hidden, residual, block_state = block.step(hidden, residual, block_state)
+            new_state.append(block_state)
+        return self.head(self.norm_f(hidden, residual)[0]), tuple(new_state)
 
     def _run(
         self, tokens: Tensor, state: SequenceState | None, cu_seqlens: Tensor | None

@@ -11,7 +11,7 @@ from core.sampling import SamplingConfig
 def model_of(**options: object) -> SequenceModel:
     torch.manual_seed(0)
     model = SequenceModel(SequenceModelConfig(**({"vocab_size": 12, "d_model": 16, "n_layer": 2} | options)))
-    model.embedding.weight.data *= 20
+    model.embedding.weight.data *= 10
     return model
 
 
@@ -43,7 +43,7 @@ def test_a_sample_is_the_same_in_any_batch(prompt: torch.Tensor | None) -> None:
     for k in range(5):
         alone = generate(model, 1, 12, prompt, seed=4, first_sample=k)
         assert torch.equal(alone.tokens[0], together.tokens[k])
-        torch.testing.assert_close(alone.log_likelihood[0], together.log_likelihood[k])
+        torch.testing.assert_close(alone.log_likelihood[0], together.log_likelihood[k], rtol=1e-5, atol=1e-5)
     assert len(together.tokens.unique(dim=0)) == 5
     assert not torch.equal(generate(model, 5, 12, prompt, seed=5).tokens, together.tokens)
 
