@@ -101,9 +101,10 @@ def _check(
 ) -> None:
     check_float("x", x)
     channels = x.shape[-1]
-    real = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if A.dtype not in (real, real.to_complex()):
-        raise ValueError(f"A is {A.dtype}; it should be {real} or {real.to_complex()} for x in {x.dtype}.")
+    is_double = x.dtype == torch.float64
+    real, paired = (torch.float64, torch.complex128) if is_double else (torch.float32, torch.complex64)
+    if A.dtype not in (real, paired):
+        raise ValueError(f"A is {A.dtype}; it should be {real} or {paired} for x in {x.dtype}.")
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
         raise ValueError(
             f"A has shape {tuple(A.shape)}; it should be (channels, N) = ({channels}, 1 or more)."

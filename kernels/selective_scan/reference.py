@@ -99,7 +99,7 @@ def _over_time(parameter: Tensor, A: Tensor, work: torch.dtype, length: int) -> 
     grouped = parameter.dim() == 4 + A.is_complex()
     parameter = parameter.to(work)
     if A.is_complex():
-        parameter = torch.view_as_complex(parameter.contiguous())
+        parameter = torch.complex(*parameter.unbind(-1))
     if constant:
         return [parameter.unsqueeze(0)] * length
     if not grouped:
