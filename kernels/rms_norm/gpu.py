@@ -93,20 +93,21 @@ def backward(
     """Return the gradients of x, in the dtype of y, of weight, and of residual, in that of the stream."""
     dx = torch.empty(grad_y.shape, dtype=grad_y.dtype, device=grad_y.device)
     dresidual = torch.empty(grad_y.shape, dtype=torch.float32, device=grad_y.device) if has_residual else None
+    if dx.numel() == 0:
+        return dx, torch.zeros_like(weight), dresidual
     grad_y, residual_out = as_rows(grad_y), as_rows(residual_out)
     grad_residual_out = None if grad_residual_out is None else as_rows(grad_residual_out)
     rows, block, warps = _tile(residual_out, BACKWARD_ELEMENTS)
     busy = multiprocessors(dx.device) * max(1, BACKWARD_WARPS // warps)
     programs = min(triton.cdiv(len(residual_out), rows), busy)
     partials = torch.empty((programs, len(weight)), dtype=torch.float32, device=dx.device)
-    if dx.numel() > 0:
-        with torch.cuda.device_of(dx):
-            _backward_kernel[(programs,)](
-                grad_y, grad_residual_out, residual_out, weight.contiguous(), dx, dresidual, partials,
-                len(residual_out), len(weight), eps, grad_y.stride(0), residual_out.stride(0),
-                0 if grad_residual_out is None else grad_residual_out.stride(0),
-                rows, block, num_warps=warps,
-            )  # fmt: skip
+    with torch.cuda.device_of(dx):
+        _backward_kernel[(programs,)](
+            grad_y, grad_residual_out, residual_out, weight.contiguous(), dx, dresidual, partials,
+            len(residual_out), len(weight), eps, grad_y.stride(0), residual_out.stride(0),
+            0 if grad_residual_out is None else grad_residual_out.stride(0),
+            rows, block, num_warps=warps,
+        )  # fmt: skip
     return dx, partials.sum(0), dresidual
 
 
