@@ -9,14 +9,16 @@ from kernels.lanes.states import (
     conjugate,
     exponential,
     fill_states,
+    load_adjacent_states,
     load_states,
     multiply_add,
     real,
     spread_state,
+    store_adjacent_states,
     store_states,
     write_total,
 )
-from kernels.lanes.vector import LANES, load, read, splat, store, total, write
+from kernels.lanes.vector import LANES, load, load_some, read, splat, store, store_some, total, write
 
 __all__ = [
     "COMPLEX",
@@ -31,6 +33,8 @@ __all__ = [
     "exponential",
     "fill_states",
     "load",
+    "load_adjacent_states",
+    "load_some",
     "load_states",
     "multiply_add",
     "read",
@@ -40,6 +44,8 @@ __all__ = [
     "splat",
     "spread_state",
     "store",
+    "store_adjacent_states",
+    "store_some",
     "store_states",
     "total",
     "write",

@@ -24,7 +24,24 @@ from numba.extending import (
 )
 
 from kernels.lanes.functions import LOG2_E, cosine_and_sine, exp2
-from kernels.lanes.vector import Lanes, fuse, lanes, load, read, splat, store, total, write
+from kernels.lanes.vector import (
+    LANES,
+    Lanes,
+    evens,
+    fuse,
+    interleave_high,
+    interleave_low,
+    lanes,
+    load,
+    load_some,
+    odds,
+    read,
+    splat,
+    store,
+    store_some,
+    total,
+    write,
+)
 
 
 def _digest() -> str:
@@ -107,6 +124,14 @@ def store_states(address, index, plane, value):
     """Write states from `index` on."""
 
 
+def load_adjacent_states(address, index, count, kind):
+    """Return the `count` states from `index` on, their parts side by side, zeros in the other lanes."""
+
+
+def store_adjacent_states(address, index, value, count):
+    """Write the first `count` states from `index` on, their parts side by side."""
+
+
 def write_total(address, index, value):
     """Write the sum of the states at `index`, its parts side by side."""
 
@@ -180,6 +205,31 @@ def _store_states(address, index, plane, value):
         store(address, index + plane, value.im)
 
     return store_parts
+
+
+@overload(load_adjacent_states)
+def _load_adjacent_states(address, index, count, kind):
+    if not _is_complex(kind):
+        return lambda address, index, count, kind: load_some(address, index, count)
+
+    def load_pairs(address, index, count, kind):
+        low = load_some(address, index, min(2 * count, LANES))
+        high = load_some(address, index + LANES, max(2 * count - LANES, 0))
+        return combine(evens(low, high), odds(low, high))
+
+    return load_pairs
+
+
+@overload(store_adjacent_states)
+def _store_adjacent_states(address, index, value, count):
+    if not isinstance(value, ComplexLanes):
+        return lambda address, index, value, count: store_some(address, index, value, count)
+
+    def store_pairs(address, index, value, count):
+        store_some(address, index, interleave_low(value.re, value.im), min(2 * count, LANES))
+        store_some(address, index + LANES, interleave_high(value.re, value.im), max(2 * count - LANES, 0))
+
+    return store_pairs
 
 
 @overload(write_total)

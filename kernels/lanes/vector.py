@@ -19,6 +19,7 @@ LANES = 16
 
 _FLOAT, _INTEGER = ir.FloatType(), ir.IntType(32)
 _FLOATS, _INTEGERS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INTEGER, LANES)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
 class Lanes(types.Type):
@@ -42,8 +43,10 @@ def _constant(number: int) -> ir.Constant:
 
 
 def _repeat(builder, number):
-    vector = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, _INTEGER(0))
-    return builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), _constant(0))
+    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+    return builder.shuffle_vector(
+        builder.insert_element(undefined, number, _INTEGER(0)), undefined, _constant(0)
+    )
 
 
 def _address(builder, address, index, pointee):
@@ -71,6 +74,41 @@ def store(typing, address, index, value):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, lanes), generate
+
+
+@intrinsic
+def load_some(typing, address, index, count):
+    """Return the `count` numbers from `index` on, zeros in the other lanes."""
+
+    def generate(context, builder, signature, arguments):
+        address, index, count = arguments
+        pointer = _address(builder, address, index, _FLOATS)
+        kinds = [pointer.type, _MASK, _INTEGER]
+        name = f"llvm.vp.load.v{LANES}f32.p0"
+        function = builder.module.declare_intrinsic(name, (), ir.FunctionType(_FLOATS, kinds))
+        count = builder.trunc(count, _INTEGER)
+        value = builder.call(function, [pointer, ir.Constant(_MASK, [1] * LANES), count])
+        there = builder.icmp_signed("<", ir.Constant(_INTEGERS, list(range(LANES))), _repeat(builder, count))
+        return builder.select(there, value, ir.Constant(_FLOATS, [0.0] * LANES))
+
+    return lanes(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_some(typing, address, index, value, count):
+    """Write the first `count` numbers from `index` on."""
+
+    def generate(context, builder, signature, arguments):
+        address, index, value, count = arguments
+        pointer = _address(builder, address, index, _FLOATS)
+        kinds = [_FLOATS, pointer.type, _MASK, _INTEGER]
+        name = f"llvm.vp.store.v{LANES}f32.p0"
+        function = builder.module.declare_intrinsic(name, (), ir.FunctionType(ir.VoidType(), kinds))
+        count = builder.trunc(count, _INTEGER)
+        builder.call(function, [value, pointer, ir.Constant(_MASK, [1] * LANES), count])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, lanes, types.int64), generate
 
 
 @intrinsic
@@ -178,6 +216,24 @@ def smaller(typing, value, bound):
         return builder.select(builder.fcmp_ordered(">", arguments[0], bound), bound, arguments[0])
 
     return lanes(lanes, types.float64), generate
+
+
+def _shuffle(order):
+    """Return a function of two vectors that takes the lanes of `order`, the second's from LANES on."""
+
+    @intrinsic
+    def chosen(typing, a, b):
+        def generate(context, builder, signature, arguments):
+            return builder.shuffle_vector(*arguments, ir.Constant(_INTEGERS, order))
+
+        return lanes(lanes, lanes), generate
+
+    return chosen
+
+
+evens, odds = _shuffle(list(range(0, 2 * LANES, 2))), _shuffle(list(range(1, 2 * LANES, 2)))
+_ALTERNATE = [lane // 2 + lane % 2 * LANES for lane in range(2 * LANES)]
+interleave_low, interleave_high = _shuffle(_ALTERNATE[:LANES]), _shuffle(_ALTERNATE[LANES:])
 
 
 @intrinsic

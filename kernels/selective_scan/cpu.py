@@ -14,12 +14,13 @@ from torch.nn.functional import pad
 
 from kernels.lanes import COMPLEX, LANES, REAL, Kind
 from kernels.layout import address
-from kernels.selective_scan import cpu_backward, cpu_forward
+from kernels.selective_scan import cpu_backward, cpu_forward, cpu_step
 from kernels.selective_scan.cpu_run import BLOCK, CHUNK, Inputs, Sizes, blocks_of
 from kernels.threads import run_in_ranges
 
 __all__ = ["CHUNK", "backward", "forward", "step"]
 
+_EXACT = (torch.float32, torch.complex64)
 _FEWEST_UPDATES = 1 << 16  # of one state of one channel, for which a thread is worth waking
 
 
@@ -130,9 +131,42 @@ def step(
     dt_softplus: bool,
 ) -> Tensor:
     """Return y (batch, channels); `state` (batch, channels, N), contiguous, is updated in place."""
-    from kernels.selective_scan import reference
+    batch, channels = x.shape
+    kind = COMPLEX if A.is_complex() else REAL
+    groups = _common_groups(x, A, B, C)
+    B, C = _with_groups(B, groups, x, A), _with_groups(C, groups, x, A)
+    extents = (batch, 1, channels, A.shape[1], kind.parts, groups)
+    sizes = Sizes(*extents, False, dt_softplus, _is_constant(B, A), _is_constant(C, A))
+    tensors = [
+        tensor if tensor is None or tensor.dtype in _EXACT else tensor.float()
+        for tensor in (x, dt, A, B, C, D, z, dt_bias, state, None)
+    ]
+    inputs = Inputs(*map(address, tensors))
+    y = torch.empty(batch, channels)
+    run_in_ranges(
+        lambda first, last: cpu_step.step(first, last, sizes, inputs, y.data_ptr(), kind),
+        batch,
+        1 + _FEWEST_UPDATES // A.numel(),
+    )
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
 
-    return reference.selective_scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+
+def _is_constant(parameter: Tensor, A: Tensor) -> bool:
+    return parameter.dim() == 2 + A.is_complex()
+
+
+def _common_groups(x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> int:
+    """Return the least number of groups of channels within which B and C are one."""
+    axis = x.dim() - 1
+    return lcm(*(1 if _is_constant(parameter, A) else parameter.shape[axis] for parameter in (B, C)))
+
+
+def _with_groups(parameter: Tensor, groups: int, x: Tensor, A: Tensor) -> Tensor:
+    """Return B or C, contiguous, with so many groups if it varies."""
+    axis = x.dim() - 1
+    if _is_constant(parameter, A) or parameter.shape[axis] == groups:
+        return parameter
+    return parameter.repeat_interleave(groups // parameter.shape[axis], dim=axis)
 
 
 @dataclass(frozen=True)
@@ -148,10 +182,9 @@ class _Layout:
 
     @classmethod
     def of(cls, x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> "_Layout":
-        constant_b, constant_c = (parameter.dim() == 2 + A.is_complex() for parameter in (B, C))
-        groups = lcm(1 if constant_b else B.shape[2], 1 if constant_c else C.shape[2])
         kind = COMPLEX if A.is_complex() else REAL
-        return cls(kind, A.shape[1], x.shape[-1], groups, constant_b, constant_c)
+        groups = _common_groups(x, A, B, C)
+        return cls(kind, A.shape[1], x.shape[-1], groups, _is_constant(B, A), _is_constant(C, A))
 
     @property
     def padded_channels(self) -> int:
@@ -184,8 +217,8 @@ class _Layout:
             self.pad(x),
             self.pad(dt),
             self.from_states(A),
-            self.from_parameter(B),
-            self.from_parameter(C),
+            self.from_parameter(_with_groups(B, self.groups, x, A)),
+            self.from_parameter(_with_groups(C, self.groups, x, A)),
             None if D is None else self.pad(D),
             None if z is None else self.pad(z),
             None if dt_bias is None else self.pad(dt_bias),
@@ -218,11 +251,9 @@ class _Layout:
         return torch.view_as_complex(parts) if self.kind is COMPLEX else parts.squeeze(-1)
 
     def from_parameter(self, parameter: Tensor) -> Tensor:
-        """Return a constant B or C as (N, parts, channels), a varying one with all groups, contiguous."""
+        """Return a constant B or C as (N, parts, channels), a varying one as (..., groups, N, parts)."""
         parts = parameter if self.kind is COMPLEX else parameter.unsqueeze(-1)
-        if parts.dim() == 3:
-            return self.pad(parts.movedim(0, -1))
-        return parts.float().repeat_interleave(self.groups // parts.shape[2], dim=2).contiguous()
+        return self.pad(parts.movedim(0, -1)) if parts.dim() == 3 else parts.float()
 
     def to_parameter(self, gradient: Tensor, parameter: Tensor) -> Tensor:
         """Sum a gradient of `cpu_backward.Gradients` over rows or blocks, and undo `from_parameter`."""
