@@ -1,0 +1,43 @@
+"""Triton's compiler, with no GPU, takes the kernels that the interpreter has shown to be right."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from kernels.causal_conv1d import gpu as conv
+from kernels.rms_norm import gpu as norm
+from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
+from tests.kernels.compilation import compiling_only
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(CASES[0], torch.bfloat16), (CASES[4], torch.float32), (CASES[5], torch.float16)],
+    ids=str,
+)
+def test_causal_conv1d(case: Case, dtype: torch.dtype) -> None:
+    arguments = make_arguments(case, channels=512, dtype=dtype)
+    names = ("x", "weight", "bias", "initial_state", "cu_seqlens")
+    x, weight, *others = (arguments.get(name) for name in names)
+    silu = case.activation == "silu"
+    with torch.no_grad(), compiling_only() as compiled:
+        y, final_state = conv.forward(x, weight, *others, silu, True)
+        conv.backward(y, final_state, x, weight, *others, silu)
+        conv.step(torch.zeros(2, case.width - 1, 512), x[:, 0], weight, others[0], silu)
+    states = {"final_state_kernel", "state_backward_kernel"} if case.width > 1 else set()
+    kernels = {kernel.metadata.name: kernel.asm["ptx"] for kernel in compiled}
+    assert kernels.keys() == {"forward_kernel", "backward_kernel", "step_kernel"} | states
+    assert "st.global.v4.b32" in kernels["forward_kernel"], "Rows are not written 16 bytes a lane."
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(256, torch.bfloat16), (2560, torch.float32)])
+def test_rms_norm(channels: int, dtype: torch.dtype) -> None:
+    x, weight = torch.zeros(8, channels, dtype=dtype), torch.ones(channels)
+    with compiling_only() as compiled:
+        y, residual_out = norm.forward(x, weight, x.float(), 1e-5)
+        norm.backward(y, residual_out, residual_out, weight, 1e-5, True)
+    kernels = {kernel.metadata.name: kernel.asm["ptx"] for kernel in compiled}
+    assert kernels.keys() == {"_forward_kernel", "_backward_kernel"}
+    for ptx in kernels.values():
+        assert "st.global.v4.b32" in ptx, "The residual stream is not written 16 bytes a lane."
