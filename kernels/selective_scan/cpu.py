@@ -52,7 +52,7 @@ def forward(
     return (
         layout.trim(y).to(x.dtype),
         layout.to_states(final_state),
-        _relabel(layout.trim(checkpoints).contiguous(), A),
+        _relabel(layout.trim(checkpoints), A),
     )
 
 
@@ -90,7 +90,8 @@ def backward(
         *layout.states_shape[:2],
     )
     constant = (sizes.rows, *layout.states_shape)
-    grad_x, grad_dt, grad_z = (torch.empty(activation) for _ in range(3))
+    grad_x, grad_dt = torch.empty(activation), torch.empty(activation)
+    grad_z = None if z is None else torch.empty(activation)
     grad_A = torch.zeros(constant)
     grad_B, grad_C = (
         torch.zeros(constant) if is_constant else torch.empty(varying)
@@ -112,7 +113,7 @@ def backward(
         layout.to_parameter(grad_B, B),
         layout.to_parameter(grad_C, C),
         None if D is None else layout.trim(grad_D.sum(0)),
-        None if z is None else layout.trim(grad_z),
+        None if grad_z is None else layout.trim(grad_z),
         None if dt_bias is None else layout.trim(grad_bias.sum(0)),
         None if grad_state is None else layout.to_states(grad_state),
     )
@@ -238,7 +239,7 @@ class _Layout:
         if self.padded_channels == self.channels:
             return tensor
         grouped = tensor.unflatten(-1, (self.groups, self.padded_channels // self.groups))
-        return grouped[..., : self.channels // self.groups].flatten(-2)
+        return grouped[..., : self.channels // self.groups].flatten(-2).contiguous()
 
     def from_states(self, states: Tensor) -> Tensor:
         """Return (..., channels, N) as (..., N, parts, channels)."""

@@ -28,6 +28,7 @@ _library.define(
     "Tensor? z, Tensor? dt_bias, bool dt_softplus) -> Tensor"
 )
 selective_scan = torch.ops.helixwave.selective_scan.default
+_selective_scan_backward = torch.ops.helixwave.selective_scan_backward.default
 selective_scan_step = torch.ops.helixwave.selective_scan_step.default
 
 
@@ -46,56 +47,25 @@ def _contiguous(*arguments: Any) -> list[Any]:
     return [argument.contiguous() if isinstance(argument, Tensor) else argument for argument in arguments]
 
 
-def _new_final_state(x: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    return A.new_empty(sequences, *A.shape)
-
-
-def _new_checkpoints(x: Tensor, A: Tensor) -> Tensor:
-    batch, length, _ = x.shape
-    return A.new_empty(batch, -(-length // _implementation(x).CHUNK), *A.shape)
-
-
-def _forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, initial_state, cu_seqlens = arguments[0], arguments[9], arguments[10]
     if cu_seqlens is not None and cu_seqlens.is_cpu:
         check_bounds(cu_seqlens, x.shape[1])
-    if x.numel() == 0:
-        final_state = _new_final_state(x, A, cu_seqlens)
-        final_state = final_state.zero_() if initial_state is None else final_state.copy_(initial_state)
-        return torch.empty_like(x, memory_format=torch.contiguous_format), final_state, _new_checkpoints(x, A)
-    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens, reverse)
-    return _implementation(x).forward(*_contiguous(*arguments))
+    if x.numel() > 0:
+        return _implementation(x).forward(*_contiguous(*arguments))
+    y, final_state, checkpoints = _forward_fake(*arguments)
+    if initial_state is None:
+        return y, final_state.zero_(), checkpoints.zero_()
+    return y, final_state.copy_(initial_state), checkpoints.zero_()
 
 
-def _forward_fake(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, _, A, *_, cu_seqlens, _ = arguments
+    batch, length, _ = x.shape
+    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    chunks = -(-length // _implementation(x).CHUNK)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, _new_final_state(x, A, cu_seqlens), _new_checkpoints(x, A)
+    return y, A.new_empty(sequences, *A.shape), A.new_empty(batch, chunks, *A.shape)
 
 
 def _backward(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
@@ -138,16 +108,21 @@ def _differentiate(
     arguments = (*before, ctx.dt_softplus, initial_state, cu_seqlens, ctx.reverse)
     if grad_y is None and grad_final_state is None:
         return (None,) * len(arguments)
-    gradients = iter(
-        torch.ops.helixwave.selective_scan_backward(grad_y, grad_final_state, *arguments, checkpoints)
-    )
+    gradients = iter(_selective_scan_backward(grad_y, grad_final_state, *arguments, checkpoints))
     placed = [None if argument is None else next(gradients) for argument in _differentiable(arguments)]
     return (*placed[:8], None, placed[8], None, None)
 
 
+def _refuse(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError(
+        "selective_scan was differentiated twice, which only its float64 form can be; "
+        "convert its arguments to float64."
+    )
+
+
 def _step(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
     if x.numel() == 0:
-        return torch.empty_like(x, memory_format=torch.contiguous_format)
+        return _step_fake(state, x)
     if not state.is_inference():
         torch.autograd.graph.increment_version(state)
     if state.is_contiguous():
@@ -169,6 +144,6 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
-torch.library.register_autograd(
-    "helixwave::selective_scan", _differentiate, setup_context=_save, lib=_library
-)
+torch.library.register_autograd(selective_scan, _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd(_selective_scan_backward, _refuse, lib=_library)
+_library.impl("selective_scan_step", torch.library.fallthrough_kernel, "Autograd")
