@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bio.counter import random_uniform
 from bio.genome import Genome
 from bio.span import Integers, contains
 from bio.vocabulary import COMPLEMENT, SOFT_MASK, TOKEN_BITS, A, N, T
 from bio.window import TiledWindows, Windows
+from core.counter import random_uniform
 
 STRAND_STREAM = 2
 NOT_A_TARGET = -100

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bio.counter import random_uniform, shuffled
 from bio.genome import Genome
 from bio.span import (
     Integers,
@@ -19,6 +18,7 @@ from bio.span import (
     merge,
     total,
 )
+from core.counter import random_uniform, shuffled
 
 START_STREAM = 1
 

@@ -2,20 +2,22 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bio.counter import random_uniform, random_words, shuffled
+from core.counter import random_uniform, random_words, shuffled
 
 seeds = st.integers(-(2**70), 2**70)
 
 
+@settings(deadline=None)
 @given(seed=seeds, size=st.integers(1, 300), epochs=st.integers(1, 3))
 def test_every_epoch_is_a_permutation(seed: int, size: int, epochs: int) -> None:
     order = shuffled(np.arange(epochs * size), size, seed, 1).reshape(epochs, size)
     assert (np.sort(order, axis=1) == np.arange(size)).all()
 
 
+@settings(deadline=None)
 @given(seed=seeds, size=st.integers(1, 10**12), counters=st.lists(st.integers(0, 10**15), max_size=20))
 def test_each_counter_stands_alone(seed: int, size: int, counters: list[int]) -> None:
     together = shuffled(np.array(counters, np.int64), size, seed, 1)

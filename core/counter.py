@@ -7,8 +7,7 @@ The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
 import numpy as np
 import numpy.typing as npt
 
-from bio.span import Integers
-
+Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
