@@ -77,7 +77,10 @@ def _backward(
     first,
     last,
 ):
-    """Add channels first to last, in vectors, to dx, dstate and sums (blocks of rows, K + 1, channels)."""
+    """Write channels first to last, in vectors, of dx, and add to dstate and sums.
+
+    `sums` is (blocks of ROWS_PER_SUM rows, K + 1, channels).
+    """
     sources = np.empty(width, np.int64)
     targets = np.empty(width, np.int64)
     for sequence in range(len(bounds) - 1):
@@ -96,7 +99,10 @@ def _backward(
                 for k in range(width):
                     at = k * channels + channel
                     store(total, at, load(total, at) + gradient * load(sources[k], channel))
-                    store(targets[k], channel, load(targets[k], channel) + gradient * load(taps, at))
+                    share = gradient * load(taps, at)
+                    if k < width - 1:
+                        share = share + load(targets[k], channel)
+                    store(targets[k], channel, share)
                 at = width * channels + channel
                 store(total, at, load(total, at) + gradient)
 
@@ -149,7 +155,7 @@ def backward(
     rows, taps, offset, state = _prepare(x, weight, bias, initial_state)
     channels, width, bounds = rows.shape[1], weight.shape[1], _bounds(x, cu_seqlens)
     grads = in_vectors(grad_y.reshape(len(rows), x.shape[2]), LANES)
-    dx = torch.zeros_like(rows)
+    dx = torch.empty_like(rows)
     dstate = None if state is None else torch.zeros_like(state)
     nothing, dnothing = torch.zeros(channels), torch.zeros(channels)
     sums = torch.zeros(-(-len(rows) // ROWS_PER_SUM), width + 1, channels)
