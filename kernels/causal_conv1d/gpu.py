@@ -136,9 +136,9 @@ def _places(cu_seqlens: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor
     """Return the sequence of each row and its position there, where sequences are packed."""
     if cu_seqlens is None:
         return None, None
-    row = torch.arange(rows, device=cu_seqlens.device)
-    sequences = torch.searchsorted(cu_seqlens[1:], row, right=True)
-    return sequences, row - cu_seqlens[sequences]
+    bounds, row = cu_seqlens.long(), torch.arange(rows, device=cu_seqlens.device)
+    sequences = torch.searchsorted(bounds[1:], row, right=True)
+    return sequences, row - bounds[sequences]
 
 
 def _block(x: Tensor, width: int, tile: Tile) -> int:

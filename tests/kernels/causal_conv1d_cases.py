@@ -65,7 +65,7 @@ def make_arguments(
         arguments["bias"] = normal(channels)
     if case.packed:
         bounds = [min(bound, length) for bound in BOUNDS[:-1]] + [length]
-        arguments["cu_seqlens"] = torch.tensor(bounds, device=device)
+        arguments["cu_seqlens"] = torch.tensor(bounds, dtype=torch.int32, device=device)
     if case.initial_state:
         sequences = len(BOUNDS) - 1 if case.packed else batch
         arguments["initial_state"] = normal(sequences, case.width - 1, channels)
