@@ -33,7 +33,7 @@ selective_scan_step = torch.ops.helixwave.selective_scan_step.default
 
 
 def _implementation(x: Tensor) -> ModuleType:
-    """Return the module of the fastest `forward`, `backward` and `step` for where x lives."""
+    """Return the module of `forward`, `backward` and `step` that covers every case where x lives."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         from kernels.selective_scan import gpu
 
@@ -41,6 +41,19 @@ def _implementation(x: Tensor) -> ModuleType:
     from kernels.selective_scan import cpu
 
     return cpu
+
+
+def _cuda_kernels(*arguments: Any) -> ModuleType | None:
+    """Return the module of the CUDA C++ kernels if they cover these arguments of the forward.
+
+    Unlike the others they read rows that lie apart, as slices of a projection do.
+    """
+    x, dt, A, B, C, _, z, *_, cu_seqlens, _ = arguments
+    if not x.is_cuda or torch.version.hip:
+        return None
+    from kernels.selective_scan import cuda
+
+    return cuda if cuda.covers(x, dt, A, B, C, z, cu_seqlens) else None
 
 
 def _contiguous(*arguments: Any) -> list[Any]:
@@ -52,6 +65,8 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     if cu_seqlens is not None and cu_seqlens.is_cpu:
         check_bounds(cu_seqlens, x.shape[1])
     if x.numel() > 0:
+        if kernels := _cuda_kernels(*arguments):
+            return kernels.forward(*arguments)
         return _implementation(x).forward(*_contiguous(*arguments))
     y, final_state, checkpoints = _forward_fake(*arguments)
     if initial_state is None:
@@ -61,11 +76,14 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, _, A, *_, cu_seqlens, _ = arguments
-    batch, length, _ = x.shape
-    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    chunks = -(-length // _implementation(x).CHUNK)
+    sequences = len(x) if cu_seqlens is None else cu_seqlens.shape[0] - 1
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, A.new_empty(sequences, *A.shape), A.new_empty(batch, chunks, *A.shape)
+    if kernels := _cuda_kernels(*arguments):
+        checkpoints = kernels.new_checkpoints(x, A)
+    else:
+        chunks = -(-x.shape[1] // _implementation(x).CHUNK)
+        checkpoints = A.new_empty(len(x), chunks, *A.shape)
+    return y, A.new_empty(sequences, *A.shape), checkpoints
 
 
 def _backward(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
@@ -79,7 +97,10 @@ def _backward(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments
         return gradients
     if grad_y is None:
         grad_y = torch.zeros_like(x)
-    gradients = _implementation(x).backward(*_contiguous(grad_y, grad_final_state, *arguments))
+    if kernels := _cuda_kernels(*arguments[:-1]):
+        gradients = kernels.backward(grad_y, grad_final_state, *arguments)
+    else:
+        gradients = _implementation(x).backward(*_contiguous(grad_y, grad_final_state, *arguments))
     present = zip(_differentiable(arguments), gradients, strict=True)
     return [gradient.to(argument.dtype) for argument, gradient in present if argument is not None]
 

@@ -1,0 +1,110 @@
+"""CUDA C++ compiled at run time: no compiler to install, one binary a variant, kept on disk.
+
+NVRTC and the driver come through cuda-bindings, which torch's CUDA build already depends on.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from cuda.bindings import driver, nvrtc
+
+
+class Kernels:
+    """The kernels of one compiled source, loaded on one device."""
+
+    def __init__(self, module: Any, device: int) -> None:
+        self._module = module
+        self._device = device
+        self._functions: dict[tuple[str, int], Any] = {}
+
+    def launch(
+        self, name: str, blocks: int, threads: int, arguments: list[Any], shared_memory: int = 0
+    ) -> None:
+        """Run kernel `name` on the current stream; arguments are ctypes values, passed by value."""
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
+        address = ctypes.addressof(pointers)
+        grid, block = (blocks, 1, 1), (threads, 1, 1)
+        with torch.cuda.device(self._device):
+            function = self._function(name, shared_memory)
+            stream = torch.cuda.current_stream().cuda_stream
+            _driver(driver.cuLaunchKernel(function, *grid, *block, shared_memory, stream, address, 0))
+
+    def _function(self, name: str, shared_memory: int) -> Any:
+        key = name, shared_memory
+        if key not in self._functions:
+            function = _driver(driver.cuModuleGetFunction(self._module, name.encode()))
+            limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _driver(driver.cuFuncSetAttribute(function, limit, shared_memory))
+            self._functions[key] = function
+        return self._functions[key]
+
+
+def load(sources: tuple[Path, ...], device: torch.device, **macros: int) -> Kernels:
+    """Return the kernels of `sources`, one after the other, compiled for the device with these macros."""
+    return _load(sources, device.index, tuple(sorted(macros.items())))
+
+
+@functools.cache
+def _load(sources: tuple[Path, ...], device: int, macros: tuple[tuple[str, int], ...]) -> Kernels:
+    with torch.cuda.device(device):
+        torch.cuda.current_stream().synchronize()  # makes torch's context current in this thread
+        major, minor = torch.cuda.get_device_capability(device)
+        options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"]
+        options += [f"-D{name}={value}" for name, value in macros]
+        code = "\n".join(source.read_text() for source in sources)
+        module = _driver(driver.cuModuleLoadData(binary(code, tuple(options))))
+        return Kernels(module, device)
+
+
+def binary(code: str, options: tuple[str, ...]) -> bytes:
+    """Return the machine code (a cubin) of CUDA C++ source, from the cache on disk where it is there."""
+    version = _nvrtc(nvrtc.nvrtcVersion())
+    key = hashlib.sha256(repr((code, options, version)).encode()).hexdigest()
+    cached = _cache_folder() / f"{key}.cubin"
+    if cached.is_file():
+        return cached.read_bytes()
+    compiled = _compile(code, options)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(compiled)
+        partial.replace(cached)
+    except OSError:  # a read-only home only costs the next process a compilation
+        pass
+    return compiled
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "helixwave" / "cuda"
+
+
+def _compile(code: str, options: tuple[str, ...]) -> bytes:
+    program = _nvrtc(nvrtc.nvrtcCreateProgram(code.encode(), b"kernels.cu", 0, [], []))
+    status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = b" " * _nvrtc(nvrtc.nvrtcGetProgramLogSize(program))
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"The CUDA kernels do not compile with {options}: {log.decode()}")
+    compiled = b" " * _nvrtc(nvrtc.nvrtcGetCUBINSize(program))
+    _nvrtc(nvrtc.nvrtcGetCUBIN(program, compiled))
+    nvrtc.nvrtcDestroyProgram(program)
+    return compiled
+
+
+def _nvrtc(result: tuple[Any, ...]) -> Any:
+    status, *values = result
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise RuntimeError(f"NVRTC failed with {status.name}.")
+    return values[0] if values else None
+
+
+def _driver(result: tuple[Any, ...]) -> Any:
+    status, *values = result
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"The CUDA driver failed with {status.name}.")
+    return values[0] if values else None

@@ -1,0 +1,91 @@
+"""What a Triton kernel of the scan is compiled for: shapes and variants."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kernel is compiled for."""
+
+    channels: int
+    groups: int
+    states: int
+    is_complex: bool
+    constant_b: bool  # B is (channels, states), not (batch, length, groups, states)
+    constant_c: bool
+    softplus: bool
+    reverse: bool
+    width: int  # channels of a tile
+
+    @property
+    def parts(self) -> int:
+        """Return how many real numbers a number has."""
+        return 2 if self.is_complex else 1
+
+    @property
+    def size(self) -> int:
+        """Return the states of a tile."""
+        return triton.next_power_of_2(self.states)
+
+    @property
+    def group_channels(self) -> int:
+        """Return the channels of a group."""
+        return self.channels // self.groups
+
+    @property
+    def group_tiles(self) -> int:
+        """Return the tiles of a group."""
+        return -(-self.group_channels // self.width)
+
+    @property
+    def tiles(self) -> int:
+        """Return the tiles of all channels."""
+        return self.group_tiles * self.groups
+
+
+def is_constant(weights: Tensor, A: Tensor) -> bool:
+    """Return whether B or C is (channels, states) rather than (..., groups, states)."""
+    return weights.dim() == 2 + A.is_complex()
+
+
+def common_groups(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Return B and C with as many groups each, repeated where they differ, and the number of groups."""
+    axis = -2 - A.is_complex()
+    counts = [1 if is_constant(weights, A) else weights.shape[axis] for weights in (B, C)]
+    groups = math.lcm(*counts)
+    B, C = (
+        weights
+        if count == groups or is_constant(weights, A)
+        else weights.repeat_interleave(groups // count, axis)
+        for weights, count in zip((B, C), counts, strict=True)
+    )
+    return B, C, groups
+
+
+def make_form(
+    A: Tensor, B: Tensor, C: Tensor, groups: int, dt_softplus: bool, reverse: bool, numbers: int
+) -> Form:
+    """Return the form of a kernel whose tiles hold about so many real numbers."""
+    channels, states = A.shape
+    size = triton.next_power_of_2(states) * (2 if A.is_complex() else 1)
+    return Form(
+        channels=channels,
+        groups=groups,
+        states=states,
+        is_complex=A.is_complex(),
+        constant_b=is_constant(B, A),
+        constant_c=is_constant(C, A),
+        softplus=dt_softplus,
+        reverse=reverse,
+        width=min(triton.next_power_of_2(channels // groups), max(numbers // size, 4), 64),
+    )
+
+
+def as_real(tensor: Tensor | None) -> Tensor | None:
+    """Return the tensor, or its parts along a last axis of 2."""
+    return torch.view_as_real(tensor) if tensor is not None and tensor.is_complex() else tensor

@@ -1,0 +1,160 @@
+"""The CUDA C++ kernels of the scan, on a GPU: against the fp64 definition, to the bit the same, past 2^31.
+
+`test_choice` and `test_compiles` need no GPU: the plan is arithmetic, and NVRTC compiles without one.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels import selective_scan
+from kernels.selective_scan import cuda_plan
+from tests.kernels.selective_scan_cases import (
+    CASES,
+    Arguments,
+    Case,
+    assert_close,
+    in_double,
+    make_arguments,
+    outputs_and_gradients,
+)
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU here.")
+COVERED = [case for case in CASES if not (case.packed or case.constant_b or case.constant_c)]
+HALF_STEP = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+
+@pytest.fixture(params=[(1, 1), (1, 3), (2, 1), (2, 3)], ids=lambda plan: f"per{plan[0]}x{plan[1]}")
+def forced_plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = cuda_plan.Plan(*request.param)
+    monkeypatch.setattr(cuda_plan, "plan", lambda x, ways: plan)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fill new buffers with NaN, so that an element which a kernel forgets to write shows."""
+    empty_like, new_empty = torch.empty_like, Tensor.new_empty
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(float("nan")))
+    yield
+
+
+def covered(arguments: Arguments) -> bool:
+    from kernels.selective_scan import cuda
+
+    B, C = (
+        arguments[name] if arguments[name].dim() > 3 else arguments[name].unsqueeze(2) for name in ("B", "C")
+    )
+    x, dt, A, z = (arguments.get(name) for name in ("x", "dt", "A", "z"))
+    assert isinstance(x, Tensor)
+    return cuda.covers(x, dt, A, B, C, z, None)
+
+
+@on_gpu
+@pytest.mark.usefixtures("forced_plan", "poisoned")
+@pytest.mark.parametrize("case", COVERED, ids=str)
+def test_equals_its_definition(case: Case) -> None:
+    arguments = make_arguments(case, length=101, channels=256, states=16, device="cuda")
+    assert case.is_complex or covered(arguments)
+    found = outputs_and_gradients(selective_scan, arguments)
+    assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), 2e-5)
+
+
+@on_gpu
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", HALF_STEP, ids=str)
+@pytest.mark.parametrize("states", [1, 3, 8, 16, 17, 64, 100])
+@pytest.mark.parametrize("length", [1, 31, 33, 130])
+def test_any_state_and_length(states: int, length: int, dtype: torch.dtype) -> None:
+    case = Case("state", initial_state=True)
+    arguments = make_arguments(case, length=length, channels=72, states=states, dtype=dtype, device="cuda")
+    found = outputs_and_gradients(selective_scan, arguments)
+    truth = outputs_and_gradients(selective_scan, in_double(arguments))
+    assert_close(found, truth, 1.1 * HALF_STEP[dtype])
+
+
+@on_gpu
+def test_strided_rows_are_read_in_place() -> None:
+    arguments = make_arguments(Case("mamba"), length=70, channels=128, states=16, device="cuda")
+    wide = torch.cat([arguments["x"], arguments["z"]], dim=-1).detach()
+    strided = arguments | {"x": wide[..., :128].requires_grad_(), "z": wide[..., 128:].requires_grad_()}
+    found, truth = (outputs_and_gradients(selective_scan, a) for a in (strided, arguments))
+    assert all(torch.equal(found[name], truth[name]) for name in truth)
+
+
+@on_gpu
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_twenty_runs_are_equal_to_the_bit(is_complex: bool) -> None:
+    case = Case("all", is_complex=is_complex, initial_state=True)
+    arguments = make_arguments(
+        case, length=3000, channels=512, states=16, dtype=torch.bfloat16, device="cuda"
+    )
+    first = outputs_and_gradients(selective_scan, arguments)
+    for _ in range(19):
+        again = outputs_and_gradients(selective_scan, arguments)
+        assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+@on_gpu
+def test_past_2_to_the_31_elements() -> None:
+    """The last stretch of a scan with more elements than an int32 counts equals a scan of that stretch alone."""
+    length, channels, stretch = 2**22 + 3, 520, 1000
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.randn(*shape, device="cuda", dtype=dtype, generator=generator)
+
+    x, B, C = normal(1, length, channels), normal(1, length, 16), normal(1, length, 16)
+    dt = normal(1, length, channels)
+    A = -torch.rand(channels, 16, device="cuda", generator=generator) - 0.1
+    arguments: Arguments = {"A": A, "dt_softplus": True, "return_final_state": True}
+    leaves = [tensor.requires_grad_() for tensor in (x, dt, B, C)]
+    y, final_state = selective_scan(*(x, dt, A, B, C), dt_softplus=True, return_final_state=True)
+    weight = normal(1, stretch, channels)
+    y[:, -stretch:].backward(weight)
+
+    ends = [leaf.detach()[:, -stretch:].clone().requires_grad_() for leaf in leaves]
+    with torch.no_grad():
+        _, entering = selective_scan(
+            *(leaf[:, :-stretch].contiguous() if leaf.dim() == 3 else leaf for leaf in (x, dt)),
+            *(A, B[:, :-stretch].contiguous(), C[:, :-stretch].contiguous()),
+            dt_softplus=True,
+            return_final_state=True,
+        )
+    y_end, final_end = selective_scan(
+        *(ends[0], ends[1], arguments["A"], ends[2], ends[3]),
+        dt_softplus=True,
+        initial_state=entering,
+        return_final_state=True,
+    )
+    y_end.backward(weight)
+    torch.testing.assert_close(y[:, -stretch:], y_end, rtol=2**-7, atol=1e-2)
+    torch.testing.assert_close(final_state, final_end, rtol=1e-4, atol=1e-4)
+    for leaf, end in zip(leaves, ends, strict=True):
+        torch.testing.assert_close(leaf.grad[:, -stretch:], end.grad, rtol=2**-6, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "one_segment"),
+    [((1024, 1024, 256), True), ((4096, 16, 256), True), ((1, 2**20, 256), False), ((1, 1, 64), True)],
+)
+def test_choice_of_segments(shape: tuple[int, int, int], one_segment: bool) -> None:
+    for ways in (cuda_plan.FORWARD, cuda_plan.BACKWARD):
+        assert (cuda_plan._least(*shape, 132, ways).segments == 1) == one_segment
+
+
+@pytest.mark.skipif(find_spec("cuda") is None, reason="cuda-bindings is not installed here.")
+@pytest.mark.parametrize(("io", "is_complex", "groups"), [(1, 0, 1), (0, 1, 2)])
+def test_compiles_without_a_gpu(io: int, is_complex: int, groups: int) -> None:
+    from kernels import nvrtc
+    from kernels.selective_scan import cuda
+
+    code = "\n".join(source.read_text() for source in cuda._SOURCES)
+    macros = {"IO": io, "COMPLEX": is_complex, "GROUPS": groups, "PER": 2, "CLUSTER": 4}
+    macros |= {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3 if groups == 1 else 2}
+    macros |= dict.fromkeys(("HAS_D", "HAS_Z", "HAS_BIAS", "SOFTPLUS", "REVERSE"), 1)
+    options = ("--gpu-architecture=sm_90", "--std=c++17", *(f"-D{k}={v}" for k, v in macros.items()))
+    assert nvrtc._compile(code, options).startswith(b"\x7fELF")
