@@ -171,11 +171,10 @@ class Mamba(nn.Module):
 
 
 def _selected_widths(selective: bool | Sequence[str], widths: dict[str, int]) -> dict[str, int]:
-    names = list(selective) if not isinstance(selective, bool) else list(widths) if selective else []
-    unknown = set(names) - set(widths)
-    if unknown:
+    names = selective if not isinstance(selective, bool) else list(widths) if selective else []
+    if not isinstance(names, list | tuple) or not set(names) <= set(widths):
         raise ValueError(
-            f"selective names {sorted(unknown)}; it may name {', '.join(widths)}, or be true or false."
+            f"selective is {selective!r}; it must be true, false, or a list of some of {list(widths)}."
         )
     return {name: width for name, width in widths.items() if name in names}
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from core.generation import generate, stream
 from core.model import SequenceModel, SequenceModelConfig
@@ -95,3 +96,12 @@ def test_bad_input_is_refused_at_once() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             stream(model, **({"count": 2, "length": 3} | options))
+
+
+def test_without_a_prompt_the_first_token_is_any_allowed_one() -> None:
+    allowed = torch.tensor([1, 4, 5, 10])
+    first, log_probability = next(
+        iter(stream(model_of(), 2000, 2, config=SamplingConfig(0), allowed=allowed))
+    )
+    assert chisquare(first.bincount(minlength=12)[allowed]).pvalue > 0.001
+    assert (log_probability == 0).all()

@@ -225,8 +225,9 @@ def test_dynamics_are_not_decayed(options: dict) -> None:
         ({"d_conv": 0}, "d_conv is 0"),
         ({"dt_rank": 0}, "dt_rank is 0"),
         ({"d_state": 5, "complex": True}, "d_state is 5"),
-        ({"selective": ("dt", "A")}, "'A'"),
-        ({"selective": "all"}, "selective names"),
+        ({"selective": ("dt", "A")}, "selective is"),
+        ({"selective": "all"}, "selective is 'all'"),
+        ({"selective": None}, "selective is None"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:
