@@ -1,10 +1,11 @@
 """Genomes for the tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from bio.genome import Genome, open_genome
@@ -14,6 +15,15 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 MakeGenome = Callable[[Mapping[str, str]], Genome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_cpu_thread() -> Iterator[None]:
+    """Tiny models run on one thread: two spend most of their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
