@@ -1,7 +1,8 @@
 """Argument checks: each ValueError names the argument, what it is and what it should be."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -52,3 +53,15 @@ def check_bounds(cu_seqlens: Tensor, length: int) -> None:
         )
     if any(later < earlier for earlier, later in itertools.pairwise(bounds)):
         raise ValueError("cu_seqlens decreases; each sequence should end at or after its start.")
+
+
+def refuse_second_derivative(operator: str) -> Callable[..., NoReturn]:
+    """Return the derivative of an operator's backward: an error, since silence would give zeros."""
+
+    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+        raise RuntimeError(
+            f"{operator} was differentiated twice, which only its float64 form can be; "
+            "convert its arguments to float64."
+        )
+
+    return refuse

@@ -6,6 +6,8 @@ earlier row of x, a row of the sequence's state, or zeros. Going back its share 
 that source.
 """
 # mypy: allow-untyped-defs
+# What is compiled has types that only numba knows. Its argument `kind` has no use but its type, which makes
+# numba's cache heed changes of what is called in other files.
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.causal_conv1d.reference import push
-from kernels.lanes import LANES, load, sigmoid, splat, store
+from kernels.lanes import LANES, REAL, load, sigmoid, splat, store
 from kernels.layout import address, in_vectors
 from kernels.threads import run_in_ranges
 
@@ -43,7 +45,7 @@ def _convolve(sources, taps, bias, channel, channels):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _forward(x, taps, bias, state, nothing, bounds, y, channels, width, silu, first, last):
+def _forward(x, taps, bias, state, nothing, bounds, y, channels, width, silu, first, last, kind):
     """Write channels first to last, in vectors, of y."""
     sources = np.empty(width, np.int64)
     for sequence in range(len(bounds) - 1):
@@ -76,6 +78,7 @@ def _backward(
     silu,
     first,
     last,
+    kind,
 ):
     """Write channels first to last, in vectors, of dx, and add to dstate and sums.
 
@@ -125,7 +128,7 @@ def forward(
     def run(first: int, last: int) -> None:
         _forward(
             rows.data_ptr(), taps.data_ptr(), offset.data_ptr(), address(state), nothing.data_ptr(), bounds,
-            y.data_ptr(), channels, width, silu, first, last,
+            y.data_ptr(), channels, width, silu, first, last, REAL,
         )  # fmt: skip
 
     run_in_ranges(run, channels // LANES, _fewest_vectors(rows))
@@ -164,7 +167,7 @@ def backward(
         _backward(
             grads.data_ptr(), rows.data_ptr(), taps.data_ptr(), offset.data_ptr(), address(state),
             nothing.data_ptr(), bounds, dx.data_ptr(), address(dstate), dnothing.data_ptr(), sums.data_ptr(),
-            channels, width, silu, first, last,
+            channels, width, silu, first, last, REAL,
         )  # fmt: skip
 
     run_in_ranges(run, channels // LANES, _fewest_vectors(rows))

@@ -39,6 +39,7 @@ def causal_conv1d(
     return y.to(x.dtype), torch.stack(states).to(x.dtype)
 
 
+@torch.no_grad()
 def causal_conv1d_step(
     state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:

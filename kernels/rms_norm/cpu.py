@@ -3,6 +3,8 @@
 In the kernels tensors are addresses of contiguous fp32 rows, filled with zeros to whole vectors.
 """
 # mypy: allow-untyped-defs
+# What is compiled has types that only numba knows. Its argument `kind` has no use but its type, which makes
+# numba's cache heed changes of what is called in other files.
 
 import math
 
@@ -10,7 +12,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from kernels.lanes import LANES, load, splat, store, total
+from kernels.lanes import LANES, REAL, load, splat, store, total
 from kernels.layout import address, as_rows, in_vectors
 from kernels.threads import run_in_ranges
 
@@ -19,7 +21,7 @@ FEWEST_NUMBERS = 1 << 14  # for which a thread is worth waking
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _forward(x, weight, residual, y, residual_out, extent, channels, eps, first, last):
+def _forward(x, weight, residual, y, residual_out, extent, channels, eps, first, last, kind):
     """Compute rows first to last, `extent` numbers apart."""
     for row in range(first, last):
         squares = splat(0.0)
@@ -38,7 +40,7 @@ def _forward(x, weight, residual, y, residual_out, extent, channels, eps, first,
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _backward(
-    grad_y, grad_residual_out, residual_out, weight, dx, sums, rows, extent, channels, eps, first, last
+    grad_y, grad_residual_out, residual_out, weight, dx, sums, rows, extent, channels, eps, first, last, kind
 ):
     """Compute blocks first to last of ROWS_PER_SUM rows, and add to the sum of each."""
     for block in range(first, last):
@@ -72,7 +74,7 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     def run(first: int, last: int) -> None:
         _forward(
             rows.data_ptr(), gain.data_ptr(), address(stream), y.data_ptr(), residual_out.data_ptr(),
-            rows.shape[1], x.shape[-1], eps, first, last,
+            rows.shape[1], x.shape[-1], eps, first, last, REAL,
         )  # fmt: skip
 
     run_in_ranges(run, len(rows), FEWEST_NUMBERS // max(1, rows.shape[1]) + 1)
@@ -101,7 +103,7 @@ def backward(
     def run(first: int, last: int) -> None:
         _backward(
             grads.data_ptr(), address(passed), rows.data_ptr(), gain.data_ptr(), dx.data_ptr(),
-            sums.data_ptr(), len(rows), rows.shape[1], len(weight), eps, first, last,
+            sums.data_ptr(), len(rows), rows.shape[1], len(weight), eps, first, last, REAL,
         )  # fmt: skip
 
     run_in_ranges(run, blocks, FEWEST_NUMBERS // max(1, ROWS_PER_SUM * rows.shape[1]) + 1)

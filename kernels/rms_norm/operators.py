@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.checks import refuse_second_derivative
+
 _library = torch.library.Library("helixwave", "FRAGMENT")
 _library.define(
     "rms_norm(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor y, Tensor residual_out)"
@@ -19,6 +21,7 @@ _library.define(
     "float eps, bool has_residual) -> (Tensor dx, Tensor dweight, Tensor dresidual)"
 )
 rms_norm = torch.ops.helixwave.rms_norm.default
+_rms_norm_backward = torch.ops.helixwave.rms_norm_backward.default
 
 
 def _implementation(x: Tensor) -> ModuleType:
@@ -81,7 +84,7 @@ def _differentiate(
     if grad_y is None:
         grad_y = torch.zeros_like(residual_out, dtype=ctx.dtype)
     has_residual = ctx.residual_dtype is not None
-    dx, dweight, dresidual = torch.ops.helixwave.rms_norm_backward(
+    dx, dweight, dresidual = _rms_norm_backward(
         grad_y, grad_residual_out, residual_out, weight, ctx.eps, has_residual
     )
     return dx, dweight, dresidual.to(ctx.residual_dtype) if has_residual else None, None
@@ -93,4 +96,5 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
-torch.library.register_autograd("helixwave::rms_norm", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd(rms_norm, _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd(_rms_norm_backward, refuse_second_derivative("rms_norm"), lib=_library)

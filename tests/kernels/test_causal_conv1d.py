@@ -182,6 +182,23 @@ def test_is_a_proper_operator(case: Case) -> None:
     assert set(outcome.values()) == {"SUCCESS"}
 
 
+def test_refuses_a_second_derivative() -> None:
+    arguments = make_arguments(MAMBA)
+    y = causal_conv1d(**arguments)
+    (dx,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="causal_conv1d was differentiated twice"):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_step_has_no_gradient(dtype: torch.dtype) -> None:
+    arguments = make_arguments(STATE, length=1, dtype=dtype)
+    state = arguments["initial_state"].detach().clone()
+    y = causal_conv1d_step(state, arguments["x"][:, 0], arguments["weight"], arguments["bias"])
+    assert not y.requires_grad
+    assert not state.requires_grad
+
+
 def test_compiles_without_a_break() -> None:
     def forward_and_steps(x: Tensor, weight: Tensor, state: Tensor) -> Tensor:
         y, state = causal_conv1d(x, weight, None, "silu", initial_state=state, return_final_state=True)

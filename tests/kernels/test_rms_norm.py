@@ -101,6 +101,14 @@ def test_is_a_proper_operator(residual: bool) -> None:
     assert set(torch.library.opcheck(operator, inputs).values()) == {"SUCCESS"}
 
 
+def test_refuses_a_second_derivative() -> None:
+    arguments = make_arguments((2, 5), residual=False)
+    y, _ = rms_norm(**arguments)
+    (dx,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="rms_norm was differentiated twice"):
+        dx.sum().backward()
+
+
 def test_compiles_without_a_break() -> None:
     def two_norms(x: Tensor, weight: Tensor) -> Tensor:
         y, residual = rms_norm(x, weight)
