@@ -1,8 +1,5 @@
 """What stays of a run when it has ended: summary.json's content and the picture of its losses."""
 
-import os
-import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from torch import nn
 from core.training.distributed import World
 from core.training.metrics import read_metrics
 from core.training.progress import Progress
+from kernels.provenance import commit, hardware
 
 SMOOTHED_POINTS = 50
 
@@ -61,35 +59,6 @@ def plot_loss(metrics: Path, picture: Path) -> None:
 def peak_memory_gib(device: torch.device) -> float | None:
     """The most GPU memory that tensors have taken in this process; None without a GPU."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-
-
-def hardware(device: torch.device) -> str:
-    """The processor that computes: "NVIDIA H200", or "x86_64, 2 CPU cores"."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {os.cpu_count()} CPU cores"
-
-
-def commit() -> str | None:
-    """The commit of this code, with "-dirty" if it was changed since; None outside its git repository."""
-    here = Path(__file__)
-    try:
-        subprocess.run(
-            ["git", "ls-files", "--error-unmatch", here.name],
-            cwd=here.parent,
-            capture_output=True,
-            check=True,
-        )
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here.parent,
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
 
 
 def _curve(events: list[dict[str, Any]], kind: str) -> tuple[np.ndarray, np.ndarray]:

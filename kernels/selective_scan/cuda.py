@@ -26,11 +26,8 @@ from kernels.selective_scan.cuda_plan import CHUNK
 _THREADS = 128
 _FLOATS = 16  # of a state that a block scans at once
 _MOST_FLOATS = 64
-_FILES = (
-    *("types", "rows", "arithmetic", "tile", "forward"),
-    *("passing", "backward_ends", "backward_parts", "backward"),
-)
-_SOURCES = tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in _FILES)
+_FORWARD_FILES = ("types", "rows", "arithmetic", "tile", "forward", "passing")
+_BACKWARD_FILES = (*_FORWARD_FILES, "backward_ends", "backward_parts", "backward")
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -104,7 +101,7 @@ def forward(
     arguments = _forward_arguments(inputs, shape)
     arguments.y = _rows(y)
     arguments.final_state, arguments.checkpoints = _pointer(final_state), _pointer(checkpoints)
-    kernels = _kernels(inputs, plan.per, cluster=1)
+    kernels = _kernels(_FORWARD_FILES, inputs, plan.per, cluster=1)
     blocks, memory = _blocks(shape, plan.per), _forward_memory(groups, plan.per)
     if shape.segments > 1:
         ends, dt_sums = _segment_states(inputs, shape)
@@ -138,7 +135,7 @@ def backward(
     plan = cuda_plan.plan(inputs.x, cuda_plan.BACKWARD)
     shape, groups = _shape(inputs, plan), _padded(A) // _FLOATS
     cluster = _cluster(inputs, plan.per)
-    kernels = _kernels(inputs, plan.per, cluster)
+    kernels = _kernels(_BACKWARD_FILES, inputs, plan.per, cluster)
     grad_y, grad_final_state = _aligned(grad_y), _contiguous(grad_final_state)
     dx, ddt = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
     dz = None if z is None else torch.empty_like(dx)
@@ -282,9 +279,9 @@ def _cluster(inputs: _Inputs, per: int) -> int:
     return max(size for size in range(1, 9) if blocks % size == 0)
 
 
-def _kernels(inputs: _Inputs, per: int, cluster: int) -> nvrtc.Kernels:
+def _kernels(files: tuple[str, ...], inputs: _Inputs, per: int, cluster: int) -> nvrtc.Kernels:
     return nvrtc.load(
-        _SOURCES,
+        _sources(files),
         inputs.x.device,
         IO=_TYPES.index(inputs.x.dtype),
         COMPLEX=int(inputs.A.is_complex()),
@@ -299,6 +296,10 @@ def _kernels(inputs: _Inputs, per: int, cluster: int) -> nvrtc.Kernels:
         SOFTPLUS=int(inputs.dt_softplus),
         REVERSE=int(inputs.reverse),
     )
+
+
+def _sources(files: tuple[str, ...]) -> tuple[Path, ...]:
+    return tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in files)
 
 
 def _forward_arguments(inputs: _Inputs, shape: Shape) -> ForwardArguments:
