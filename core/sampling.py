@@ -6,8 +6,11 @@ run that is resumed at a position continues as if it had not stopped.
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from core.counter import random_words
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
@@ -83,8 +86,8 @@ def _filtered(scores: Tensor, config: SamplingConfig) -> Tensor:
 
 def sample_keys(seed: int, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """The random streams of samples first, ..., first + count - 1 of a seed: (count,) int64."""
-    samples = torch.arange(first, first + count, device=device)
-    return _hash(_hash(torch.zeros_like(samples), torch.full_like(samples, seed)), samples)
+    words = random_words(seed, 0, np.arange(first, first + count))
+    return torch.from_numpy(words.view(np.int64)).to(device)
 
 
 def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
