@@ -17,9 +17,9 @@ def test_demo_ends_with_table_and_pictures_and_runs_again(
     for _ in range(2):
         assert demo.main(SMALL) == 0
         printed = capsys.readouterr().out
-        assert "Markov 6    1.911" in printed
+        assert "Markov 6    1.9109" in printed
         assert "worse than Markov 6, the best of them" in printed
-        assert "generated  correlation" in printed
+        assert "generated   correlation" in printed
     folder = Path("runs/demo")
     for picture in demo.PICTURES:
         assert picture in printed
