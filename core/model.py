@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.utils.checkpoint import checkpoint
 
 from core.block import Block, RMSNorm
 from core.mamba import Mamba, MambaState
+from core.recompute import LEVELS, recomputed
 
 SequenceState = tuple[MambaState, ...]
 
@@ -38,15 +38,20 @@ class SequenceModelConfig:
         metadata={"help": "which of dt, B and C depend on the input: true: all; false: none; or their names"},
     )
     tie_embeddings: bool = field(default=True, metadata={"help": "the head uses the embedding's weight"})
-    recompute: bool = field(
-        default=False,
-        metadata={"help": "compute activations again in the backward pass, instead of keeping them"},
+    recompute: str = field(
+        default="none",
+        metadata={
+            "help": "what the backward pass computes again instead of keeping: none, cheap (the convolution "
+            "and dt) or block (all of a block)"
+        },
     )
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.recompute not in LEVELS:
+            raise ValueError(f"recompute is {self.recompute}; it must be one of {', '.join(LEVELS)}.")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -140,14 +145,9 @@ class SequenceModel(nn.Module):
         final_state: list[MambaState] = []
         for block, block_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
             inputs = hidden, residual, block_state, cu_seqlens
-            hidden, residual, *block_final_state = self._maybe_recomputed(block, *inputs)
+            hidden, residual, *block_final_state = recomputed(self.config.recompute, block, *inputs)
             final_state += block_final_state
         return self.norm_f(hidden, residual)[0], tuple(final_state)
-
-    def _maybe_recomputed(self, block: nn.Module, *inputs: Any) -> Any:
-        if self.config.recompute and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return block(*inputs)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from kernels.benchmarks import conv, norm, scan, scan_cpu
+from kernels.benchmarks import conv, norm, scan
 from kernels.provenance import write_results
 
 _PASSES = ("forward", "forward_backward")
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--publish", action="store_true", help="write results/scan.json as well")
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
+        from kernels.benchmarks import scan_cpu
+
         scan_cpu.main()
         return
     arguments.output.mkdir(parents=True, exist_ok=True)

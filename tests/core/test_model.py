@@ -1,11 +1,15 @@
 """The sequence model: sizes, and that forward, step, chunks, packing and recomputation are one function."""
 
+import collections
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.model import SequenceModel, SequenceModelConfig
 
@@ -78,11 +82,35 @@ def test_backpropagation_through_chunks_is_that_through_the_whole() -> None:
         torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("level", ["cheap", "block"])
 @pytest.mark.parametrize("chunks", [1, 3])
-def test_recomputation_changes_no_gradient(chunks: int) -> None:
+def test_recomputation_changes_no_gradient(chunks: int, level: str) -> None:
     tokens = tokens_of(2, 12)
-    recomputed = gradients_of(model_of(recompute=True), tokens, chunks)
+    recomputed = gradients_of(model_of(recompute=level), tokens, chunks)
     assert all(map(torch.equal, recomputed, gradients_of(model_of(), tokens, chunks)))
+
+
+class Counter(TorchDispatchMode):
+    """Counts the calls of each operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any, keywords: Any = None) -> Any:
+        self.calls[operator.__name__] += 1
+        return operator(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(
+    ("level", "convolutions", "scans"), [("none", 1, 1), ("cheap", 2, 1), ("block", 2, 2)]
+)
+def test_a_level_says_what_runs_twice(level: str, convolutions: int, scans: int) -> None:
+    with Counter() as counter:
+        model_of(recompute=level)(tokens_of(2, 12)).sum().backward()
+    blocks = model_of().config.n_layer
+    assert counter.calls["causal_conv1d.default"] == convolutions * blocks
+    assert counter.calls["selective_scan.default"] == scans * blocks
 
 
 def test_recomputation_keeps_no_activation_of_a_block() -> None:
@@ -92,7 +120,7 @@ def test_recomputation_keeps_no_activation_of_a_block() -> None:
             model(tokens_of(2, 64))
         return sum(sizes)
 
-    assert saved_elements(model_of(recompute=True)) < 0.25 * saved_elements(model_of())
+    assert saved_elements(model_of(recompute="block")) < 0.25 * saved_elements(model_of())
 
 
 def test_autocast_is_within_rounding_of_fp32() -> None:

@@ -1,0 +1,157 @@
+"""Training speed on a GPU, ours beside the official mamba-ssm's: `python -m core.benchmark_gpu`.
+
+Both models have the same weights, bf16 autocast, fused AdamW. No ratio is printed unless their logits and
+gradients agree. Writes results/train.json with --publish.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.model import SequenceModel, SequenceModelConfig
+from core.published import to_official
+from core.training.loss import cross_entropy_sum
+from kernels.provenance import write_results
+
+COMMAND = "python -m core.benchmark_gpu --publish"
+D256X8 = SequenceModelConfig(vocab_size=16, d_model=256, n_layer=8)
+D256X16 = SequenceModelConfig(vocab_size=16, d_model=256, n_layer=16, recompute="block")
+D512X24 = SequenceModelConfig(vocab_size=16, d_model=512, n_layer=24, recompute="block")
+SIZE_130M = SequenceModelConfig(vocab_size=50277, d_model=768, n_layer=24)
+ROUNDS = 5
+TOLERANCE = 3e-2  # bf16 through several blocks
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    config: SequenceModelConfig
+    batch: int
+    length: int
+    with_official: bool = True
+
+
+CASES = (
+    Case("d256x8", D256X8, 1, 2**20),
+    Case("d256x8, recompute=cheap", replace(D256X8, recompute="cheap"), 1, 2**20),
+    Case("d256x8, recompute=block", replace(D256X8, recompute="block"), 1, 2**20),
+    Case("d256x8", D256X8, 8, 2**17),
+    Case("d256x8", D256X8, 1024, 1024),
+    Case("130m", SIZE_130M, 8, 2048),
+    Case("d256x16 (7.0M), recompute=block", D256X16, 1, 2**20, with_official=False),
+    Case("d512x24 (40.7M), recompute=block", D512X24, 1, 2**20, with_official=False),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m core.benchmark_gpu", description=__doc__)
+    parser.add_argument("--publish", action="store_true", help="write results/train.json")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("There is no GPU here; `python -m core.benchmark` measures the CPU.")
+    official = official_model()
+    if official is None:
+        print("mamba_ssm is not importable, so ours is measured alone.")
+    elif (error := disagreement(official)) > TOLERANCE:
+        sys.exit(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
+    else:
+        print(f"Largest relative difference of logits and gradients from the official model: {error:.1e}")
+    rows = [_row(case, official) for case in CASES]
+    if arguments.publish:
+        write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, rows)
+
+
+def official_model() -> Callable[[SequenceModelConfig], nn.Module] | None:
+    """How to make the official model of a config, if its package is importable."""
+    try:
+        from mamba_ssm.models.config_mamba import MambaConfig
+        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+    except ImportError:
+        return None
+
+    def make(config: SequenceModelConfig) -> nn.Module:
+        its = MambaConfig(d_model=config.d_model, n_layer=config.n_layer, vocab_size=config.vocab_size)
+        return MambaLMHeadModel(its, device="cuda")
+
+    return make
+
+
+def disagreement(official: Callable[[SequenceModelConfig], nn.Module]) -> float:
+    """The largest relative difference, root mean square, of logits and of each gradient."""
+    config = SequenceModelConfig(vocab_size=16, d_model=256, n_layer=2)
+    torch.manual_seed(0)
+    ours, theirs = SequenceModel(config).cuda(), official(config)
+    theirs.load_state_dict(to_official(ours.state_dict()))
+    tokens = torch.randint(16, (2, 1000), device="cuda")
+    found = []
+    for model in (ours, theirs):
+        logits = _logits(model, tokens).float()
+        logits.square().mean().backward()
+        found.append([logits.detach(), *(p.grad for _, p in sorted(_parameters(model)))])
+    differences = [(a - b).norm() / b.norm() for a, b in zip(*found, strict=True)]
+    return torch.stack(differences).max().item()
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name.removeprefix("backbone."), p) for name, p in model.named_parameters()]
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        output = model(tokens)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": case.model, "batch": case.batch, "length": case.length}
+    makers: dict[str, Callable[[SequenceModelConfig], nn.Module] | None] = {
+        "ours": lambda config: SequenceModel(config).cuda(),
+        "official": official if case.with_official else None,
+    }
+    for who, make in makers.items():
+        rate, peak = _measure(make(case.config), case) if make else (None, None)
+        row |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
+        gc.collect()
+        torch.cuda.empty_cache()
+    text = f"{case.model}, {case.batch} x {case.length}: {row['ours_tokens_per_s']:,.0f} tokens/s, "
+    text += f"{row['ours_peak_gib']:.1f} GiB"
+    if row["official_tokens_per_s"]:
+        ratio = row["ours_tokens_per_s"] / row["official_tokens_per_s"]
+        text += f"; official {row['official_tokens_per_s']:,.0f}, {row['official_peak_gib']:.1f} GiB"
+        text += f"; ratio {ratio:.2f}"
+    print(text, flush=True)
+    return row
+
+
+def _measure(model: nn.Module, case: Case) -> tuple[float, float]:
+    """Median tokens/s of a training step, and the peak of memory in GiB."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    tokens = torch.randint(12, (case.batch, case.length + 1), device="cuda")
+
+    def step() -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        loss = cross_entropy_sum(_logits(model, tokens[:, :-1]), tokens[:, 1:]) / tokens[:, 1:].numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    step()
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = sorted(step() for _ in range(ROUNDS))[ROUNDS // 2]
+    return case.batch * case.length / seconds, torch.cuda.max_memory_allocated() / 2**30
+
+
+if __name__ == "__main__":
+    main()
