@@ -1,4 +1,4 @@
-"""The backward pass of the selective scan in Triton: how `gpu_walk_back` is divided over the GPU, and its outputs."""
+"""The gradients of the selective scan in Triton: how the walk of `gpu_walk_back` is spread over the GPU."""
 
 from functools import lru_cache
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from kernels.layout import multiprocessors
 from kernels.selective_scan.gpu_form import as_real, common_groups, is_constant, make_form
-from kernels.selective_scan.gpu_span import CHUNK, entering_states, pack, split_time
+from kernels.selective_scan.gpu_span import entering_states, pack, split_chunks
 from kernels.selective_scan.gpu_walk_back import walk_back
 
-_NUMBERS = 512  # real numbers of a tile: 16 registers each for A, its gradient, the adjoints and each state
+_REALS = 512  # of a tile: 16 registers each for A, its gradient, the adjoints and the states of a position
 _BLOCK = 4  # positions whose states are in registers at once
 _PROGRAMS = 12  # warps of a multiprocessor
 _REGISTERS = 168  # of a thread, so that a multiprocessor holds them
@@ -20,7 +20,7 @@ _SPAN_COST = 1.2  # with the walk that finds what enters spans, beside the main 
 
 @lru_cache
 def _split_tiles(rows: int, tiles: int, chunks: int, programs: int, most: int) -> int:
-    """Return into how many partial sums the tiles of each of `rows` go: the fewest that fill the GPU, of `most`."""
+    """Return into how many partial sums a row's tiles go: as few as fill the GPU, and no more than `most`."""
     without_spans = -(-programs // rows)
     with_spans = -(-programs // (rows * chunks))
     splits = min(without_spans if without_spans <= most else with_spans, most, tiles)
@@ -51,14 +51,15 @@ def backward(
     batch, length, channels = x.shape
     own_groups = [None if is_constant(weights, A) else weights.shape[2] for weights in (B, C)]
     B, C, groups = common_groups(A, B, C)
-    form = make_form(A, B, C, groups, dt_softplus, reverse, _NUMBERS)
+    form = make_form(A, B, C, groups, dt_softplus, reverse, reals=_REALS, block=_BLOCK)
+    chunks = triton.cdiv(length, form.chunk)
     programs = _PROGRAMS * multiprocessors(x.device)
     # In fp32, the partial sums of both B and C take at most half the memory of x.
     most = max(1, channels * x.element_size() // (16 * groups * form.states * form.parts))
     if form.constant_b and form.constant_c:
         most = form.group_tiles
-    splits = _split_tiles(batch * groups, form.group_tiles, triton.cdiv(length, CHUNK), programs, most)
-    span = split_time(length, batch * groups * splits, programs, _SPAN_COST)
+    splits = _split_tiles(batch * groups, form.group_tiles, chunks, programs, most)
+    span = form.chunk * split_chunks(chunks, batch * groups * splits, programs, _SPAN_COST)
     spans = triton.cdiv(length, span)
     items = batch * spans * groups * splits
     programs = min(programs, items)
@@ -66,30 +67,30 @@ def backward(
     def new(*shape: int) -> Tensor:
         return torch.empty(shape, device=x.device)
 
-    def partial_sums(parameter: Tensor | None) -> Tensor | None:
-        return None if parameter is None else new(batch * spans, *parameter.shape)
-
-    grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
-    grad_z = None if z is None else torch.empty_like(z)
-    grad_A, grad_D, grad_dt_bias = partial_sums(as_real(A)), partial_sums(D), partial_sums(dt_bias)
-    grad_B = partial_sums(B) if form.constant_b else new(splits, *B.shape)
-    grad_C = partial_sums(C) if form.constant_c else new(splits, *C.shape)
+    grad_x, grad_dt, grad_z = (None if rows is None else torch.empty_like(rows) for rows in (x, dt, z))
+    grad_A = new(batch * spans, *as_real(A).shape)
+    grad_B, grad_C = (
+        new(batch * spans if is_constant(weights, A) else splits, *weights.shape) for weights in (B, C)
+    )
+    grad_D, grad_dt_bias = (
+        None if parameter is None else new(batch * spans, channels) for parameter in (D, dt_bias)
+    )
     grad_initial = None
-    if initial_state is not None:  # where a sequence is empty this is what stays
+    if initial_state is not None:  # what stays where a sequence is empty
         grad_initial = (
             torch.zeros_like(initial_state) if grad_final_state is None else grad_final_state.clone()
         )
     # The kernels hold the conjugates of adjoints.
     grad_final = None if grad_final_state is None else as_real(grad_final_state.conj_physical())
-    scratch = new(programs, CHUNK // _BLOCK, form.width * form.size * form.parts)
+    scratch = new(programs, form.chunk // form.block, form.width * form.size * form.parts)
     sequences = pack(cu_seqlens, length)
     with torch.cuda.device_of(x):
         entering = entering_states(grad_y, dt, A, C, z, dt_bias, grad_final, sequences, span, True, form)
         walk_back[(programs,)](
             grad_y, x, dt, as_real(A), B, C, D, z, dt_bias, as_real(initial_state), grad_final, sequences,
-            as_real(checkpoints), entering, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_dt_bias,
-            as_real(grad_initial), scratch, length, span, spans, splits, items,
-            chunk_size=CHUNK, block_size=_BLOCK, form=form, num_warps=1, maxnreg=_REGISTERS,
+            as_real(checkpoints), entering, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+            grad_dt_bias, as_real(grad_initial), scratch, length, span, spans, splits, items,
+            form=form, num_warps=1, maxnreg=_REGISTERS,
         )  # fmt: skip
     total_A = grad_A.sum(0)
     return (

@@ -1,16 +1,19 @@
-"""What a Triton kernel of the scan is compiled for: shapes and variants."""
+"""What the Triton kernels of the scan are compiled for."""
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import triton
 from torch import Tensor
 
+CHUNK = 64  # positions from one checkpoint to the next
+
 
 @dataclass(frozen=True)
 class Form:
-    """What a kernel is compiled for."""
+    """A kernel's variant and the shapes that it knows. A number is one real, or two where A is complex."""
 
     channels: int
     groups: int
@@ -21,15 +24,17 @@ class Form:
     softplus: bool
     reverse: bool
     width: int  # channels of a tile
+    chunk: int
+    block: int  # positions whose states the backward pass holds at once
 
     @property
     def parts(self) -> int:
-        """Return how many real numbers a number has."""
+        """Return the reals of a number."""
         return 2 if self.is_complex else 1
 
     @property
     def size(self) -> int:
-        """Return the states of a tile."""
+        """Return the states of a tile, those that fill it up included."""
         return triton.next_power_of_2(self.states)
 
     @property
@@ -48,6 +53,35 @@ class Form:
         return self.group_tiles * self.groups
 
 
+def make_form(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    groups: int,
+    dt_softplus: bool,
+    reverse: bool,
+    *,
+    reals: int,
+    block: int = 1,
+) -> Form:
+    """Return the form of a kernel whose tiles hold about so many reals."""
+    channels, states = A.shape
+    width = reals // (triton.next_power_of_2(states) * (2 if A.is_complex() else 1))
+    return Form(
+        channels=channels,
+        groups=groups,
+        states=states,
+        is_complex=A.is_complex(),
+        constant_b=is_constant(B, A),
+        constant_c=is_constant(C, A),
+        softplus=dt_softplus,
+        reverse=reverse,
+        width=min(triton.next_power_of_2(channels // groups), max(width, 4), 64),
+        chunk=CHUNK,
+        block=block,
+    )
+
+
 def is_constant(weights: Tensor, A: Tensor) -> bool:
     """Return whether B or C is (channels, states) rather than (..., groups, states)."""
     return weights.dim() == 2 + A.is_complex()
@@ -60,32 +94,17 @@ def common_groups(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, int]
     groups = math.lcm(*counts)
     B, C = (
         weights
-        if count == groups or is_constant(weights, A)
+        if is_constant(weights, A) or count == groups
         else weights.repeat_interleave(groups // count, axis)
         for weights, count in zip((B, C), counts, strict=True)
     )
     return B, C, groups
 
 
-def make_form(
-    A: Tensor, B: Tensor, C: Tensor, groups: int, dt_softplus: bool, reverse: bool, numbers: int
-) -> Form:
-    """Return the form of a kernel whose tiles hold about so many real numbers."""
-    channels, states = A.shape
-    size = triton.next_power_of_2(states) * (2 if A.is_complex() else 1)
-    return Form(
-        channels=channels,
-        groups=groups,
-        states=states,
-        is_complex=A.is_complex(),
-        constant_b=is_constant(B, A),
-        constant_c=is_constant(C, A),
-        softplus=dt_softplus,
-        reverse=reverse,
-        width=min(triton.next_power_of_2(channels // groups), max(numbers // size, 4), 64),
-    )
-
-
+@overload
+def as_real(tensor: Tensor) -> Tensor: ...
+@overload
+def as_real(tensor: None) -> None: ...
 def as_real(tensor: Tensor | None) -> Tensor | None:
-    """Return the tensor, or its parts along a last axis of 2."""
+    """Return the tensor, if any; a complex one as its parts along a last axis of 2."""
     return torch.view_as_real(tensor) if tensor is not None and tensor.is_complex() else tensor

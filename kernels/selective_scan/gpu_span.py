@@ -1,8 +1,8 @@
 """Cutting time into spans that are walked at once, and the states that enter each span.
 
-Phase 1 walks each span from zero and sums its dt: the product of a span's decays is exp(A sum dt). Phase 2 passes
-states from span to span. Phase 3, in `gpu` and `gpu_backward`, walks each span from its true start. The adjoints
-of the backward pass are passed likewise, from the end of time:
+Phase 1 walks each span from zero and sums its dt: the product of a span's decays is exp(A sum dt). Phase 2
+passes states from span to span. Phase 3, in `gpu` and `gpu_walk_back`, walks each span from its true start.
+The adjoints of the backward pass are passed likewise, from the end of time:
 
     state    h = a h + B (dt x)
     adjoint  q = a (q + C (grad_y silu(z)))        q: of the state that enters the position
@@ -22,7 +22,6 @@ from torch import Tensor
 from kernels.selective_scan.gpu_form import Form, as_real
 from kernels.selective_scan.gpu_tile import (
     add,
-    channels_of,
     decay,
     enter,
     load_a,
@@ -30,6 +29,7 @@ from kernels.selective_scan.gpu_tile import (
     load_row,
     load_states,
     load_weights,
+    place_of,
     row_of,
     scaled,
     sequence_at,
@@ -42,24 +42,23 @@ from kernels.selective_scan.gpu_tile import (
     zero_states,
 )
 
-CHUNK = 64  # positions from one checkpoint to the next; a span is some chunks
 _PASS_WIDTH = 8  # channels of a program that passes states: few, for there are few programs
 _PASS_AHEAD = tl.constexpr(16)  # spans it loads at once, to wait for memory seldom
 
 
 @triton.jit
-def _load_step(drive, dt, weights, z, position, batch, length, group, channel, exists, constant, form):
+def _load_step(drive, dt, weights, z, position, place, constant: tl.constexpr, form: tl.constexpr):
     """Load what drives one position, as it is stored: (drive, dt, z if any), and B or C unless constant."""
+    _, length, _, _, _ = place
     inside = (position >= 0) & (position < length)
-    row = row_of(position, batch, length, form)
-    mask = exists & inside
-    rows = (load_row(drive, row, channel, mask, form), load_row(dt, row, channel, mask, form))
+    row = row_of(position, place, form)
+    rows = (load_row(drive, row, place, inside, form), load_row(dt, row, place, inside, form))
     if z is not None:
-        rows = rows + (load_row(z, row, channel, mask, form),)
+        rows = rows + (load_row(z, row, place, inside, form),)
     if constant:
         return rows, ()
     else:
-        return rows, load_weights(weights, row, group, inside, form)
+        return rows, load_weights(weights, row, place, inside, form)
 
 
 @triton.jit(do_not_specialize=["length", "span", "spans"])
@@ -69,27 +68,24 @@ def _walk_from_zero(
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     item = program // form.tiles
-    batch = item // spans
     first = item % spans * span
     last = tl.minimum(first + span, length)
-    group, channel, exists = channels_of(program % form.tiles, form)
-    a = load_a(A, channel, exists, form)
-    bias = load_parameter(dt_bias, channel, exists)
+    place = place_of(item // spans, length, program % form.tiles, form)
+    a = load_a(A, place, form)
+    bias = load_parameter(dt_bias, place)
     if constant:
-        weight = load_states(weights, 0, channel, exists, form)
+        weight = load_states(weights, 0, place, True, form)
     factor: tl.constexpr = form.parts if adjoint else 1
     direction: tl.constexpr = -1 if adjoint else 1
 
     position = last - 1 if adjoint else first
-    ahead = _load_step(drive, dt, weights, z, position, batch, length, group, channel, exists, constant, form)
+    ahead = _load_step(drive, dt, weights, z, position, place, constant, form)
     states = zero_states(form)
     sum_dt = tl.zeros_like(bias)
     for _ in range(first, last):
         rows, row_weight = ahead
-        ahead = _load_step(
-            drive, dt, weights, z, position + direction, batch, length, group, channel, exists, constant, form
-        )
-        states = enter(states, boundary, sequences, position, direction, length, channel, exists, form)
+        ahead = _load_step(drive, dt, weights, z, position + direction, place, constant, form)
+        states = enter(states, boundary, sequences, position, direction, place, form)
         step = rows[1].to(tl.float32) + bias
         if form.softplus:
             step = softplus(step)
@@ -105,21 +101,21 @@ def _walk_from_zero(
         else:
             states = add(times(decay(step, a), states), scaled(step * value, weight))
         position += direction
-    store_states(ends, item, channel, states, exists, form)
-    store_row(sums, item, channel, sum_dt, exists, form)
+    store_states(ends, item, states, place, True, form)
+    store_row(sums, item, sum_dt, place, True, form)
 
 
 @triton.jit(do_not_specialize=["length", "span", "spans"])
 def _pass_states(
     A, boundary, sequences, states, sums, length, span, spans, adjoint: tl.constexpr, form: tl.constexpr
-):  # fmt: skip
+):
     """Turn, in place, the states that leave spans walked from zero into the states that enter the spans."""
     program = tl.program_id(0).to(tl.int64)
     batch = program // form.tiles
-    _, channel, exists = channels_of(program % form.tiles, form)
-    a = load_a(A, channel, exists, form)
+    place = place_of(batch, length, program % form.tiles, form)
+    a = load_a(A, place, form)
     if boundary is not None and sequences is None:
-        carry = load_states(boundary, batch, channel, exists, form)
+        carry = load_states(boundary, batch, place, True, form)
     else:
         carry = zero_states(form)
     for begin in range(0, spans, _PASS_AHEAD):
@@ -127,48 +123,45 @@ def _pass_states(
         decays = ()
         for i in tl.static_range(_PASS_AHEAD):
             item = batch * spans + (spans - 1 - begin - i if adjoint else begin + i)
-            mask = exists & (begin + i < spans)
-            ends = ends + (load_states(states, item, channel, mask, form),)
-            decays = decays + (decay(load_row(sums, item, channel, mask, form), a),)
+            ends = ends + (load_states(states, item, place, begin + i < spans, form),)
+            decays = decays + (decay(load_row(sums, item, place, begin + i < spans, form), a),)
         for i in tl.static_range(_PASS_AHEAD):
             index = spans - 1 - begin - i if adjoint else begin + i
-            mask = exists & (begin + i < spans)
-            store_states(states, batch * spans + index, channel, carry, mask, form)
+            store_states(states, batch * spans + index, carry, place, begin + i < spans, form)
             carry = times(decays[i], carry)
             if sequences is not None:
-                index = tl.where(begin + i < spans, index, 0)
-                kept = _is_one_sequence(sequences, index, span, length, adjoint, form)
-                carry = scaled(tl.where(exists, kept, 0.0), carry)
+                first = tl.where(begin + i < spans, index, 0).to(tl.int64) * span
+                kept = _is_one_sequence(
+                    sequences, first, tl.minimum(first + span, length), adjoint, place, form
+                )
+                carry = scaled(tl.where(place[4], kept, 0.0), carry)
             carry = add(carry, ends[i])
 
 
 @triton.jit
-def _is_one_sequence(sequences, index, span, length, adjoint: tl.constexpr, form: tl.constexpr):
+def _is_one_sequence(sequences, first, last, adjoint: tl.constexpr, place, form: tl.constexpr):
     """Return 1.0 if walking a span enters no new sequence, else 0.0."""
-    first = index.to(tl.int64) * span
-    last = tl.minimum(first + span, length) - 1
     if adjoint:
-        before = sequence_at(sequences, last + 1, length, form)
-        return (before == sequence_at(sequences, first, length, form)).to(tl.float32)
+        before = sequence_at(sequences, last, place, form)
+        return (before == sequence_at(sequences, first, place, form)).to(tl.float32)
     else:
-        before = sequence_at(sequences, first - 1, length, form)
-        return (before == sequence_at(sequences, last, length, form)).to(tl.float32)
+        before = sequence_at(sequences, first - 1, place, form)
+        return (before == sequence_at(sequences, last - 1, place, form)).to(tl.float32)
 
 
 @lru_cache
-def split_time(length: int, rows: int, programs: int, cost: float) -> int:
-    """Return the length of the spans in which `rows` walks through time take least time.
+def split_chunks(chunks: int, rows: int, programs: int, cost: float) -> int:
+    """Return how many chunks make the spans in which `rows` walks through time take least time.
 
     `programs` walk at full speed together; walking spans costs `cost` times as much as walking time whole.
     """
-    chunks = -(-length // CHUNK)
 
     def time(span: int) -> float:
         spans = -(-chunks // span)
         return -(-rows * spans // programs) * span * (cost if spans > 1 else 1.0)
 
     spans = [waves * programs // rows for waves in range(1, 5)]
-    return CHUNK * min([chunks] + [-(-chunks // count) for count in spans if count > 1], key=time)
+    return min([chunks] + [-(-chunks // count) for count in spans if count > 1], key=time)
 
 
 def pack(cu_seqlens: Tensor | None, length: int) -> Tensor | None:

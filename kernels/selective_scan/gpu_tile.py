@@ -1,11 +1,11 @@
 """A tile of states [channels, states] and what drives it: what the Triton kernels of the scan share.
 
 A program is one warp. It keeps its tile in registers and walks time. Numbers are tuples: (real,), or
-(real, imaginary) where A is complex. The backward pass holds the complex conjugates of the adjoints, and C counts
-twice (y = 2 Re(sum C h)), so that both passes need nothing but sums and products.
+(real, imaginary) where A is complex. The backward pass holds the complex conjugates of the adjoints, and C
+counts twice (y = 2 Re(sum C h)), so that both passes need nothing but sums and products.
 
-Arguments of the kernels' functions that recur: `row` is a position of a batch, counted over all batches; `channel`
-is the channels of the tile and `exists` which of them there are; `form` is a `Form`.
+Arguments that recur: `place` is where a program works, (batch, length, group of channels, channels of the
+tile, which of them exist); `row` is a position of a batch, counted over all batches; `form` is a `Form`.
 """
 # mypy: allow-untyped-defs, disable-error-code="assignment,misc"
 # ruff: noqa: RET505
@@ -20,20 +20,20 @@ TURN = tl.constexpr(6.283185307179586)
 
 
 @triton.jit
-def channels_of(tile, form: tl.constexpr):
-    """Return the group of a tile, its channels, and which of them exist."""
+def place_of(batch, length, tile, form: tl.constexpr):
+    """Return the place of a tile, counted over all groups."""
     group = tile // form.group_tiles
     within = tile % form.group_tiles * form.width + tl.arange(0, form.width)
     if form.group_channels % form.width == 0:
-        exists = within >= 0
+        return batch, length, group, group * form.group_channels + within, within >= 0
     else:
-        exists = within < form.group_channels
-    return group, group * form.group_channels + within, exists
+        return batch, length, group, group * form.group_channels + within, within < form.group_channels
 
 
 @triton.jit
-def row_of(position, batch, length, form: tl.constexpr):
-    """Return the row of a position in the order of the scan."""
+def row_of(position, place, form: tl.constexpr):
+    """Return the row where a position of the scan lies."""
+    batch, length, _, _, _ = place
     if form.reverse:
         return batch * length + (length - 1 - position)
     else:
@@ -41,19 +41,23 @@ def row_of(position, batch, length, form: tl.constexpr):
 
 
 @triton.jit
-def load_row(pointer, row, channel, mask, form: tl.constexpr):
-    """Load a row of (batch, length, channels) as it is stored, zero where masked."""
-    return tl.load(pointer + (row * form.channels + channel), mask=mask, other=0.0)
+def load_row(pointer, row, place, mask, form: tl.constexpr):
+    """Load a row of (..., channels) as it is stored, zero where masked."""
+    _, _, _, channel, exists = place
+    return tl.load(pointer + (row * form.channels + channel), mask=exists & mask, other=0.0)
 
 
 @triton.jit
-def store_row(pointer, row, channel, values, mask, form: tl.constexpr):
-    tl.store(pointer + (row * form.channels + channel), values.to(pointer.dtype.element_ty), mask=mask)
+def store_row(pointer, row, values, place, mask, form: tl.constexpr):
+    _, _, _, channel, exists = place
+    at = pointer + (row * form.channels + channel)
+    tl.store(at, values.to(pointer.dtype.element_ty), mask=exists & mask)
 
 
 @triton.jit
-def load_parameter(pointer, channel, exists):
+def load_parameter(pointer, place):
     """Load a parameter of each channel: zero if it is absent."""
+    _, _, _, channel, exists = place
     if pointer is None:
         return tl.zeros(channel.shape, tl.float32)
     else:
@@ -91,24 +95,26 @@ def store_numbers(pointer, index, values, mask, form: tl.constexpr):
 
 
 @triton.jit
-def load_states(pointer, entry, channel, exists, form: tl.constexpr):
-    """Load the tile of an entry of (..., channels, states)."""
+def load_states(pointer, entry, place, mask, form: tl.constexpr):
+    """Load the tile of an entry of (..., channels, states), zero where masked."""
+    _, _, _, channel, exists = place
     state = tl.arange(0, form.size)
     index = (entry * form.channels + channel[:, None]) * form.states + state
-    return as_fp32(load_numbers(pointer, index, exists[:, None] & (state < form.states), form))
+    return as_fp32(load_numbers(pointer, index, (exists & mask)[:, None] & (state < form.states), form))
 
 
 @triton.jit
-def store_states(pointer, entry, channel, values, exists, form: tl.constexpr):
+def store_states(pointer, entry, values, place, mask, form: tl.constexpr):
+    _, _, _, channel, exists = place
     state = tl.arange(0, form.size)
     index = (entry * form.channels + channel[:, None]) * form.states + state
-    store_numbers(pointer, index, values, exists[:, None] & (state < form.states), form)
+    store_numbers(pointer, index, values, (exists & mask)[:, None] & (state < form.states), form)
 
 
 @triton.jit
-def load_a(A, channel, exists, form: tl.constexpr):
+def load_a(A, place, form: tl.constexpr):
     """Load A, its real part in units of log 2 and its imaginary part in turns."""
-    a = load_states(A, 0, channel, exists, form)
+    a = load_states(A, 0, place, True, form)
     if form.is_complex:
         return a[0] * LOG2_E, a[1] / TURN
     else:
@@ -116,8 +122,9 @@ def load_a(A, channel, exists, form: tl.constexpr):
 
 
 @triton.jit
-def load_weights(pointer, row, group, mask, form: tl.constexpr):
+def load_weights(pointer, row, place, mask, form: tl.constexpr):
     """Load a row of B or C, (batch, length, groups, states), as it is stored, zero where masked."""
+    _, _, group, _, _ = place
     state = tl.arange(0, form.size)
     index = (row * form.groups + group) * form.states + state
     return load_numbers(pointer, index, mask & (state < form.states), form)
@@ -224,23 +231,30 @@ def softplus(x):
 
 
 @triton.jit
-def sequence_at(sequences, position, length, form: tl.constexpr):
+def sequence_at(sequences, position, place, form: tl.constexpr):
     """Return which packed sequence holds a position; before and after all, -1 does."""
-    return tl.load(sequences + 1 + row_of(position, 0, length, form), mask=position <= length, other=-1)
+    _, length, _, _, _ = place
+    return tl.load(sequences + 1 + row_of(position, place, form), mask=position <= length, other=-1)
 
 
 @triton.jit
-def enter(
-    states, boundary, sequences, position, direction, length, channel, exists, form: tl.constexpr
-):  # fmt: skip
-    """Return the states that enter a position from its neighbour against `direction`: a new sequence's are its own."""
+def is_new(sequences, position, direction, place, form: tl.constexpr):
+    """Return the sequence of a position that is walked to in `direction`, and whether it begins there."""
+    sequence = sequence_at(sequences, position, place, form)
+    before = sequence_at(sequences, position - direction, place, form)
+    return sequence.to(tl.int64), (sequence >= 0) & (sequence != before)
+
+
+@triton.jit
+def enter(states, boundary, sequences, position, direction, place, form: tl.constexpr):
+    """Return the states that enter a position: the boundary's, or zero, if a packed sequence begins there."""
     if sequences is None:
         return states
     else:
-        sequence = sequence_at(sequences, position, length, form)
-        if (sequence >= 0) & (sequence != sequence_at(sequences, position - direction, length, form)):
+        sequence, begins = is_new(sequences, position, direction, place, form)
+        if begins:
             if boundary is None:
                 states = zero_states(form)
             else:
-                states = load_states(boundary, sequence.to(tl.int64), channel, exists, form)
+                states = load_states(boundary, sequence, place, True, form)
         return states
