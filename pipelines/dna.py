@@ -1,24 +1,21 @@
-"""What every DNA pipeline starts from: a genome its windows, batches, held-out bits, a model."""
+"""What every DNA pipeline starts from: a genome with its splits and windows, a trained model."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
-from bio.dataset import evaluation_batches, inputs_and_targets
 from bio.genome import Genome, open_genome
 from bio.interval import Splits, read_bed, split_by_fraction, split_by_record
 from bio.rule import split_windows
-from bio.vocabulary import BASES, VOCABULARY_SIZE, A
+from bio.vocabulary import VOCABULARY_SIZE
 from bio.window import TiledWindows, Windows
 from core.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
 from core.model import SequenceModel, SequenceModelConfig
-from core.training import IGNORED, World, count_targets, cross_entropy_sum
+from core.training import World
 
 
 @dataclass
@@ -77,11 +74,10 @@ def open_data(config: DataConfig, world: World) -> DnaData:
 
     Raises ValueError and OSError for a FASTA, a BED, a chromosome or a length that cannot be used.
     """
-    if not world.is_first:
-        world.sum(torch.zeros(1, device=world.device))
-    genome = open_genome(config.fasta)
     if world.is_first:
-        world.sum(torch.zeros(1, device=world.device))
+        open_genome(config.fasta)
+    world.sum(torch.zeros(1, device=world.device))  # the others wait here
+    genome = open_genome(config.fasta)
     if config.sha256 not in (None, genome.sha256):
         raise ValueError(
             f"{config.fasta} is not the file that is meant: its sha256 is {genome.sha256}, data.sha256 is "
@@ -91,27 +87,6 @@ def open_data(config: DataConfig, world: World) -> DnaData:
     return DnaData(
         genome, splits, *split_windows(genome, splits, config.length, config.split, config.max_n_fraction)
     )
-
-
-def held_out(
-    model: nn.Module, genome: Genome, windows: TiledWindows, batch_size: int, world: World
-) -> dict[str, float]:
-    """How well a model predicts windows it has not seen, over the symbols A, C, G, T alone.
-
-    Returns `loss` in nats a base, `bits_per_base` and `perplexity`. The processes share the work, batch_size
-    windows at a time each. Raises ValueError where the windows hold no base.
-    """
-    totals = torch.zeros(2, dtype=torch.float64, device=world.device)
-    for batch in evaluation_batches(genome, windows, batch_size, world.rank, world.size):
-        inputs, targets = inputs_and_targets(batch.to(world.device))
-        of_bases = torch.where(targets == IGNORED, IGNORED, targets - A)
-        logits = model(inputs)[..., BASES]
-        totals += torch.stack([cross_entropy_sum(logits, of_bases).double(), count_targets(targets)])
-    nats, bases = world.sum(totals).tolist()
-    if not bases:
-        raise ValueError("The windows to validate on hold only N: name other intervals.")
-    loss = nats / bases
-    return {"loss": loss, "bits_per_base": loss / math.log(2), "perplexity": math.exp(loss)}
 
 
 def evenly_spaced(windows: TiledWindows, count: int | None) -> TiledWindows:

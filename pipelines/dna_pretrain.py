@@ -17,6 +17,7 @@ import torch
 from omegaconf import MISSING
 
 from bio.dataset import GenomeDataset
+from bio.evaluation import evaluate
 from bio.rule import split_overlap
 from bio.span import total
 from bio.vocabulary import VOCABULARY_SIZE
@@ -25,7 +26,7 @@ from core.training import RunFolder, TrainingConfig, Validate, World, joined_wor
 from core.training.progress import Progress
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
-from pipelines.dna import DataConfig, DnaData, evenly_spaced, held_out, open_data
+from pipelines.dna import DataConfig, DnaData, evenly_spaced, open_data
 
 
 @dataclass
@@ -54,8 +55,8 @@ def pretrain(config: Config) -> Progress | None:
         data = open_data(config.data, world)
         torch.manual_seed(config.train.seed)
         model = SequenceModel(config.model).to(world.device)
-        _, micro_batch = world.rows(config.train.batch_size, config.train.micro_batch)
-        validate = validation(config, data, micro_batch, world)
+        world.rows(config.train.batch_size, config.train.micro_batch)  # raises before there is a run folder
+        validate = validation(config, data, model, world)
         if world.is_first:
             print(plan(config, data, model), flush=True)
         if config.dry_run:
@@ -73,12 +74,12 @@ def pretrain(config: Config) -> Progress | None:
         return progress if world.is_first else None
 
 
-def validation(config: Config, data: DnaData, batch_size: int, world: World) -> Validate | None:
-    """What measures a model's held-out bits per base; None where nothing is held out."""
+def validation(config: Config, data: DnaData, model: SequenceModel, world: World) -> Validate | None:
+    """What measures the model's held-out bits per base; None where nothing is held out."""
     if "valid" not in data.held_out:
         return None
     windows = evenly_spaced(data.held_out["valid"], config.data.validation_windows)
-    return lambda model: held_out(model, data.genome, windows, batch_size, world)
+    return lambda _: evaluate(model, data.genome, windows, world).metrics()
 
 
 def plan(config: Config, data: DnaData, model: torch.nn.Module) -> str:

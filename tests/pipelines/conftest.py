@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import core.training.distributed
 from pipelines import dna_pretrain
 
 TINY = [
@@ -42,11 +43,13 @@ def write_fasta(path: Path, lengths: dict[str, int]) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small run faster in one thread, and leave the other cores to the other tests."""
+def one_cpu_thread() -> Iterator[None]:
+    """Models this small run on the CPU, in one thread: two spend most of their time waiting for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.training.distributed, "_device", lambda _: torch.device("cpu"))
+        yield
     torch.set_num_threads(before)
 
 
