@@ -44,7 +44,7 @@ def write_fasta(path: Path, lengths: dict[str, int]) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_cpu_thread() -> Iterator[None]:
-    """Models this small run on the CPU, in one thread: two spend most of their time waiting for each other."""
+    """Such small models run on the CPU, in one thread: two mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
