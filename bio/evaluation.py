@@ -5,6 +5,7 @@ all the others.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,6 @@ class Evaluation:
 
     def context_rows(self) -> list[dict[str, Any]]:
         """A row a bin that has targets: least_context and most_context (bases), bases, bits_per_base."""
-        edges = zip(self.context_edges[:-1], self.context_edges[1:], strict=True)
         return [
             {
                 "least_context": low,
@@ -66,7 +66,7 @@ class Evaluation:
                 "bases": score.bases,
                 "bits_per_base": score.bits_per_base,
             }
-            for (low, high), score in zip(edges, self.by_context, strict=True)
+            for (low, high), score in zip(pairwise(self.context_edges), self.by_context, strict=True)
             if score.bases
         ]
 

@@ -1,10 +1,12 @@
-"""Intervals and splits: which bases are for training, validation and test.
+"""Intervals and splits: which bases are for training, validation and test, and which are scored.
 
 A split is a name, "train", "valid" or "test", and the spans (bio.span) that belong to it in one genome.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from bio.genome import Genome
 from bio.span import Spans, as_spans
@@ -12,6 +14,17 @@ from bio.span import Spans, as_spans
 SPLITS = ("train", "valid", "test")
 
 Splits = dict[str, Spans]
+
+BED_COMMENTS = ("#", "track", "browser")
+
+
+class Region(NamedTuple):
+    """Bases start .. end - 1 (0-based) of a record; `name` is what the file calls them, or empty."""
+
+    record: str
+    start: int
+    end: int
+    name: str
 
 
 def read_bed(path: str | Path, genome: Genome) -> Splits:
@@ -24,19 +37,34 @@ def read_bed(path: str | Path, genome: Genome) -> Splits:
     segments: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
     first_line: dict[tuple[int, int], int] = {}
     for number, line in _lines(Path(path)):
-        try:
+        with _naming(path, number):
             split, span = _parse(line, genome)
             if span in first_line:
                 raise ValueError(
                     f"The interval stands already on line {first_line[span]}: remove one of the two."
                 )
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
         first_line[span] = number
         segments[split].append(span)
     if not first_line:
         raise ValueError(f"{path} holds no intervals: write lines of chromosome, start, end and split.")
     return {split: as_spans(spans) for split, spans in segments.items()}
+
+
+def read_regions(path: str | Path, genome: Genome) -> list[Region]:
+    """The regions of any BED file, in its order: chromosome, start, end, and a name where there is one.
+
+    Further columns, comments and track lines are passed over; regions may overlap. Raises FileNotFoundError,
+    or ValueError naming the line, for a row that is malformed, inverted, past its chromosome's end, or on an
+    unknown chromosome.
+    """
+    regions = []
+    for number, line in _lines(Path(path)):
+        if not line.startswith(BED_COMMENTS):
+            with _naming(path, number):
+                regions.append(_parse_region(line, genome))
+    if not regions:
+        raise ValueError(f"{path} holds no regions: write lines of chromosome, start and end, tabs between.")
+    return regions
 
 
 def split_by_record(genome: Genome, names: Mapping[str, Sequence[str]]) -> Splits:
@@ -91,6 +119,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path} is not a text file: decompress it, or name another BED file.") from error
 
 
+@contextmanager
+def _naming(path: str | Path, line: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line}: {error}") from error
+
+
 def _parse(line: str, genome: Genome) -> tuple[str, tuple[int, int]]:
     fields = line.rstrip("\r\n").split("\t")
     if len(fields) != 4 or not (fields[1].isdecimal() and fields[2].isdecimal()):
@@ -101,6 +137,17 @@ def _parse(line: str, genome: Genome) -> tuple[str, tuple[int, int]]:
     name, start, end, split = fields
     _check_split(split)
     return split, genome.span(name, int(start), int(end))
+
+
+def _parse_region(line: str, genome: Genome) -> Region:
+    fields = line.rstrip("\r\n").split("\t")
+    if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        raise ValueError(
+            f"{line.strip()!r} is not a region: write chromosome, start and end with tabs between."
+        )
+    record, start, end = genome.resolve(fields[0]).name, int(fields[1]), int(fields[2])
+    genome.span(record, start, end)
+    return Region(record, start, end, fields[3] if len(fields) > 3 else "")
 
 
 def _check_split(split: str) -> None:

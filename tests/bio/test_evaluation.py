@@ -1,6 +1,7 @@
 """One evaluation for any number of processes, rows and pieces; its parts add up; the context of a target."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -58,9 +59,8 @@ def test_scores_are_those_of_one_forward_over_every_window(
     for score, chosen in ((evaluation.repeat, is_repeat), (evaluation.unique, ~is_repeat)):
         assert score.bases == (is_target & chosen).sum()
         assert score.nats == pytest.approx(losses.double()[chosen].sum().item(), rel=1e-6)
-    for low, high, score in zip(
-        evaluation.context_edges[:-1], evaluation.context_edges[1:], evaluation.by_context, strict=True
-    ):
+    edges = pairwise(evaluation.context_edges)
+    for (low, high), score in zip(edges, evaluation.by_context, strict=True):
         positions = slice(low - 1, high - 1)  # the target at position t has t + 1 bases before it
         assert score.bases == is_target[:, positions].sum()
         assert score.nats == pytest.approx(losses[:, positions].double().sum().item(), rel=1e-6)

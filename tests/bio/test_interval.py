@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bio.genome import Genome
-from bio.interval import SPLITS, read_bed, split_by_fraction, split_by_record
+from bio.interval import SPLITS, Region, read_bed, read_regions, split_by_fraction, split_by_record
 from bio.span import overlap, total
 from tests.bio.conftest import MakeGenome, random_bases
 
@@ -72,6 +72,41 @@ def test_missing_empty_and_compressed_bed_are_refused(tmp_path: Path, genome: Ge
     (tmp_path / "x.bed").write_bytes(b"\x1f\x8b\x08\xff")
     with pytest.raises(ValueError, match="is not a text file: decompress it"):
         read_bed(tmp_path / "x.bed", genome)
+
+
+def test_regions_of_any_bed(tmp_path: Path, genome: Genome) -> None:
+    bed = write_bed(
+        tmp_path,
+        "track name=x",
+        "#chrom\tstart\tend",
+        "1\t300\t500",
+        "chr1\t300\t400\tgene one\t0\t+",
+        "chrX\t0\t1\r",
+    )
+    assert read_regions(bed, genome) == [
+        Region("chr1", 300, 500, ""),
+        Region("chr1", 300, 400, "gene one"),
+        Region("chrX", 0, 1, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chr1\t20\t10", "chr1:20-10 is inverted"),
+        ("1\t0\t1001", "ends past the end of chr1, which has 1000 bases .* another assembly"),
+        ("chr7\t0\t10", "no chromosome chr7"),
+        ("chr1 0 10", "is not a region"),
+        ("chr1\t0", "is not a region"),
+    ],
+)
+def test_bad_region_is_named_with_file_and_number(
+    tmp_path: Path, genome: Genome, line: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"x.bed, line 2: .*{message}"):
+        read_regions(write_bed(tmp_path, "# regions", line), genome)
+    with pytest.raises(ValueError, match="holds no regions"):
+        read_regions(write_bed(tmp_path, "# regions"), genome)
 
 
 def test_records_go_to_the_split_that_names_them(genome: Genome) -> None:
