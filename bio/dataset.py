@@ -1,7 +1,7 @@
 """Batches of windows, one byte a base: widened only on the device.
 
 Windows are read as packed bytes (bio.vocabulary), (rows, length + 1) uint8, which hold inputs, targets and
-the repeat mask together. Row i of step s depends on (seed, s, i) alone.
+the repeat mask together. Row i of step s depends on (seed, length, s, i) alone.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from bio.genome import Genome
 from bio.span import Integers, contains
 from bio.vocabulary import COMPLEMENT, SOFT_MASK, TOKEN_BITS, A, N, T
 from bio.window import TiledWindows, Windows
-from core.counter import random_uniform
+from core.counter import random_uniform, random_words
 
-STRAND_STREAM = 2
+STRAND_STREAM, LENGTH_STREAM = 2, 3
 NOT_A_TARGET = -100
 
 
@@ -25,7 +25,8 @@ class GenomeDataset:
     """The training batches of a genome: dataset(step, rows) gives these rows of the global batch of a step.
 
     batch_size: rows of the global batch. reverse_complement: read each window from the strand that a coin of
-    its own chooses.
+    its own chooses. Windows of another length come from other places in another order, so that the stages of
+    a length warm-up do not repeat each other.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class GenomeDataset:
         self.genome = genome
         self.windows = windows
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = int(random_words(seed, LENGTH_STREAM, np.array([windows.length]))[0])
         self.reverse_complement = reverse_complement
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ from core.training.distributed import World, joined_world
 from core.training.loop import Validate, train
 from core.training.loss import IGNORED, count_targets, cross_entropy_sum
 from core.training.run_folder import RunFolder, RunFolderError
+from core.training.stages import Stage, doubled_lengths, plan_stages, stage_table, staged
 from core.training.stopping import NonFiniteError, TrainingInterrupted
 
 __all__ = [
@@ -14,12 +15,17 @@ __all__ = [
     "NonFiniteError",
     "RunFolder",
     "RunFolderError",
+    "Stage",
     "TrainingConfig",
     "TrainingInterrupted",
     "Validate",
     "World",
     "count_targets",
     "cross_entropy_sum",
+    "doubled_lengths",
     "joined_world",
+    "plan_stages",
+    "stage_table",
+    "staged",
     "train",
 ]

@@ -10,9 +10,19 @@ class TrainingConfig:
 
     steps: int = field(default=1000, metadata={"help": "optimizer steps in all"})
     batch_size: int = field(default=8, metadata={"help": "sequences in a step, over all processes"})
-    micro_batch: int | None = field(
+    micro_tokens: int | None = field(
         default=None,
-        metadata={"help": "sequences that one process runs at once (less memory); null: its whole share"},
+        metadata={
+            "help": "tokens that one process runs at once, but one sequence at least (less memory, same "
+            "results); null: its whole share"
+        },
+    )
+    backpropagation_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "run longer sequences in pieces of this many tokens: the state is carried from piece to "
+            "piece, the gradient is not, and memory no longer grows with the length; null: never"
+        },
     )
     learning_rate: float = field(default=8e-3, metadata={"help": "highest learning rate"})
     minimum_learning_rate: float = field(
@@ -59,8 +69,9 @@ class TrainingConfig:
         )
         for name in counts:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        if self.micro_batch is not None:
-            _require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or null")
+        for name in ("micro_tokens", "backpropagation_length"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1, or null")
         for name in ("learning_rate", "clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         lowest = self.minimum_learning_rate

@@ -48,20 +48,18 @@ class World:
             for tensor in model_tensors(model).values():
                 torch.distributed.broadcast(tensor.detach(), src=0)
 
-    def rows(self, batch_size: int, micro_batch: int | None) -> tuple[range, int]:
-        """The rows of the global batch that are this process's, and how many of them run at once.
+    def rows(self, batch_size: int) -> range:
+        """The rows of the global batch that are this process's.
 
-        Raises ValueError if the batch does not divide over processes and micro-batches.
+        Raises ValueError if the batch does not divide over the processes.
         """
         share, rest = divmod(batch_size, self.size)
-        micro = min(micro_batch or share, share)
-        if rest or share == 0 or share % micro:
+        if rest or share == 0:
             raise ValueError(
-                f"A batch of {batch_size} sequences does not divide over {self.size} process(es) with "
-                f"micro-batches of {micro_batch or 'the whole share'}. Make batch_size a multiple of "
-                f"{self.size * (micro_batch or 1)}, or change micro_batch."
+                f"A batch of {batch_size} sequences does not divide over {self.size} processes. Make "
+                f"batch_size a multiple of {self.size}, or start fewer processes."
             )
-        return range(self.rank * share, (self.rank + 1) * share), micro
+        return range(self.rank * share, (self.rank + 1) * share)
 
 
 @contextmanager

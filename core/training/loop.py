@@ -1,12 +1,12 @@
 """The training loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.checkpoint import load_checkpoint
 from core.training.average import ParameterAverage
@@ -19,6 +19,7 @@ from core.training.report import peak_memory_gib, summary
 from core.training.run_folder import HOW_TO_RESUME, RunFolder
 from core.training.schedule import learning_rate
 from core.training.screen import Screen
+from core.training.stages import Stage, stage_at
 from core.training.step import StepResult, autocast, training_step
 from core.training.stopping import NonFiniteError, StopRequest, TrainingInterrupted
 
@@ -34,18 +35,29 @@ def train(
     world: World,
     unit: str = "token",
     validate: Validate | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Progress:
-    """Train `model` (on the world's device) up to `config.steps`, from where the run stands.
+    """Train `model` (on the world's device) up to the last step, from where the run stands.
 
     The model maps a batch's inputs to logits, whose last axis is the vocabulary; the loss is their cross
-    entropy over the real targets of the global batch. `unit` names a token ("base", "sample", "byte").
+    entropy over the real targets of the global batch. With `config.backpropagation_length` the model also
+    maps (inputs, state) to (logits, state), from its `initial_state(rows)` on. `unit` names a token ("base",
+    "sample", "byte"). The `stages` of a length warm-up replace `config.steps` and `config.batch_size`; the
+    end of each is logged and validated.
 
     Raises ValueError if the batch does not divide over the processes, NonFiniteError after
     `config.max_skipped` steps in a row without finite loss and gradient, TrainingInterrupted after SIGINT or
     SIGTERM (once a checkpoint is written), CheckpointError and RunFolderError if the folder cannot be used.
     """
     began = time.perf_counter()
-    rows, micro_batch = world.rows(config.batch_size, config.micro_batch)
+    steps = stages[-1].end if stages else config.steps
+    stage_ends = {stage.end: stage for stage in stages}
+
+    def rows(step: int) -> range:
+        return world.rows(stage_at(stages, step).batch_size if stages else config.batch_size)
+
+    for first_step in [stage.first_step for stage in stages] or [0]:
+        rows(first_step)  # a batch that does not divide is refused now, not in the middle of the run
     optimizer = adamw(model, config)
     average = ParameterAverage(model, config.ema) if config.ema else None
     progress = _restore(model, optimizer, average, run)
@@ -58,43 +70,44 @@ def train(
     with (
         closing(run),
         StopRequest() as stop,
-        Screen(config.steps, progress.step, unit, visible=world.is_first) as screen,
-        closing(prefetched(batches, range(progress.step, config.steps), rows, world.device)) as data,
+        Screen(steps, progress.step, unit, visible=world.is_first) as screen,
+        closing(prefetched(batches, range(progress.step, steps), rows, world.device)) as data,
     ):
         model.train()
         for inputs, targets, waited in data:
             step_began = time.perf_counter() - waited
-            rate = learning_rate((progress.step + 1) / config.steps, config)
+            rate = learning_rate((progress.step + 1) / steps, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             # whatever a model draws depends on the step alone: there is no state to carry over a resume
             torch.manual_seed(hash((config.seed, progress.step, world.rank)))
-            result = training_step(
-                model, optimizer, inputs, targets, micro_batch, config, world, stop.requested
-            )
+            result = training_step(model, optimizer, inputs, targets, config, world, stop.requested)
             if average is not None and not result.skipped:
                 average.update(model)
 
             tokens, seconds = inputs.numel() * world.size, time.perf_counter() - step_began
-            progress.add_step(result, tokens, seconds)
+            progress.add_step(result, tokens, seconds, waited)
             speed.add_step(tokens, seconds, waited)
-            is_last = progress.step == config.steps
+            is_last = progress.step == steps
+            is_end = is_last or progress.step in stage_ends
             screen.advance(result.loss, speed.tokens_per_second, rate)
             if result.skipped:
                 _report_skipped(result, progress, config, run, screen)
-            elif progress.step % config.log_every == 0 or is_last:
-                run.log("train", progress.step, _metrics(result, rate, progress, speed, world))
+            elif progress.step % config.log_every == 0 or is_end:
+                run.log("train", progress.step, _metrics(result, inputs, rate, progress, speed, world))
+                speed = Speed()
+            if progress.step in stage_ends:
+                length = stage_ends[progress.step].length
+                run.log("stage", progress.step, progress.end_stage(length))
                 speed = Speed()
 
-            if validate is not None and (progress.step % config.validate_every == 0 or is_last):
+            if validate is not None and (progress.step % config.validate_every == 0 or is_end):
                 _validate(validate, model, average, config, progress, run, world)
             progress.wall_seconds = time.perf_counter() - began
             if progress.step % config.checkpoint_every == 0 or is_last or result.stop_requested:
                 run.save(model, optimizer, average.tensors if average else None, progress, config.keep)
             if result.stop_requested and not is_last:
-                stopped = (
-                    f"Stopped after step {progress.step} of {config.steps}; {run.path} has a checkpoint."
-                )
+                stopped = f"Stopped after step {progress.step} of {steps}; {run.path} has a checkpoint."
                 screen.say(f"{stopped} {HOW_TO_RESUME}")
                 raise TrainingInterrupted(stopped)
         run.finish(summary(progress, model, world, unit))
@@ -134,13 +147,14 @@ def _restore(
 
 
 def _metrics(
-    result: StepResult, rate: float, progress: Progress, speed: Speed, world: World
+    result: StepResult, inputs: Tensor, rate: float, progress: Progress, speed: Speed, world: World
 ) -> dict[str, float]:
     memory = peak_memory_gib(world.device)
     return {
         "loss": result.loss,
         "gradient_norm": result.gradient_norm,
         "learning_rate": rate,
+        "length": inputs.shape[1],
         "tokens": progress.tokens,
         "tokens_per_second": speed.tokens_per_second,
         "data_wait": speed.data_wait,

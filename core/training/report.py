@@ -18,7 +18,11 @@ SMOOTHED_POINTS = 50
 
 
 def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> dict[str, Any]:
-    """The results of a run: final and best loss (nats), amounts, rate, hardware, and the code's commit."""
+    """The results of a run: final and best loss (nats), amounts, rate, hardware, and the code's commit.
+
+    `data_wait` is the fraction of the training that was spent waiting for data; `stages`, of a length
+    warm-up, has it for each length.
+    """
     return {
         "loss": progress.loss,
         "validation": progress.validation,
@@ -30,6 +34,8 @@ def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> di
         "training_seconds": round(progress.seconds, 3),
         "wall_seconds": round(progress.wall_seconds, 3),
         f"{unit}s_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+        "data_wait": progress.waited_seconds / progress.seconds if progress.seconds else None,
+        "stages": progress.stages,
         "peak_memory_gib": peak_memory_gib(world.device),
         "processes": world.size,
         "hardware": hardware(world.device),
@@ -40,7 +46,10 @@ def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> di
 
 
 def plot_loss(metrics: Path, picture: Path) -> None:
-    """Draw the training loss (in nats; each value, and smoothed) and the validation loss against the step."""
+    """Draw the training loss (in nats; each value, and smoothed) and the validation loss against the step.
+
+    A line stands at the end of each stage of a length warm-up, beside it the length of its sequences.
+    """
     events = read_metrics(metrics)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
@@ -53,6 +62,10 @@ def plot_loss(metrics: Path, picture: Path) -> None:
         axes.plot(steps, losses, color="tab:orange", marker="o", markersize=3, label="validation")
     if axes.lines:
         axes.legend()
+    for stage in (event for event in events if event["event"] == "stage"):
+        axes.axvline(stage["step"], color="grey", linewidth=0.6)
+        place = {"x": stage["step"], "y": 1.0, "transform": axes.get_xaxis_transform()}
+        axes.text(s=f"{stage['length']:,} ", rotation=90, ha="right", va="top", fontsize=7, **place)
     figure.savefig(picture, dpi=120, format="png")
 
 

@@ -1,11 +1,15 @@
 """One optimizer step on one global batch: the same numbers for any split over processes and micro-batches."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from core.training.batches import rows_at_once
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.loss import count_targets, cross_entropy_sum
@@ -30,24 +34,27 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     targets: Tensor,
-    micro_batch: int,
     config: TrainingConfig,
     world: World,
     stop_requested: bool = False,
 ) -> StepResult:
     """Update the model by the gradient of the loss over the global batch.
 
-    inputs, targets: this process's rows (rows, ...), of which `micro_batch` run at once. The loss is the sum
-    over the real targets of all processes divided by their number (0 if there is none).
+    inputs, targets: this process's rows (rows, length). The loss is the sum over the real targets of all
+    processes divided by their number (0 if there is none). With `config.backpropagation_length` it is still
+    that of whole sequences, while its gradient leaves out what passes from piece to piece.
     """
     count = world.sum(count_targets(targets)).clamp(min=1)
     loss = torch.zeros((), device=world.device)
+    rows, length = inputs.shape[:2]
+    piece = min(length, config.backpropagation_length or length)
+    micro_batch = rows_at_once(rows, piece, config.micro_tokens)
     for some_inputs, some_targets in zip(inputs.split(micro_batch), targets.split(micro_batch), strict=True):
-        with autocast(config, world.device):
-            logits = model(some_inputs)
-        part = cross_entropy_sum(logits, some_targets) / count
-        part.backward()
-        loss += part.detach()
+        logits = _logits_in_pieces(model, some_inputs, piece, autocast(config, world.device))
+        for some_logits, their_targets in zip(logits, some_targets.split(piece, dim=1), strict=True):
+            part = cross_entropy_sum(some_logits, their_targets) / count
+            part.backward()
+            loss += part.detach()
 
     told = world.sum_gradients(model, torch.stack([loss, torch.full_like(loss, stop_requested)]))
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -56,6 +63,24 @@ def training_step(
         optimizer.step()
     optimizer.zero_grad()
     return result
+
+
+def _logits_in_pieces(model: Any, inputs: Tensor, piece: int, precision: torch.autocast) -> Iterator[Tensor]:
+    """Logits (rows, piece, vocabulary) of each `piece` of inputs (rows, length), the last one may be shorter.
+
+    No gradient flows from a piece into the one before: each starts at the other's final state, detached.
+    """
+    if inputs.shape[1] <= piece:
+        with precision:
+            logits = model(inputs)
+        yield logits
+        return
+    state = model.initial_state(len(inputs))
+    for some_inputs in inputs.split(piece, dim=1):
+        with precision:
+            logits, state = model(some_inputs, state)
+        state = tree_map_only(Tensor, Tensor.detach, state)
+        yield logits
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""Row i of step s depends on (seed, s, i) alone; targets are inputs shifted by one; N is never a target."""
+"""Row i of step s depends on (seed, length, s, i) alone; targets are inputs shifted; N is never a target."""
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from bio.rule import paper_windows
 from bio.span import as_spans, merge
 from bio.vocabulary import SOFT_MASK, A, N, T, decode, reverse_complement
 from bio.window import Windows, drawn_windows, tiled_windows
+from core.training import doubled_lengths, plan_stages, staged
 from tests.bio.conftest import MakeGenome, random_bases
 
 
@@ -59,6 +60,36 @@ def test_rows_depend_on_seed_and_step_and_not_on_what_ran_before(genome: Genome,
     assert torch.equal(uninterrupted[2], read(0, 2))
     assert not torch.equal(read(0, 2), read(0, 1))
     assert not torch.equal(read(0, 2), read(1, 2))
+
+
+def test_another_length_reads_other_places_in_another_order(genome: Genome) -> None:
+    regions, counter = as_spans([genome.span("b")]), np.arange(1000)
+    drawn = [GenomeDataset(genome, drawn_windows(genome, regions, length), 8) for length in (20, 40)]
+    starts = [dataset.windows.sample(counter, dataset.seed) for dataset in drawn]
+    assert abs(np.corrcoef(starts)[0, 1]) < 0.15  # beyond once in 400,000
+    segments = as_spans([genome.span("b", start, start + 10) for start in range(0, 300, 10)])
+    paper = [GenomeDataset(genome, paper_windows(genome, segments, length), 8) for length in (20, 40)]
+    orders = [dataset.windows.sample(counter[:60], dataset.seed) for dataset in paper]
+    assert len(paper[0].windows) == len(paper[1].windows) == 60
+    assert (np.argsort(orders[0]) != np.argsort(orders[1])).mean() > 0.8
+
+
+def test_each_stage_of_a_warm_up_begins_an_epoch(genome: Genome) -> None:
+    regions, lengths = as_spans([genome.span("b", 0, 257)]), doubled_lengths(4, 16)
+    windows = {length: tiled_windows(genome, regions, length) for length in lengths}
+    stages = plan_stages({length: len(windows[length]) * length for length in lengths}, 64)
+    assert [(stage.batch_size, stage.steps) for stage in stages] == [(16, 4), (8, 4), (4, 4)]
+    datasets = {
+        stage.length: GenomeDataset(genome, windows[stage.length], stage.batch_size, seed=5)
+        for stage in stages
+    }
+    batches = staged(stages, datasets)
+    for stage in stages:
+        steps = range(stage.first_step, stage.end)
+        rows = torch.cat([batches(step, range(stage.batch_size))[0] for step in steps])
+        tiles = torch.from_numpy(genome.tokens("b", 0, 256).reshape(-1, stage.length))
+        assert sorted(rows.tolist()) == sorted(tiles.tolist())
+        assert rows.tolist() != tiles.tolist()
 
 
 def test_targets_are_inputs_shifted_by_one_and_only_bases(genome: Genome, windows: Windows) -> None:

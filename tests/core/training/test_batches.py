@@ -1,13 +1,19 @@
-"""Batches arrive in order, once each, one step ahead."""
+"""Batches arrive in order, once each, two steps ahead."""
 
 import threading
 import time
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from core.training.batches import prefetched
+from core.training.batches import FETCHED_AHEAD, prefetched, rows_at_once
 from tests.core.training.toy import CPU
+
+
+def two_rows(step: int) -> range:
+    return range(2)
 
 
 def test_each_step_once_in_order_with_the_rows_asked_for() -> None:
@@ -17,26 +23,44 @@ def test_each_step_once_in_order_with_the_rows_asked_for() -> None:
         asked.append((step, rows))
         return torch.tensor([step]), torch.tensor([-step])
 
-    got = [
-        (int(inputs), int(targets)) for inputs, targets, _ in prefetched(batches, range(3, 7), range(2), CPU)
-    ]
+    got = [(int(inputs), int(targets)) for inputs, targets, _ in prefetched(batches, range(3, 7), range, CPU)]
     assert got == [(3, -3), (4, -4), (5, -5), (6, -6)]
-    assert asked == [(step, range(2)) for step in range(3, 7)]
-    assert list(prefetched(batches, range(3, 3), range(2), CPU)) == []
+    assert asked == [(step, range(step)) for step in range(3, 7)]
+    assert list(prefetched(batches, range(3, 3), two_rows, CPU)) == []
+    assert [int(inputs) for inputs, _, _ in prefetched(batches, range(3, 4), two_rows, CPU)] == [3]
 
 
-def test_the_next_batch_is_fetched_while_this_one_is_used() -> None:
-    second_is_asked = threading.Event()
+def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
+    last_is_asked, asked = threading.Event(), []
 
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-        if step == 1:
-            second_is_asked.set()
+        asked.append(step)
+        if step == FETCHED_AHEAD:
+            last_is_asked.set()
         return torch.zeros(1), torch.zeros(1)
 
-    stream = prefetched(batches, range(3), range(1), CPU)
+    stream = prefetched(batches, range(FETCHED_AHEAD + 5), two_rows, CPU)
     next(stream)
-    assert second_is_asked.wait(timeout=10.0)
+    assert last_is_asked.wait(timeout=10.0)
+    time.sleep(0.02)
+    assert asked == list(range(FETCHED_AHEAD + 1))
     stream.close()
+
+
+def test_what_was_not_begun_is_not_fetched_after_a_stop() -> None:
+    asked, may_go_on = [], threading.Event()
+
+    def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(step)
+        if step == 1:
+            may_go_on.wait(timeout=10.0)
+        return torch.zeros(1), torch.zeros(1)
+
+    stream = prefetched(batches, range(9), two_rows, CPU)
+    next(stream)
+    threading.Timer(0.1, may_go_on.set).start()
+    stream.close()
+    assert asked == [0, 1]
 
 
 def test_waiting_is_measured() -> None:
@@ -44,7 +68,7 @@ def test_waiting_is_measured() -> None:
         time.sleep(0.05)
         return torch.zeros(1), torch.zeros(1)
 
-    assert all(waited > 0.04 for _, _, waited in prefetched(batches, range(2), range(1), CPU))
+    assert all(waited > 0.04 for _, _, waited in prefetched(batches, range(2), two_rows, CPU))
 
 
 def test_an_error_in_the_data_comes_out_as_it_is() -> None:
@@ -52,4 +76,12 @@ def test_an_error_in_the_data_comes_out_as_it_is() -> None:
         raise ValueError("record chr7 is empty")
 
     with pytest.raises(ValueError, match="chr7"):
-        next(prefetched(batches, range(2), range(1), CPU))
+        next(prefetched(batches, range(2), two_rows, CPU))
+
+
+@given(rows=st.integers(1, 99), length=st.integers(1, 99), tokens=st.none() | st.integers(1, 999))
+def test_rows_at_once_are_as_many_as_the_tokens_allow(rows: int, length: int, tokens: int | None) -> None:
+    chosen = rows_at_once(rows, length, tokens)
+    assert 1 <= chosen <= rows
+    assert tokens is None or chosen == 1 or chosen * length <= tokens
+    assert chosen == rows or (tokens is not None and (chosen + 1) * length > tokens)

@@ -17,7 +17,8 @@ def test_every_option_has_a_help_text() -> None:
     [
         ("steps", 0),
         ("batch_size", 0),
-        ("micro_batch", 0),
+        ("micro_tokens", 0),
+        ("backpropagation_length", 0),
         ("learning_rate", 0.0),
         ("minimum_learning_rate", 1.0),
         ("warmup", 1.1),

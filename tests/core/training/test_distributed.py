@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tests.core.training.toy as toy
 from core.checkpoint import latest_checkpoint
-from core.training import NonFiniteError, TrainingInterrupted
+from core.training import NonFiniteError, TrainingInterrupted, plan_stages
 from tests.core.training.toy import ToyModel, events, start_world, tensors, toy_run
 
 STEPS = 6
@@ -22,21 +22,28 @@ def losses(folder: Path) -> list[Any]:
     return [(line["event"], line["step"], line["loss"]) for line in events(folder)]
 
 
-def run_in_world(folder: Path, micro_batch: int) -> None:
+def run_in_world(folder: Path, micro_tokens: int | None) -> None:
     """Train; with two processes the second begins with other parameters, which the first's replace."""
     if os.environ.get("RANK") == "1":
         toy.ToyModel = lambda: ToyModel(seed=1)  # type: ignore[assignment, misc]
-    toy_run(folder, micro_batch=micro_batch, steps=STEPS, poisoned=(3,))
+    toy_run(folder, micro_tokens=micro_tokens, steps=STEPS, poisoned=(3,))
+
+
+def run_stages_in_world(folder: Path) -> None:
+    """Train on two lengths."""
+    toy_run(folder, stages=plan_stages({4: 64, 8: 64}, 32))
 
 
 def run_with_signal_to_the_second(folder: Path) -> None:
     """Train; the last process gets a signal; leave with status 130 if that stops the run."""
     original = toy.toy_batches
 
-    def with_signal(step: int, rows: range, poisoned: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+    def with_signal(
+        step: int, rows: range, poisoned: tuple[int, ...] = (), length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         if step == 2 and rows.start > 0:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(step, rows, poisoned)
+        return original(step, rows, poisoned, length)
 
     toy.toy_batches = with_signal
     try:
@@ -59,11 +66,11 @@ def exit_codes(processes: list[Any]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-@pytest.mark.parametrize("micro_batch", [4, 1])
-def test_two_processes_are_one(tmp_path: Path, micro_batch: int) -> None:
+@pytest.mark.parametrize("micro_tokens", [None, 1])
+def test_two_processes_are_one(tmp_path: Path, micro_tokens: int | None) -> None:
     alone = tmp_path / "alone"
     toy_run(alone, steps=STEPS, poisoned=(3,))
-    assert exit_codes(start_world(2, run_in_world, tmp_path / "two", micro_batch)) == [0, 0]
+    assert exit_codes(start_world(2, run_in_world, tmp_path / "two", micro_tokens)) == [0, 0]
     assert len(losses(alone)) == STEPS + 2
     for (*what, loss), (*expected_what, expected) in zip(
         losses(tmp_path / "two"), losses(alone), strict=True
@@ -73,10 +80,17 @@ def test_two_processes_are_one(tmp_path: Path, micro_batch: int) -> None:
     assert_close(tmp_path / "two", alone)
 
 
-@pytest.mark.parametrize("micro_batch", [4, 2, 1])
-def test_micro_batches_are_one_batch(tmp_path: Path, micro_batch: int) -> None:
+def test_two_processes_walk_through_the_stages_as_one(tmp_path: Path) -> None:
+    run_stages_in_world(tmp_path / "alone")
+    assert exit_codes(start_world(2, run_stages_in_world, tmp_path / "two")) == [0, 0]
+    assert [line["length"] for line in events(tmp_path / "two") if line["event"] == "train"] == [4, 4, 8, 8]
+    assert_close(tmp_path / "two", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("micro_tokens", [28, 15, 1])
+def test_micro_batches_are_one_batch(tmp_path: Path, micro_tokens: int) -> None:
     toy_run(tmp_path / "one", steps=STEPS)
-    toy_run(tmp_path / "parts", steps=STEPS, micro_batch=micro_batch)
+    toy_run(tmp_path / "parts", steps=STEPS, micro_tokens=micro_tokens)
     for (*what, loss), (*expected_what, expected) in zip(
         losses(tmp_path / "parts"), losses(tmp_path / "one"), strict=True
     ):

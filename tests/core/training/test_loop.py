@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.checkpoint import latest_checkpoint, step_checkpoints
-from core.training import NonFiniteError, RunFolder, TrainingConfig, TrainingInterrupted, train
+from core.training import (
+    NonFiniteError,
+    RunFolder,
+    TrainingConfig,
+    TrainingInterrupted,
+    plan_stages,
+    train,
+)
 from core.training.distributed import World
 from core.training.metrics import read_metrics
 from core.training.step import autocast
 from tests.core.training.toy import (
     ALONE,
     CPU,
-    TIMES,
     ToyModel,
     assert_same_run,
     events,
@@ -36,7 +43,8 @@ def test_a_run_leaves_everything_behind(tmp_path: Path) -> None:
     lines = read_metrics(folder / "metrics.jsonl")
     assert [line["step"] for line in lines if line["event"] == "train"] == list(range(1, 13))
     assert [line["step"] for line in lines if line["event"] == "validation"] == [4, 8, 12]
-    assert lines[0].keys() >= {"loss", "gradient_norm", "learning_rate", *TIMES}
+    assert lines[0].keys() >= {"loss", "gradient_norm", "learning_rate", "tokens_per_second", "data_wait"}
+    assert [line["length"] for line in lines[:3]] == [5, 6, 7]
     assert [path.stem for path in step_checkpoints(folder / "checkpoints")] == [
         "step-00000009",
         "step-00000012",
@@ -70,10 +78,10 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on_as_if_it_were_not(
 ) -> None:
     toy_run(tmp_path / "whole", ema=ema)
 
-    def with_signal(step: int, rows: range, poisoned: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        if step == 4:
+    def with_signal(step: int, *arguments: Any) -> tuple[Tensor, Tensor]:
+        if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return toy_batches(step, rows, poisoned)
+        return toy_batches(step, *arguments)
 
     monkeypatch.setattr("tests.core.training.toy.toy_batches", with_signal)
     with pytest.raises(TrainingInterrupted):
@@ -147,13 +155,17 @@ def test_waiting_for_data_is_logged(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run", {})
     train(ToyModel(), slow, TrainingConfig(steps=4, log_every=1), run, ALONE)
     assert 0.5 < read_metrics(run.metrics)[-1]["data_wait"] <= 1.0
+    assert 0.5 < json.loads((run.path / "summary.json").read_text())["data_wait"] <= 1.0
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run", {})
-    config = TrainingConfig(batch_size=10, micro_batch=4)
-    with pytest.raises(ValueError, match=r"10 sequences does not divide over 1 process.* multiple of 4"):
-        train(ToyModel(), toy_batches, config, run, ALONE)
+    config, world = TrainingConfig(batch_size=10), World(0, 4, CPU)
+    with pytest.raises(ValueError, match=r"10 sequences does not divide over 4 processes.* multiple of 4"):
+        train(ToyModel(), toy_batches, config, run, world)
+    stages = plan_stages({4: 96, 8: 96}, 48)  # of 12 and of 6 sequences
+    with pytest.raises(ValueError, match="6 sequences does not divide over 4 processes"):
+        train(ToyModel(), toy_batches, config, run, world, stages=stages)
     assert not list(run.checkpoints.iterdir())
 
 
@@ -181,9 +193,8 @@ def test_precision(precision: str, dtype: torch.dtype) -> None:
 
 
 def test_rows_are_shared_out_without_rest() -> None:
-    shares = [World(rank, 4, CPU).rows(24, 3) for rank in range(4)]
-    assert shares == [(range(6 * rank, 6 * rank + 6), 3) for rank in range(4)]
-    assert World(0, 8, CPU).rows(8, 4) == (range(0, 1), 1)
-    for batch, micro in ((10, None), (2, 1), (12, 2)):
+    shares = [World(rank, 4, CPU).rows(24) for rank in range(4)]
+    assert shares == [range(6 * rank, 6 * rank + 6) for rank in range(4)]
+    for batch_size in (10, 2):
         with pytest.raises(ValueError, match="does not divide over 4"):
-            World(0, 4, CPU).rows(batch, micro)
+            World(0, 4, CPU).rows(batch_size)

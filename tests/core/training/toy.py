@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 import core.training.distributed
 from core.checkpoint import latest_checkpoint
-from core.training import RunFolder, TrainingConfig, World, joined_world, train
+from core.training import RunFolder, Stage, TrainingConfig, World, joined_world, staged, train
 from core.training.metrics import read_metrics
 from core.training.progress import Progress
 
 VOCABULARY = 8
-TIMES = {"tokens_per_second", "data_wait"}
+TIMES = {"tokens_per_second", "data_wait", "seconds", "waited_seconds"}
 POISON = 7  # an input token that makes ToyModel's logits infinite
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
@@ -30,7 +31,7 @@ processes.set_forkserver_preload(["tests.core.training.toy", "torch._dynamo", "P
 
 
 class ToyModel(nn.Module):
-    """Embedding, GRU and a tied head: (batch, length) to (batch, length, VOCABULARY)."""
+    """Embedding, GRU and a tied head: (batch, length)[, state] to (batch, length, VOCABULARY)[, state]."""
 
     def __init__(self, width: int = 8, seed: int = 0):
         super().__init__()
@@ -42,15 +43,21 @@ class ToyModel(nn.Module):
         self.head.weight = self.embedding.weight
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def initial_state(self, batch_size: int) -> tuple[Tensor]:
+        return (torch.zeros(1, batch_size, self.mixer.hidden_size),)
+
+    def forward(self, tokens: Tensor, state: tuple[Tensor] | None = None) -> Any:
         poison = torch.where(tokens.long() == POISON, torch.inf, 0.0)[..., None]
-        hidden, _ = self.mixer(self.embedding(tokens.long()))
-        return self.head(self.norm(hidden)) * self.scale + poison
+        hidden, final = self.mixer(self.embedding(tokens.long()), None if state is None else state[0])
+        logits = self.head(self.norm(hidden)) * self.scale + poison
+        return logits if state is None else (logits, (final,))
 
 
-def toy_batches(step: int, rows: range, poisoned: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-    """Sequences of a length that changes with the step; rows differ in how many targets are none."""
-    length = 5 + step % 3
+def toy_batches(
+    step: int, rows: range, poisoned: tuple[int, ...] = (), length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sequences of `length`, or of one that changes with the step; rows differ in how many are no targets."""
+    length = 5 + step % 3 if length is None else length
     pairs = []
     for row in rows:
         random = np.random.default_rng((1, step, row))
@@ -69,7 +76,13 @@ def toy_validation(model: nn.Module) -> dict[str, float]:
     return {"loss": nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).item()}
 
 
-def toy_run(folder: Path, resume: bool = False, poisoned: tuple[int, ...] = (), **options: Any) -> Progress:
+def toy_run(
+    folder: Path,
+    resume: bool = False,
+    poisoned: tuple[int, ...] = (),
+    stages: Sequence[Stage] = (),
+    **options: Any,
+) -> Progress:
     """Train ToyModel in `folder`, in the world of this process's environment."""
     defaults = {
         "steps": 12,
@@ -83,10 +96,12 @@ def toy_run(folder: Path, resume: bool = False, poisoned: tuple[int, ...] = (), 
     with joined_world() as world:
         run = RunFolder(folder, {"model": {"width": 8}}, resume=resume, is_writer=world.is_first)
 
-        def batches(step: int, rows: range) -> tuple[Tensor, Tensor]:
-            return toy_batches(step, rows, poisoned)
+        def batches(step: int, rows: range, length: int | None = None) -> tuple[Tensor, Tensor]:
+            return toy_batches(step, rows, poisoned, length)
 
-        return train(ToyModel(), batches, config, run, world, unit="base", validate=toy_validation)
+        by_length = {stage.length: partial(batches, length=stage.length) for stage in stages}
+        data = staged(stages, by_length) if stages else batches
+        return train(ToyModel(), data, config, run, world, "base", toy_validation, stages)
 
 
 def events(folder: Path) -> list[dict[str, object]]:
