@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from bio.evaluation import Evaluation
 from bio.kmer import Spectrum, kmer_names
 from core.files import replaced_atomically
 
@@ -37,6 +38,21 @@ def draw_spectra(held_out: Spectrum, generated: Spectrum, k: int, picture: Path)
     for index in np.argsort(np.abs(generated - held_out))[-EXTREMES:]:
         axes.annotate(names[index], (held_out[index], generated[index]), fontsize=8)
     axes.set(xlim=reach, ylim=reach)
+    save(figure, picture)
+
+
+def draw_context(evaluations: Mapping[str, Evaluation], picture: Path) -> None:
+    """Bits per base against how many bases of its window a base has before it, a line an evaluation."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="bases of context", ylabel="held-out bits per base")
+    axes.set_xscale("log", base=2)
+    for name, evaluation in evaluations.items():
+        rows = evaluation.context_rows()
+        middles = [(row["least_context"] * row["most_context"]) ** 0.5 for row in rows]
+        bits = [row["bits_per_base"] for row in rows]
+        (line,) = axes.plot(middles, bits, marker="o", markersize=3, label=name)
+        axes.axhline(evaluation.all.bits_per_base, color=line.get_color(), linewidth=0.8, linestyle="dashed")
+    axes.legend(title="dashed: the mean")
     save(figure, picture)
 
 

@@ -1,0 +1,45 @@
+"""What a DNA run measures while it trains: held-out bits, and whether context helps, as table and picture."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from bio.evaluation import Evaluation, evaluate
+from bio.genome import Genome
+from bio.window import TiledWindows
+from core.files import replaced_atomically
+from core.model import SequenceModel
+from core.training import Validate, World
+from pipelines.pictures import draw_context
+
+TABLE, PICTURE = "validation.json", "bits_by_context.png"
+
+
+def validation(genome: Genome, windows: TiledWindows, world: World, folder: Path) -> Validate:
+    """What measures a model on held-out windows; each time the first process leaves the last result in the
+    run folder: TABLE with all parts of it, PICTURE with the bits a base against the context."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        evaluation = evaluate(cast(SequenceModel, model), genome, windows, world)
+        if world.is_first:
+            with replaced_atomically(folder / TABLE) as temporary:
+                temporary.write_text(json.dumps(content(evaluation), indent=1) + "\n", encoding="utf-8")
+            draw_context({f"windows of {windows.length:,}": evaluation}, folder / PICTURE)
+        return evaluation.metrics()
+
+    return validate
+
+
+def content(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON: a row for all, for repeats and for unique sequence, and one a bin of context."""
+    parts = {"all": evaluation.all, "repeat": evaluation.repeat, "unique": evaluation.unique}
+    return {
+        "parts": {
+            name: {"bases": score.bases, "bits_per_base": score.bits_per_base}
+            for name, score in parts.items()
+            if score.bases
+        },
+        "by_context": evaluation.context_rows(),
+    }

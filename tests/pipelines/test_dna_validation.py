@@ -1,0 +1,42 @@
+"""A validation returns what core logs, and leaves its table and picture in the run folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from bio.evaluation import evaluate
+from bio.genome import open_genome
+from bio.window import tiled_windows
+from core.model import SequenceModel, SequenceModelConfig
+from core.training import World
+from pipelines.dna_validation import PICTURE, TABLE, validation
+
+
+class NotFirst(World):
+    """A process that sees all windows and does not write."""
+
+    is_first = False  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [World, NotFirst])
+def test_all_return_what_the_first_writes(fasta: Path, kind: type[World]) -> None:
+    genome = open_genome(fasta)
+    windows = tiled_windows(genome, genome.record_spans, 48)
+    model = SequenceModel(SequenceModelConfig(12, 8, 1))
+    world = kind(0, 1, torch.device("cpu"))
+
+    metrics = validation(genome, windows, world, Path())(model)
+
+    evaluation = evaluate(model, genome, windows, world)
+    assert metrics == pytest.approx(evaluation.metrics())
+    if kind is NotFirst:
+        assert list(Path().iterdir()) == []
+        return
+    content = json.loads(Path(TABLE).read_text())
+    assert content["parts"]["all"]["bits_per_base"] == pytest.approx(metrics["bits_per_base"])
+    assert "repeat" not in content["parts"]
+    assert content["by_context"] == evaluation.context_rows()
+    assert imread(PICTURE).ndim == 3
