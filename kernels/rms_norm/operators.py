@@ -74,7 +74,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     x, weight, residual, eps = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1], weight)
-    ctx.eps, ctx.dtype, ctx.residual_dtype = eps, x.dtype, None if residual is None else residual.dtype
+    ctx.eps, ctx.dtype, ctx.has_residual = eps, x.dtype, residual is not None
 
 
 def _differentiate(
@@ -83,11 +83,10 @@ def _differentiate(
     residual_out, weight = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(residual_out, dtype=ctx.dtype)
-    has_residual = ctx.residual_dtype is not None
     dx, dweight, dresidual = _rms_norm_backward(
-        grad_y, grad_residual_out, residual_out, weight, ctx.eps, has_residual
+        grad_y, grad_residual_out, residual_out, weight, ctx.eps, ctx.has_residual
     )
-    return dx, dweight, dresidual.to(ctx.residual_dtype) if has_residual else None, None
+    return dx, dweight, dresidual if ctx.has_residual else None, None
 
 
 for _name, _function, _fake in (

@@ -47,6 +47,15 @@ def test_equals_the_definition_within_rounding(dtype: torch.dtype, residual: boo
     assert found["residual_out"].dtype == found["weight"].dtype == torch.float32
 
 
+def test_takes_a_stream_of_any_dtype() -> None:
+    arguments = make_arguments((4, 40), residual=True, dtype=torch.bfloat16)
+    arguments["residual"] = arguments["residual"].detach().bfloat16().requires_grad_()
+    truth = outputs_and_gradients(rms_norm, in_double(arguments))
+    found = outputs_and_gradients(rms_norm, arguments)
+    assert_close(found, truth, torch.finfo(torch.bfloat16).eps)
+    assert found["residual"].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("output", [0, 1])
 def test_gradient_through_one_output_alone(output: int) -> None:
     arguments = make_arguments((3, 20), residual=True)
