@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 
+BANDWIDTH = 4.3e12  # bytes a second, read and written, that copying reaches on an H200
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Of one implementation: errors by output and gradient, milliseconds, and MiB added by both passes."""
@@ -82,6 +85,12 @@ def compare(
             "forward_backward_ratio": official.forward_backward_ms / ours.forward_backward_ms,
         }
     return row | ratios | {"reason": reason}
+
+
+def memory_floors(elements: int, forward_bytes: int, backward_bytes: int) -> dict[str, float]:
+    """Return the milliseconds that an H200's memory takes for so many bytes an element, as fields of a row."""
+    forward_ms, backward_ms = (elements * size / BANDWIDTH * 1e3 for size in (forward_bytes, backward_bytes))
+    return {"floor_forward_ms": forward_ms, "floor_forward_backward_ms": forward_ms + backward_ms}
 
 
 def _median_ms(function: Callable[[], Any], device: torch.device) -> float:
