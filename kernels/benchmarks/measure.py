@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-
 BANDWIDTH = 4.3e12  # bytes a second, read and written, that copying reaches on an H200
 
 
@@ -88,7 +87,7 @@ def compare(
 
 
 def memory_floors(elements: int, forward_bytes: int, backward_bytes: int) -> dict[str, float]:
-    """Return the milliseconds that an H200's memory takes for so many bytes an element, as fields of a row."""
+    """Return the milliseconds that the memory of an H200 takes for bytes an element, as fields of a row."""
     forward_ms, backward_ms = (elements * size / BANDWIDTH * 1e3 for size in (forward_bytes, backward_bytes))
     return {"floor_forward_ms": forward_ms, "floor_forward_backward_ms": forward_ms + backward_ms}
 
