@@ -4,7 +4,6 @@ NVRTC and the driver come through cuda-bindings, which torch's CUDA build alread
 """
 
 import ctypes
-import functools
 import hashlib
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from cuda.bindings import driver, nvrtc
 class Kernels:
     """The kernels of one compiled source, loaded on one device."""
 
-    def __init__(self, module: Any, device: int) -> None:
+    def __init__(self, module: Any, device: torch.device) -> None:
         self._module = module
         self._device = device
         self._functions: dict[tuple[str, int], Any] = {}
@@ -46,19 +45,13 @@ class Kernels:
 
 def load(sources: tuple[Path, ...], device: torch.device, **macros: int) -> Kernels:
     """Return the kernels of `sources`, one after the other, compiled for the device with these macros."""
-    return _load(sources, device.index, tuple(sorted(macros.items())))
-
-
-@functools.cache
-def _load(sources: tuple[Path, ...], device: int, macros: tuple[tuple[str, int], ...]) -> Kernels:
     with torch.cuda.device(device):
         torch.cuda.current_stream().synchronize()  # makes torch's context current in this thread
         major, minor = torch.cuda.get_device_capability(device)
         options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"]
-        options += [f"-D{name}={value}" for name, value in macros]
+        options += [f"-D{name}={value}" for name, value in macros.items()]
         code = "\n".join(source.read_text() for source in sources)
-        module = _driver(driver.cuModuleLoadData(binary(code, tuple(options))))
-        return Kernels(module, device)
+        return Kernels(_driver(driver.cuModuleLoadData(binary(code, tuple(options)))), device)
 
 
 def binary(code: str, options: tuple[str, ...]) -> bytes:

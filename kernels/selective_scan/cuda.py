@@ -6,6 +6,7 @@ sums of dB and dC (8 N bytes a position for each 512 channels).
 """
 
 import ctypes
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ _THREADS = 128
 _FLOATS = 16  # of a state that a block scans at once
 _MOST_FLOATS = 64
 _FORWARD_FILES = ("types", "rows", "arithmetic", "tile", "forward", "passing")
-_BACKWARD_FILES = (*_FORWARD_FILES, "backward_ends", "backward_parts", "backward")
+_BACKWARD_FILES = ("backward_ends", "backward_parts", "backward")
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -101,7 +102,7 @@ def forward(
     arguments = _forward_arguments(inputs, shape)
     arguments.y = _rows(y)
     arguments.final_state, arguments.checkpoints = _pointer(final_state), _pointer(checkpoints)
-    kernels = _kernels(_FORWARD_FILES, inputs, plan.per, cluster=1)
+    kernels = _kernels(inputs, plan.per)
     blocks, memory = _blocks(shape, plan.per), _forward_memory(groups, plan.per)
     if shape.segments > 1:
         ends, dt_sums = _segment_states(inputs, shape)
@@ -135,7 +136,7 @@ def backward(
     plan = cuda_plan.plan(inputs.x, cuda_plan.BACKWARD)
     shape, groups = _shape(inputs, plan), _padded(A) // _FLOATS
     cluster = _cluster(inputs, plan.per)
-    kernels = _kernels(_BACKWARD_FILES, inputs, plan.per, cluster)
+    kernels = _kernels(inputs, plan.per, cluster)
     grad_y, grad_final_state = _aligned(grad_y), _contiguous(grad_final_state)
     dx, ddt = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
     dz = None if z is None else torch.empty_like(dx)
@@ -279,27 +280,57 @@ def _cluster(inputs: _Inputs, per: int) -> int:
     return max(size for size in range(1, 9) if blocks % size == 0)
 
 
-def _kernels(files: tuple[str, ...], inputs: _Inputs, per: int, cluster: int) -> nvrtc.Kernels:
-    return nvrtc.load(
-        _sources(files),
-        inputs.x.device,
-        IO=_TYPES.index(inputs.x.dtype),
-        COMPLEX=int(inputs.A.is_complex()),
-        GROUPS=_padded(inputs.A) // _FLOATS,
-        PER=per,
-        CLUSTER=cluster,
-        FORWARD_BLOCKS=4 if per == 2 else 5,
-        BACKWARD_BLOCKS=(3 if per == 2 else 4) if _padded(inputs.A) == _FLOATS else 2,
-        HAS_D=int(inputs.D is not None),
-        HAS_Z=int(inputs.z is not None),
-        HAS_BIAS=int(inputs.dt_bias is not None),
-        SOFTPLUS=int(inputs.dt_softplus),
-        REVERSE=int(inputs.reverse),
+class _Variant(NamedTuple):
+    """What the source is compiled for; the fields in capitals are its macros."""
+
+    backward: bool
+    device: torch.device
+    IO: int
+    COMPLEX: int
+    GROUPS: int
+    PER: int
+    CLUSTER: int
+    HAS_D: int
+    HAS_Z: int
+    HAS_BIAS: int
+    SOFTPLUS: int
+    REVERSE: int
+
+    def macros(self) -> dict[str, int]:
+        """With how many blocks a multiprocessor is to hold at once, which bounds the registers."""
+        given = {name: value for name, value in self._asdict().items() if name.isupper()}
+        one_channel = self.PER == 1
+        backward_blocks = 2 if self.GROUPS > 1 else 4 if one_channel else 3
+        return given | {"FORWARD_BLOCKS": 5 if one_channel else 4, "BACKWARD_BLOCKS": backward_blocks}
+
+    def sources(self) -> tuple[Path, ...]:
+        names = _FORWARD_FILES + (_BACKWARD_FILES if self.backward else ())
+        return tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in names)
+
+
+@functools.cache
+def _compiled(variant: _Variant) -> nvrtc.Kernels:
+    return nvrtc.load(variant.sources(), variant.device, **variant.macros())
+
+
+def _kernels(inputs: _Inputs, per: int, cluster: int | None = None) -> nvrtc.Kernels:
+    """The kernels of the backward, or those of the forward where no cluster is given."""
+    return _compiled(
+        _Variant(
+            backward=cluster is not None,
+            device=inputs.x.device,
+            IO=_TYPES.index(inputs.x.dtype),
+            COMPLEX=int(inputs.A.is_complex()),
+            GROUPS=_padded(inputs.A) // _FLOATS,
+            PER=per,
+            CLUSTER=cluster or 1,
+            HAS_D=int(inputs.D is not None),
+            HAS_Z=int(inputs.z is not None),
+            HAS_BIAS=int(inputs.dt_bias is not None),
+            SOFTPLUS=int(inputs.dt_softplus),
+            REVERSE=int(inputs.reverse),
+        )
     )
-
-
-def _sources(files: tuple[str, ...]) -> tuple[Path, ...]:
-    return tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in files)
 
 
 def _forward_arguments(inputs: _Inputs, shape: Shape) -> ForwardArguments:

@@ -150,9 +150,10 @@ def test_compiles_without_a_gpu(io: int, is_complex: int, groups: int) -> None:
     from kernels import nvrtc
     from kernels.selective_scan import cuda
 
-    code = "\n".join(source.read_text() for source in cuda._sources(cuda._BACKWARD_FILES))
-    macros = {"IO": io, "COMPLEX": is_complex, "GROUPS": groups, "PER": 2, "CLUSTER": 4}
-    macros |= {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3 if groups == 1 else 2}
-    macros |= dict.fromkeys(("HAS_D", "HAS_Z", "HAS_BIAS", "SOFTPLUS", "REVERSE"), 1)
-    options = ("--gpu-architecture=sm_90", "--std=c++17", *(f"-D{k}={v}" for k, v in macros.items()))
-    assert nvrtc._compile(code, options).startswith(b"\x7fELF")
+    sizes = {"IO": io, "COMPLEX": is_complex, "GROUPS": groups, "PER": 2, "CLUSTER": 4}
+    flags = dict.fromkeys(("HAS_D", "HAS_Z", "HAS_BIAS", "SOFTPLUS", "REVERSE"), 1)
+    variant = cuda._Variant(backward=True, device=torch.device("cuda", 0), **sizes, **flags)
+    code = "\n".join(source.read_text() for source in variant.sources())
+    macros = tuple(f"-D{name}={value}" for name, value in variant.macros().items())
+    compiled = nvrtc._compile(code, ("--gpu-architecture=sm_90", "--std=c++17", *macros))
+    assert compiled.startswith(b"\x7fELF")
