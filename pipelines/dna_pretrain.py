@@ -4,8 +4,8 @@
     python -m pipelines.dna_pretrain run.dir=runs/mine --resume
     torchrun --nproc-per-node 8 -m pipelines.dna_pretrain --config NAME data.fasta=genome.fa.gz
 
-The run folder gets config.yaml, metrics.jsonl, TensorBoard events, checkpoints, summary.json and
-loss_curve.png.
+The run folder gets config.yaml, metrics.jsonl, TensorBoard events, checkpoints, the last validation as a
+table and a picture, and at the end summary.json and loss_curve.png.
 """
 
 import sys
@@ -17,7 +17,6 @@ import torch
 from omegaconf import MISSING
 
 from bio.dataset import GenomeDataset
-from bio.evaluation import evaluate
 from bio.rule import split_overlap
 from bio.span import total
 from bio.vocabulary import VOCABULARY_SIZE
@@ -27,6 +26,7 @@ from core.training.progress import Progress
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.dna import DataConfig, DnaData, evenly_spaced, open_data
+from pipelines.dna_validation import validation
 
 
 @dataclass
@@ -55,8 +55,8 @@ def pretrain(config: Config) -> Progress | None:
         data = open_data(config.data, world)
         torch.manual_seed(config.train.seed)
         model = SequenceModel(config.model).to(world.device)
-        world.rows(config.train.batch_size, config.train.micro_batch)  # raises before there is a run folder
-        validate = validation(config, data, model, world)
+        world.rows(config.train.batch_size)  # raises before there is a run folder
+        validate = validate_of(config, data, world)
         if world.is_first:
             print(plan(config, data, model), flush=True)
         if config.dry_run:
@@ -74,12 +74,12 @@ def pretrain(config: Config) -> Progress | None:
         return progress if world.is_first else None
 
 
-def validation(config: Config, data: DnaData, model: SequenceModel, world: World) -> Validate | None:
-    """What measures the model's held-out bits per base; None where nothing is held out."""
+def validate_of(config: Config, data: DnaData, world: World) -> Validate | None:
+    """What measures a model's held-out bits per base; None where nothing is held out."""
     if "valid" not in data.held_out:
         return None
     windows = evenly_spaced(data.held_out["valid"], config.data.validation_windows)
-    return lambda _: evaluate(model, data.genome, windows, world).metrics()
+    return validation(data.genome, windows, world, Path(config.run.dir))
 
 
 def plan(config: Config, data: DnaData, model: torch.nn.Module) -> str:

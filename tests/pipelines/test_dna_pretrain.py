@@ -157,7 +157,7 @@ class TestBadInput:
             (["data.length=0"], "length"),
             (["data.validation_windows=0"], "data.validation_windows"),
             (["data.lenght=3"], "Did you mean data.length"),
-            (["train.batch_size=4", "train.micro_batch=3"], "micro"),
+            (["train.micro_tokens=0"], "micro_tokens"),
             (["train.steps=0"], "steps"),
             (["model.d_model=0"], "d_model"),
             (["model.selective=[dt, E]"], "E"),
