@@ -1,16 +1,23 @@
 """Pictures of what a DNA model has learnt, as PNG files that are whole or absent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from bio.evaluation import Evaluation
 from bio.kmer import Spectrum, kmer_names
 from core.files import replaced_atomically
+from pipelines.power_law import PowerLaw
 
 EXTREMES = 5
+
+Rows = Sequence[Mapping[str, Any]]
+"""Finished runs of dna_scaling, with model, parameters, length and perplexity."""
 
 
 def draw_bits(bits: Mapping[str, float], picture: Path) -> None:
@@ -54,6 +61,50 @@ def draw_context(evaluations: Mapping[str, Evaluation], picture: Path) -> None:
         axes.axhline(evaluation.all.bits_per_base, color=line.get_color(), linewidth=0.8, linestyle="dashed")
     axes.legend(title="dashed: the mean")
     save(figure, picture)
+
+
+def draw_by_parameters(rows: Rows, laws: Mapping[int, PowerLaw], picture: Path) -> None:
+    """Perplexity against parameters, a line a length, with its power law (the paper's figure 5, left)."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="parameters", ylabel="held-out perplexity", xscale="log", yscale="log")
+    for length, of_length in _grouped(rows, "length").items():
+        parameters = [row["parameters"] for row in of_length]
+        points = axes.plot(
+            parameters, [row["perplexity"] for row in of_length], "o", label=f"{length:,} bases"
+        )
+        if length in laws:
+            reach = np.geomspace(min(parameters), max(parameters))
+            fitted = np.exp([laws[length].at(value) for value in reach])
+            axes.plot(reach, fitted, color=points[0].get_color(), linewidth=0.8)
+    _plain_ticks(axes)
+    axes.legend(title="windows of")
+    save(figure, picture)
+
+
+def draw_by_length(rows: Rows, picture: Path) -> None:
+    """Perplexity against the length of windows, a line a size (the paper's figure 5, right)."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="bases in a window", ylabel="held-out perplexity", yscale="log")
+    axes.set_xscale("log", base=2)
+    for size, of_size in _grouped(rows, "model").items():
+        lengths = [row["length"] for row in of_size]
+        axes.plot(lengths, [row["perplexity"] for row in of_size], marker="o", label=size)
+    _plain_ticks(axes)
+    axes.legend(title="parameters")
+    save(figure, picture)
+
+
+def _grouped(rows: Rows, key: str) -> dict[Any, Rows]:
+    """The rows of each value of a key, in the order of the rows."""
+    return {
+        value: [row for row in rows if row[key] == value] for value in dict.fromkeys(r[key] for r in rows)
+    }
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Perplexities as 2.9 and 3.0, where a logarithmic axis has powers of ten."""
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks(ScalarFormatter())
 
 
 def save(figure: Figure, picture: Path) -> None:

@@ -1,0 +1,221 @@
+"""Train models of several sizes, at several lengths and learning rates, and fit how the loss falls.
+
+    python -m pipelines.dna_scaling data.fasta=hg38.ml.fa.gz sizes=[250k,700k,1.4m] lengths=[1024,16384]
+    python -m pipelines.dna_scaling --config hg38_1k learning_rates=[4e-3,8e-3] --dry-run
+
+Every key of dna_pretrain holds for every run; sizes stand in for model.d_model and model.n_layer, lengths for
+data.length, learning_rates for train.learning_rate. A step has data.length * train.batch_size bases at every
+length. Each run is a folder in run.dir, trained as dna_pretrain trains. The same command goes on where it was
+stopped: finished runs are read, a started one is resumed. Beside the runs lie scaling.json (a row a run),
+power_laws.json, perplexity_by_parameters.png and perplexity_by_length.png.
+"""
+
+import copy
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.files import replaced_atomically
+from core.model import SequenceModel
+from core.training import NonFiniteError
+from pipelines import dna_pretrain
+from pipelines.cli import command
+from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
+from pipelines.dna_sizes import SIZES, sized_model
+from pipelines.scaling_table import results_text, write_results
+
+DIVERGED = "diverged.txt"
+
+
+@dataclass
+class Config(dna_pretrain.Config):
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_scaling"))
+    sizes: list[str] = field(
+        default_factory=lambda: list(SIZES), metadata={"help": f"models by their size: {', '.join(SIZES)}"}
+    )
+    lengths: list[int] = field(
+        default_factory=list, metadata={"help": "bases in a window; none: data.length alone"}
+    )
+    learning_rates: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "highest learning rates, the best of which counts; none: train.learning_rate alone"
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table: the name of its size, its folder, and its configuration."""
+
+    size: str
+    folder: Path
+    config: dna_pretrain.Config
+
+    @property
+    def state(self) -> str:
+        """new, started, finished, or diverged."""
+        if (self.folder / "summary.json").exists():
+            return "finished"
+        if (self.folder / DIVERGED).exists():
+            return "diverged"
+        return "started" if (self.folder / "config.yaml").exists() else "new"
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "dna_scaling", __doc__ or "")
+    cells = planned(config)
+    # before any run starts: what a first process has begun is not yet there for the others
+    states = [checked_state(cell) for cell in cells]
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first:
+        print(plan_text(cells, states), flush=True)
+    if config.dry_run:
+        return
+    for cell, state in zip(cells, states, strict=True):
+        if state in ("new", "started"):
+            train(cell, resume=state == "started", is_first=is_first)
+        if is_first:
+            write_results(Path(config.run.dir), rows(cells), arguments, config.train.seed)
+    if is_first:
+        print(results_text(rows(cells)))
+        print(f"{config.run.dir} holds the runs, their table and its pictures.")
+
+
+def planned(config: Config) -> list[Cell]:
+    """Every size at every length with every learning rate.
+
+    Raises ValueError for an unknown size, and for a length that does not divide the tokens of a step.
+    """
+    return [
+        cell_of(config, size, length, rate)
+        for size in config.sizes
+        for length in config.lengths or [config.data.length]
+        for rate in config.learning_rates or [config.train.learning_rate]
+    ]
+
+
+def cell_of(config: Config, size: str, length: int, learning_rate: float) -> Cell:
+    """The run of one size, length and learning rate."""
+    tokens = config.data.length * config.train.batch_size
+    if length < 1 or tokens % length:
+        raise ValueError(
+            f"A step of {tokens:,} tokens (data.length * train.batch_size) does not hold whole windows of "
+            f"{length:,} bases. Choose lengths that divide it."
+        )
+    folder = Path(config.run.dir) / f"{size}-{length}-{learning_rate:g}"
+    shape = {name: getattr(sized_model(size), name) for name in ("d_model", "n_layer")}
+    own = {
+        "data": dataclasses.replace(config.data, length=length),
+        "model": dataclasses.replace(config.model, **shape),
+        "train": dataclasses.replace(
+            config.train,
+            batch_size=tokens // length,
+            learning_rate=learning_rate,
+            minimum_learning_rate=min(config.train.minimum_learning_rate, learning_rate),
+        ),
+        "run": RunConfig(str(folder)),
+        "resume": False,
+        "dry_run": False,
+    }
+    common = {item.name: getattr(config, item.name) for item in dataclasses.fields(dna_pretrain.Config)}
+    return Cell(size, folder, dna_pretrain.Config(**copy.deepcopy({**common, **own})))
+
+
+def checked_state(cell: Cell) -> str:
+    """The state of a run; ConfigError, naming the keys, if it was begun with other settings."""
+    if cell.state == "new":
+        return cell.state
+    stored = merge(dna_pretrain.Config, read_yaml(str(cell.folder / "config.yaml")))
+    before, now = flat(asdict(stored)), flat(asdict(cell.config))
+    differences = [
+        f"{key} is {before[key]} there and {now[key]} here"
+        for key in now
+        if before[key] != now[key] and key not in ("data.sha256", "resume", "run.dir")
+    ]
+    if differences:
+        raise ConfigError(
+            f"The run in {cell.folder} has other settings: {'; '.join(differences)}. Give these keys their "
+            "old values, or choose another run.dir."
+        )
+    return cell.state
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def train(cell: Cell, resume: bool, is_first: bool) -> None:
+    """Train a run to its end; one whose loss is not finite any more is marked, and the table goes on."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        dna_pretrain.pretrain(dataclasses.replace(cell.config, resume=resume))
+    except NonFiniteError as error:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if is_first:
+            with replaced_atomically(cell.folder / DIVERGED) as temporary:
+                temporary.write_text(f"{error}\n", encoding="utf-8")
+
+
+def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """A row a run that has ended; perplexity and what goes with it are None where it diverged."""
+    ended = ((cell, cell.state) for cell in cells)
+    return [row(cell, state) for cell, state in ended if state in ("finished", "diverged")]
+
+
+def row(cell: Cell, state: str) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    if state == "finished":
+        summary = json.loads((cell.folder / "summary.json").read_text(encoding="utf-8"))
+        if not summary["validation"]:
+            raise ValueError(
+                f"The run in {cell.folder} held nothing out, so that there is no loss to compare: give "
+                "data.valid_fraction, data.valid_chromosomes or a data.bed with a split valid."
+            )
+    measured = summary.get("validation", {})
+    return {
+        "model": cell.size,
+        "parameters": count_parameters(cell),
+        "length": cell.config.data.length,
+        "learning_rate": cell.config.train.learning_rate,
+        "tokens": summary.get("tokens"),
+        "loss": measured.get("loss"),
+        "bits_per_base": measured.get("bits_per_base"),
+        "perplexity": measured.get("perplexity"),
+        "tokens_per_s": summary.get("bases_per_second"),
+        "peak_gib": summary.get("peak_memory_gib"),
+    }
+
+
+def count_parameters(cell: Cell) -> int:
+    with torch.device("meta"):
+        model = SequenceModel(cell.config.model)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def plan_text(cells: Sequence[Cell], states: Sequence[str]) -> str:
+    """A line a run: what it is, how much it trains, and how far it is."""
+    lines = [
+        f"{cell.folder.name:<24} {count_parameters(cell):>12,} parameters, {cell.config.train.steps:,} steps "
+        f"of {cell.config.train.batch_size:,} windows of {cell.config.data.length:,}: {state}"
+        for cell, state in zip(cells, states, strict=True)
+    ]
+    return "\n".join([f"{len(cells)} run(s), {states.count('finished')} finished", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
