@@ -1,5 +1,7 @@
 """Tensors (..., channels) as the kernels take them: rows of channels."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -22,6 +24,7 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+@cache
 def multiprocessors(device: torch.device) -> int:
     """Return how many multiprocessors a GPU has, 1 for Triton's interpreter on the CPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

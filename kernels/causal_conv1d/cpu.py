@@ -137,7 +137,7 @@ def forward(
         return y, x.new_empty(0)
     row, before, inside = _survivors(bounds, width)
     final_state = x.new_zeros(inside.shape[0], width - 1, x.shape[2])
-    final_state[inside] = x.reshape(-1, x.shape[2])[row[inside]]
+    final_state[inside] = rows[row[inside], : x.shape[2]].to(x.dtype)
     if initial_state is not None:
         sequence = torch.arange(len(initial_state)).unsqueeze(1).expand_as(before)
         final_state[~inside] = initial_state[sequence[~inside], before[~inside]].to(x.dtype)

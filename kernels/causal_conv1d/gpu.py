@@ -7,6 +7,7 @@ are all one case. Rows go in groups: the next group is loaded before the present
 that lies within one sequence takes a path without tests.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,15 @@ class Tile(NamedTuple):
     registers: int  # of a thread; a multiprocessor has 65,536
 
 
+class _Plan(NamedTuple):
+    """How programs share the rows and channels."""
+
+    block: int  # channels of a program
+    blocks: int  # that make all channels
+    rows_per_program: int
+    programs: int  # that make all rows
+
+
 FORWARD = Tile(bytes=512, fewest_rows=32, most_rows=256, registers=128)
 BACKWARD = Tile(bytes=256, fewest_rows=64, most_rows=512, registers=168)
 
@@ -52,23 +62,22 @@ def forward(
     rows, channels, width = as_rows(x), x.shape[2], weight.shape[1]
     initial_state = _contiguous(initial_state)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = _block(x, width, FORWARD)
+    plan = _plan(rows, width, FORWARD)
     with torch.cuda.device_of(x):
         if y.numel() > 0:
-            rows_per_program, programs = _divide(rows, block, FORWARD)
-            forward_kernel[(programs * triton.cdiv(channels, block),)](
+            forward_kernel[(plan.programs * plan.blocks,)](
                 rows, weight.contiguous(), _contiguous(bias), initial_state, *_places(cu_seqlens, len(rows)),
-                y, len(rows), x.shape[1], channels, rows_per_program, rows.stride(0),
-                silu, width, GROUP, block, num_warps=1, maxnreg=FORWARD.registers,
+                y, len(rows), x.shape[1], channels, plan.rows_per_program, rows.stride(0),
+                silu, width, GROUP, plan.block, num_warps=1, maxnreg=FORWARD.registers,
             )  # fmt: skip
         if not return_final_state:
             return y, x.new_empty(0)
         sequences = _count_sequences(x, cu_seqlens)
         final_state = torch.empty((sequences, width - 1, channels), dtype=x.dtype, device=x.device)
         if final_state.numel() > 0:
-            final_state_kernel[(sequences * triton.cdiv(channels, block),)](
+            final_state_kernel[(sequences * plan.blocks,)](
                 rows, initial_state, cu_seqlens, final_state, x.shape[1], channels, rows.stride(0),
-                width, block, num_warps=1,
+                width, plan.block, num_warps=1,
             )  # fmt: skip
     return y, final_state
 
@@ -88,23 +97,22 @@ def backward(
     weight, bias, initial_state = weight.contiguous(), _contiguous(bias), _contiguous(initial_state)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dstate = None if initial_state is None else torch.empty_like(initial_state)
-    block = _block(x, width, BACKWARD)
-    rows_per_program, programs = _divide(rows, block, BACKWARD)
-    partials = torch.empty((programs, width + 1, channels), dtype=torch.float32, device=x.device)
+    plan = _plan(rows, width, BACKWARD)
+    partials = torch.empty((plan.programs, width + 1, channels), dtype=torch.float32, device=x.device)
     sequences = _count_sequences(x, cu_seqlens)
     has_state = initial_state is not None or grad_final_state is not None
     with torch.cuda.device_of(x):
         if dx.numel() > 0:
-            backward_kernel[(programs * triton.cdiv(channels, block),)](
+            backward_kernel[(plan.programs * plan.blocks,)](
                 grads, rows, weight, bias, initial_state, *_places(cu_seqlens, len(rows)), dx, partials,
-                len(rows), x.shape[1], channels, rows_per_program, grads.stride(0), rows.stride(0),
-                silu, width, GROUP, block, num_warps=1, maxnreg=BACKWARD.registers,
+                len(rows), x.shape[1], channels, plan.rows_per_program, grads.stride(0), rows.stride(0),
+                silu, width, GROUP, plan.block, num_warps=1, maxnreg=BACKWARD.registers,
             )  # fmt: skip
         if has_state and sequences * (width - 1) * channels > 0:
-            state_backward_kernel[(sequences * triton.cdiv(channels, block),)](
+            state_backward_kernel[(sequences * plan.blocks,)](
                 grads, _contiguous(grad_final_state), rows, weight, bias, initial_state, cu_seqlens, dx,
                 dstate, x.shape[1], channels, grads.stride(0), rows.stride(0),
-                silu, width, block, num_warps=1,
+                silu, width, plan.block, num_warps=1,
             )  # fmt: skip
     sums = partials.sum(0)
     return dx, sums[:width].t(), None if bias is None else sums[width], dstate
@@ -114,12 +122,12 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
     """Return y for one position and update the state, which is contiguous, in place."""
     rows, channels, width = as_rows(x), x.shape[1], weight.shape[1]
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = _block(x, width, BACKWARD)
+    plan = _plan(rows, width, BACKWARD)
     if y.numel() > 0:
         with torch.cuda.device_of(x):
-            step_kernel[(len(rows) * triton.cdiv(channels, block),)](
+            step_kernel[(len(rows) * plan.blocks,)](
                 state, rows, weight.contiguous(), _contiguous(bias), y, channels, rows.stride(0),
-                silu, width, block, num_warps=1,
+                silu, width, plan.block, num_warps=1,
             )  # fmt: skip
     return y
 
@@ -141,15 +149,18 @@ def _places(cu_seqlens: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor
     return sequences, row - bounds[sequences]
 
 
-def _block(x: Tensor, width: int, tile: Tile) -> int:
-    """Return how many channels a program takes; a long filter needs twice the registers a channel."""
-    block = tile.bytes // x.element_size() // (2 if width > 4 else 1)
-    return min(block, triton.next_power_of_2(x.shape[-1]))
+def _plan(rows: Tensor, width: int, tile: Tile) -> _Plan:
+    return _plan_for(len(rows), rows.shape[1], rows.element_size(), width, rows.device, tile)
 
 
-def _divide(rows: Tensor, block: int, tile: Tile) -> tuple[int, int]:
-    """Return the rows of a program, and how many programs share the rows."""
-    programs = multiprocessors(rows.device) * PROGRAMS_PER_MULTIPROCESSOR
-    even = triton.cdiv(len(rows) * triton.cdiv(rows.shape[1], block), programs)
-    rows_per_program = triton.cdiv(min(max(even, tile.fewest_rows), tile.most_rows), GROUP) * GROUP
-    return rows_per_program, triton.cdiv(len(rows), rows_per_program)
+@lru_cache
+def _plan_for(
+    rows: int, channels: int, element_size: int, width: int, device: torch.device, tile: Tile
+) -> _Plan:
+    """Share the rows over programs; with a long filter, fewer channels fit in a program's registers."""
+    block = tile.bytes // element_size // (2 if width > 4 else 1)
+    block = min(block, triton.next_power_of_2(max(1, channels)))
+    blocks = -(-channels // block)
+    even = rows * blocks // (multiprocessors(device) * PROGRAMS_PER_MULTIPROCESSOR)
+    rows_per_program = -(-min(max(even, tile.fewest_rows), tile.most_rows) // GROUP) * GROUP
+    return _Plan(block, blocks, rows_per_program, -(-rows // rows_per_program))

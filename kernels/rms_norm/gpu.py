@@ -6,6 +6,8 @@ access to the stream would go through shared memory.
 """
 # mypy: allow-untyped-defs
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -73,9 +75,9 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     residual_out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     if x.numel() > 0:
         x, residual = as_rows(x), None if residual is None else as_rows(residual)
-        rows, block, warps = _tile(x, FORWARD_ELEMENTS)
+        rows, block, warps = _tile(x.shape[1], FORWARD_ELEMENTS)
         with torch.cuda.device_of(x):
-            _forward_kernel[(triton.cdiv(len(x), rows),)](
+            _forward_kernel[(-(-len(x) // rows),)](
                 x, weight.contiguous(), residual, y, residual_out, len(x), x.shape[1], eps,
                 x.stride(0), 0 if residual is None else residual.stride(0), rows, block, num_warps=warps,
             )  # fmt: skip
@@ -97,9 +99,9 @@ def backward(
         return dx, torch.zeros_like(weight), dresidual
     grad_y, residual_out = as_rows(grad_y), as_rows(residual_out)
     grad_residual_out = None if grad_residual_out is None else as_rows(grad_residual_out)
-    rows, block, warps = _tile(residual_out, BACKWARD_ELEMENTS)
+    rows, block, warps = _tile(len(weight), BACKWARD_ELEMENTS)
     busy = multiprocessors(dx.device) * max(1, BACKWARD_WARPS // warps)
-    programs = min(triton.cdiv(len(residual_out), rows), busy)
+    programs = min(-(-len(residual_out) // rows), busy)
     partials = torch.empty((programs, len(weight)), dtype=torch.float32, device=dx.device)
     with torch.cuda.device_of(dx):
         _backward_kernel[(programs,)](
@@ -111,7 +113,8 @@ def backward(
     return dx, partials.sum(0), dresidual
 
 
-def _tile(rows: Tensor, elements: int) -> tuple[int, int, int]:
+@lru_cache
+def _tile(channels: int, elements: int) -> tuple[int, int, int]:
     """Return the rows of a program, its channels padded to a power of two, and its warps."""
-    block = triton.next_power_of_2(rows.shape[1])
+    block = triton.next_power_of_2(channels)
     return max(1, elements // block), block, min(max(1, block // elements), MOST_WARPS)

@@ -154,11 +154,11 @@ def test_strided_and_expanded_inputs_equal_contiguous_ones() -> None:
     assert_close(run({name: tensor.detach() for name, tensor in strided.items()}), run(contiguous), 1e-6)
 
 
-@pytest.mark.parametrize(("batch", "length"), [(0, 5), (2, 0), (0, 0)])
-def test_nothing_gives_nothing(batch: int, length: int) -> None:
-    arguments = make_arguments(STATE, batch=batch, length=length)
+@pytest.mark.parametrize(("batch", "length", "channels"), [(0, 5, 20), (2, 0, 20), (0, 0, 20), (2, 3, 0)])
+def test_nothing_gives_nothing(batch: int, length: int, channels: int) -> None:
+    arguments = make_arguments(STATE, batch=batch, length=length, channels=channels)
     found = outputs_and_gradients(causal_conv1d, arguments)
-    assert found["y"].shape == (batch, length, 20)
+    assert found["y"].shape == (batch, length, channels)
     assert torch.equal(found["final_state"], arguments["initial_state"])
     assert not found["weight"].any()
 

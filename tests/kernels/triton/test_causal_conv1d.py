@@ -73,11 +73,11 @@ def test_steps_equal_forward(width: int, state_dtype: torch.dtype, device: str) 
     torch.testing.assert_close(state.to(final_state.dtype), final_state)
 
 
-@pytest.mark.parametrize(("batch", "length"), [(0, 5), (2, 0), (0, 0)])
-def test_nothing_gives_nothing(batch: int, length: int, device: str) -> None:
-    arguments = make_arguments(STATE, batch=batch, length=length, device=device)
+@pytest.mark.parametrize(("batch", "length", "channels"), [(0, 5, 20), (2, 0, 20), (0, 0, 20), (2, 3, 0)])
+def test_nothing_gives_nothing(batch: int, length: int, channels: int, device: str) -> None:
+    arguments = make_arguments(STATE, batch=batch, length=length, channels=channels, device=device)
     found = outputs_and_gradients(causal_conv1d, arguments)
-    assert found["y"].shape == (batch, length, 20)
+    assert found["y"].shape == (batch, length, channels)
     assert torch.equal(found["final_state"], arguments["initial_state"])
     assert not found["weight"].any()
 
