@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from audio.waveform import RATE, Waveform
+
+# A busy machine makes an example slow, which says nothing of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

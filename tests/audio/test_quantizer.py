@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -61,7 +61,6 @@ def test_mulaw_of_every_16_bit_sample_is_the_formula() -> None:
 
 
 @given(clip=clips)
-@settings(deadline=None)
 def test_paper_is_its_formula_up_to_rounding(clip: np.ndarray) -> None:
     exact = clip.astype(np.float64)
     stretched = -1 + 2 * (exact - exact.min()) / (exact.max() - exact.min() + 1e-6)
@@ -113,7 +112,6 @@ def test_mulaw_keeps_37_decibels_of_full_scale_noise_and_no_offset(noise: str) -
 
 
 @given(clip=clips, cut=st.integers(0, 60))
-@settings(deadline=None)
 @each_sample_wise
 def test_pieces_equal_the_whole(quantizer: Quantizer, clip: np.ndarray, cut: int) -> None:
     pieces = [encode(piece, quantizer) for piece in (clip[:cut], clip[cut:])]
@@ -121,7 +119,6 @@ def test_pieces_equal_the_whole(quantizer: Quantizer, clip: np.ndarray, cut: int
 
 
 @given(clip=clips, factor=st.sampled_from([0.5, 0.125]))
-@settings(deadline=None)
 def test_paper_stretches_every_clip_of_a_batch_by_itself(clip: np.ndarray, factor: float) -> None:
     codes = encode(np.stack([clip, clip[::-1], clip * factor]), "paper")
     assert np.array_equal(codes[0], encode(clip, "paper"))

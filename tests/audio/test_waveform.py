@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audio.waveform import RATE, as_pcm, read_waveform, resample, wave_stream, write_waveform
@@ -126,7 +126,6 @@ def test_a_wav_of_unknown_size_from_a_pipe_is_read(tmp_path: Path) -> None:
 
 
 @given(integers=st.lists(st.integers(-(2**15), 2**15 - 1)))
-@settings(deadline=None)
 def test_16_bit_samples_come_back_from_floats(integers: list[int]) -> None:
     assert as_pcm(np.array(integers, np.float32) / 2**15).tolist() == integers
 

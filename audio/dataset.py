@@ -1,0 +1,115 @@
+"""Batches of waveforms for training: codes of one byte, each the target of the codes before it.
+
+The inputs are the codes shifted by one behind a first SILENCE, so that every sample of a window is a target
+and nothing is known before the first. Row i of step s depends on (seed, s, i) alone.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audio.pack import PackedAudio
+from audio.quantizer import SILENCE
+from audio.window import Windows
+from core.counter import Integers, shuffled
+from core.training.loss import IGNORED
+
+ORDER_STREAM = 1
+
+
+class PackedBatch(NamedTuple):
+    """Sequences end to end, for models that take `cu_seqlens`; the state begins anew at each.
+
+    inputs: (1, total) uint8. targets: (1, total) int16. cu_seqlens: (rows + 1,) int32, from 0 to total.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    cu_seqlens: Tensor
+
+
+class AudioDataset:
+    """The training batches of packed audio: dataset(step, rows) gives these rows of a step's global batch.
+
+    Windows come in shuffled epochs. A batch is as wide as its longest window, whoever asks for which rows.
+    """
+
+    def __init__(self, audio: PackedAudio, windows: Windows, batch_size: int, seed: int = 0) -> None:
+        self.audio = audio
+        self.windows = windows
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Steps in an epoch, the last one included that runs into the next."""
+        return -(-len(self.windows) // self.batch_size)
+
+    def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
+        """Inputs uint8 and targets int16 (rows, width); beyond the end of a window targets are IGNORED."""
+        width = int(self.windows.lengths[self._chosen(step, range(self.batch_size))].max())
+        return read_padded(self.audio, self.windows, self._chosen(step, rows), width)
+
+    def packed(self, step: int, rows: range) -> PackedBatch:
+        """The same windows end to end, without padding: as many samples as they have."""
+        return read_packed(self.audio, self.windows, self._chosen(step, rows))
+
+    def labels(self, step: int, rows: range) -> Tensor:
+        """The classes (rows,) int64 of the same windows; audio.clip.NO_LABEL where there are none."""
+        return torch.from_numpy(self.windows.labels[self._chosen(step, rows)])
+
+    def _chosen(self, step: int, rows: range) -> Integers:
+        """Which windows (rows,) these rows are."""
+        counter = step * self.batch_size + np.arange(rows.start, rows.stop, rows.step)
+        return shuffled(counter, len(self.windows), self.seed, ORDER_STREAM)
+
+
+def evaluation_batches(
+    audio: PackedAudio, windows: Windows, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets (batch_size, width) of the windows of one of `world` ranks, in order.
+
+    The ranks together see every window once. Batches are filled up with rows that have no target, so that all
+    ranks see equally many, of the same shapes.
+    """
+    for first in range(0, len(windows), batch_size * world):
+        everyone = windows.lengths[first : first + batch_size * world]
+        begin = first + rank * batch_size
+        chosen = np.arange(begin, min(begin + batch_size, len(windows)))
+        inputs, targets = read_padded(audio, windows, chosen, int(everyone.max()))
+        missing = batch_size - len(chosen)
+        yield (
+            torch.nn.functional.pad(inputs, (0, 0, 0, missing), value=SILENCE),
+            torch.nn.functional.pad(targets, (0, 0, 0, missing), value=IGNORED),
+        )
+
+
+def read_padded(audio: PackedAudio, windows: Windows, chosen: Integers, width: int) -> tuple[Tensor, Tensor]:
+    """Inputs uint8 and targets int16 (rows, width) of the windows numbered `chosen` (rows,)."""
+    lengths = windows.lengths[chosen]
+    codes = np.full((len(chosen), width), SILENCE, np.uint8)
+    for row, start, length in zip(codes, windows.starts[chosen].tolist(), lengths.tolist(), strict=True):
+        row[:length] = audio.codes[start : start + length]
+    inputs, targets = inputs_and_targets(torch.from_numpy(codes))
+    beyond = torch.arange(width) >= torch.from_numpy(lengths)[:, None]
+    return inputs, targets.masked_fill(beyond, IGNORED)
+
+
+def read_packed(audio: PackedAudio, windows: Windows, chosen: Integers) -> PackedBatch:
+    """The windows numbered `chosen` (rows,) end to end."""
+    starts, lengths = windows.starts[chosen], windows.lengths[chosen]
+    pieces = [
+        audio.codes[start : start + length]
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+    inputs, targets = inputs_and_targets(torch.from_numpy(np.concatenate(pieces))[None])
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    inputs[0, bounds[:-1]] = SILENCE
+    return PackedBatch(inputs, targets, torch.from_numpy(bounds.astype(np.int32)))
+
+
+def inputs_and_targets(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs uint8 and targets int16 of whole windows of codes (rows, length), both of that shape."""
+    return torch.nn.functional.pad(codes[:, :-1], (1, 0), value=SILENCE), codes.to(torch.int16)
