@@ -13,7 +13,6 @@ power_laws.json, perplexity_by_parameters.png and perplexity_by_length.png.
 import copy
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ import torch
 
 from core.files import replaced_atomically
 from core.model import SequenceModel
-from core.training import NonFiniteError
+from core.training import NonFiniteError, World, joined_world
 from pipelines import dna_pretrain
 from pipelines.cli import command
 from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
@@ -73,21 +72,21 @@ class Cell:
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_scaling", __doc__ or "")
     cells = planned(config)
-    # before any run starts: what a first process has begun is not yet there for the others
-    states = [checked_state(cell) for cell in cells]
-    is_first = os.environ.get("RANK", "0") == "0"
-    if is_first:
-        print(plan_text(cells, states), flush=True)
-    if config.dry_run:
-        return
-    for cell, state in zip(cells, states, strict=True):
-        if state in ("new", "started"):
-            train(cell, resume=state == "started", is_first=is_first)
-        if is_first:
-            write_results(Path(config.run.dir), rows(cells), arguments, config.train.seed)
-    if is_first:
-        print(results_text(rows(cells)))
-        print(f"{config.run.dir} holds the runs, their table and its pictures.")
+    with joined_world() as world:
+        states = [checked_state(cell) for cell in cells]
+        world.sum(torch.zeros(1, device=world.device))  # no process begins before all have looked
+        if world.is_first:
+            print(plan_text(cells, states), flush=True)
+        if config.dry_run:
+            return
+        for cell, state in zip(cells, states, strict=True):
+            if state in ("new", "started"):
+                train(cell, state == "started", world)
+            if world.is_first:
+                write_results(Path(config.run.dir), rows(cells), arguments, config.train.seed)
+        if world.is_first:
+            print(results_text(rows(cells)))
+            print(f"{config.run.dir} holds the runs, their table and its pictures.")
 
 
 def planned(config: Config) -> list[Cell]:
@@ -157,16 +156,14 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def train(cell: Cell, resume: bool, is_first: bool) -> None:
+def train(cell: Cell, resume: bool, world: World) -> None:
     """Train a run to its end; one whose loss is not finite any more is marked, and the table goes on."""
-    if torch.cuda.is_available():
+    if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
         dna_pretrain.pretrain(dataclasses.replace(cell.config, resume=resume))
     except NonFiniteError as error:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        if is_first:
+        if world.is_first:
             with replaced_atomically(cell.folder / DIVERGED) as temporary:
                 temporary.write_text(f"{error}\n", encoding="utf-8")
 

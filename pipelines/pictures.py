@@ -83,14 +83,14 @@ def draw_by_parameters(rows: Rows, laws: Mapping[int, PowerLaw], picture: Path) 
 
 def draw_by_length(rows: Rows, picture: Path) -> None:
     """Perplexity against the length of windows, a line a size (the paper's figure 5, right)."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="bases in a window", ylabel="held-out perplexity", yscale="log")
     axes.set_xscale("log", base=2)
     for size, of_size in _grouped(rows, "model").items():
         lengths = [row["length"] for row in of_size]
         axes.plot(lengths, [row["perplexity"] for row in of_size], marker="o", label=size)
     _plain_ticks(axes)
-    axes.legend(title="parameters")
+    figure.legend(title="parameters", loc="outside right upper")
     save(figure, picture)
 
 

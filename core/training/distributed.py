@@ -66,15 +66,16 @@ class World:
 def joined_world() -> Iterator[World]:
     """Join the processes of torchrun (its RANK, WORLD_SIZE and LOCAL_RANK); without torchrun, be alone.
 
-    The device is the GPU of LOCAL_RANK where there are GPUs, else the CPU. Raises ValueError if torchrun
-    started more processes than there are GPUs.
+    The device is the GPU of LOCAL_RANK where there are GPUs, else the CPU. Joined already, it is the same
+    world again, which only the outer block leaves. Raises ValueError if torchrun started more processes than
+    there are GPUs.
     """
     rank, size, local = (
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
     )
     device = _device(local)
-    if size == 1:
+    if size == 1 or torch.distributed.is_initialized():
         yield World(rank, size, device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"

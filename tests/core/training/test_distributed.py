@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tests.core.training.toy as toy
 from core.checkpoint import latest_checkpoint
-from core.training import NonFiniteError, TrainingInterrupted, plan_stages
+from core.training import NonFiniteError, TrainingInterrupted, joined_world, plan_stages
 from tests.core.training.toy import ToyModel, events, start_world, tensors, toy_run
 
 STEPS = 6
@@ -60,6 +60,15 @@ def run_into_nan(folder: Path) -> None:
         sys.exit(1)
 
 
+def run_twice_in_one_world(folder: Path) -> None:
+    """Train two runs that join the world each, inside a world that is joined already."""
+    with joined_world() as world:
+        for name in ("first", "second"):
+            toy_run(folder / name, steps=2)
+        if world.sum(torch.ones(1)).item() != 2:
+            sys.exit(1)
+
+
 def exit_codes(processes: list[Any]) -> list[int | None]:
     for process in processes:
         process.join(timeout=60)
@@ -78,6 +87,11 @@ def test_two_processes_are_one(tmp_path: Path, micro_tokens: int | None) -> None
         assert what == expected_what
         assert loss == (expected if expected == "nan" else pytest.approx(expected, abs=1e-6))
     assert_close(tmp_path / "two", alone)
+
+
+def test_a_world_that_is_joined_is_joined_again(tmp_path: Path) -> None:
+    assert exit_codes(start_world(2, run_twice_in_one_world, tmp_path)) == [0, 0]
+    assert losses(tmp_path / "first") == losses(tmp_path / "second") != []
 
 
 def test_two_processes_walk_through_the_stages_as_one(tmp_path: Path) -> None:
