@@ -299,9 +299,8 @@ class _Variant(NamedTuple):
     def macros(self) -> dict[str, int]:
         """With how many blocks a multiprocessor is to hold at once, which bounds the registers."""
         given = {name: value for name, value in self._asdict().items() if name.isupper()}
-        one_channel = self.PER == 1
-        backward_blocks = 2 if self.GROUPS > 1 else 4 if one_channel else 3
-        return given | {"FORWARD_BLOCKS": 5 if one_channel else 4, "BACKWARD_BLOCKS": backward_blocks}
+        forward_blocks, backward_blocks = 5 if self.PER == 1 else 4, 2 if self.GROUPS > 1 else 3
+        return given | {"FORWARD_BLOCKS": forward_blocks, "BACKWARD_BLOCKS": backward_blocks}
 
     def sources(self) -> tuple[Path, ...]:
         names = _FORWARD_FILES + (_BACKWARD_FILES if self.backward else ())

@@ -28,8 +28,12 @@ HALF_STEP = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 @pytest.fixture(params=[(1, 3), (2, 1), (2, 3)], ids=lambda plan: f"per{plan[0]}x{plan[1]}")
 def forced_plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = cuda_plan.Plan(*request.param)
-    monkeypatch.setattr(cuda_plan, "plan", lambda x, ways: plan)
+    per, segments = request.param
+
+    def forced(x: Tensor, ways: tuple[cuda_plan.Costs, ...]) -> cuda_plan.Plan:
+        return cuda_plan.Plan(per if ways is cuda_plan.FORWARD else 2, segments)
+
+    monkeypatch.setattr(cuda_plan, "plan", forced)
 
 
 @pytest.fixture

@@ -148,11 +148,8 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
               advance(hs[j + 1][i], a[j][i], now[i].y, bb);
             }
           }
-#if PER == 2
-          float later[PER];
-#else
-          float later[4], later_y = 0.f, later_gb = 0.f;
-#endif
+          // Kept until the run is done: loads of the steps before cannot pass a store that they might meet.
+          float channel_sums[SUB], state_sums[SUB], decay_sums[SUB / 2], later[PER];
 #pragma unroll
           for (int j = SUB - 1; j >= 0; --j) {
             const int t = t1 + j;
@@ -179,40 +176,29 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
 #pragma unroll
               for (int n = 0; n < 4; ++n) dAk[i][n] = fmaf(now[i].x, e[n], dAk[i][n]);
             }
-            run_sums(m, run, j)[sum_at] = sum_quads(db, dc, at.lane);
-#if GROUPS > 1
-            Steps& steps_out = m.step_sums;
-            Values& decay_out = m.decay_sums;
-#else
-            Steps& steps_out = m.step;
-            Values& decay_out = m.dy;
-#endif
-#if PER == 2
-            float sum = sum_parts4(y[0], gb[0], y[1], gb[1], at.part);
-            float& slot = ((float*)&steps_out.at[t][2 * at.quad])[at.part];
-            slot = GROUPS > 1 && k ? slot + sum : sum;
+            channel_sums[j] = sum_quads(db, dc, at.lane);
+            state_sums[j] = sum_parts4(y[0], gb[0], y[1], gb[1], at.part);
             if (j & 1) {
               later[0] = through[0]; later[1] = through[1];
             } else {
-              float through_sum = sum_parts4(through[0], through[1], later[0], later[1], at.part);
-              float& decay_slot = decay_out.at[t + (at.part >> 1)][2 * at.quad + (at.part & 1)];
-              decay_slot = GROUPS > 1 && k ? decay_slot + through_sum : through_sum;
+              decay_sums[j / 2] = sum_parts4(through[0], through[1], later[0], later[1], at.part);
             }
+          }
+#if GROUPS > 1
+          Steps& steps_out = m.step_sums;
+          Values& decay_out = m.decay_sums;
 #else
-            if (j & 1) {
-              later_y = y[0]; later_gb = gb[0];
-            } else {
-              float sum = sum_parts4(y[0], gb[0], later_y, later_gb, at.part);
-              float& slot = ((float*)&steps_out.at[t + (at.part >> 1)][at.quad])[at.part & 1];
-              slot = GROUPS > 1 && k ? slot + sum : sum;
-            }
-            later[j & 3] = through[0];
-            if ((j & 3) == 0) {
-              float through_sum = sum_parts4(later[0], later[1], later[2], later[3], at.part);
-              float& decay_slot = decay_out.at[t + at.part][at.quad];
-              decay_slot = GROUPS > 1 && k ? decay_slot + through_sum : through_sum;
-            }
+          Steps& steps_out = m.step;
+          Values& decay_out = m.dy;
 #endif
+#pragma unroll
+          for (int j = 0; j < SUB; ++j) {
+            run_sums(m, run, j)[sum_at] = channel_sums[j];
+            float& slot = ((float*)&steps_out.at[t1 + j][2 * at.quad])[at.part];
+            slot = GROUPS > 1 && k ? slot + state_sums[j] : state_sums[j];
+            if (j & 1) continue;
+            float& decay_slot = decay_out.at[t1 + j + (at.part >> 1)][2 * at.quad + (at.part & 1)];
+            decay_slot = GROUPS > 1 && k ? decay_slot + decay_sums[j / 2] : decay_sums[j / 2];
           }
         }
 #pragma unroll

@@ -3,7 +3,7 @@
 //   IO        0: float, 1: bfloat16, 2: half      type of x, dt, B, C, z, y and of their gradients
 //   COMPLEX   0, 1                                complex states; B and C then carry (re, im)
 //   GROUPS    ceil(floats of a state / 16)        a lane holds 4 of the 16 floats of a group at a time
-//   PER       1, 2                                channels of a lane
+//   PER       1, 2                                channels of a lane; 2 in the backward
 //   HAS_D, HAS_Z, HAS_BIAS, SOFTPLUS, REVERSE     0, 1
 //   FORWARD_BLOCKS, BACKWARD_BLOCKS               blocks that a multiprocessor should hold at once
 //   CLUSTER   blocks that sum dB and dC together through distributed shared memory
