@@ -109,12 +109,12 @@ def backward(
     return (
         layout.trim(grad_x),
         layout.trim(grad_dt),
-        layout.to_states(grad_A.sum(0)),
+        layout.to_states(_sum_first_axis(grad_A)),
         layout.to_parameter(grad_B, B),
         layout.to_parameter(grad_C, C),
-        None if D is None else layout.trim(grad_D.sum(0)),
+        None if D is None else layout.trim(_sum_first_axis(grad_D)),
         None if grad_z is None else layout.trim(grad_z),
-        None if dt_bias is None else layout.trim(grad_bias.sum(0)),
+        None if dt_bias is None else layout.trim(_sum_first_axis(grad_bias)),
         None if grad_state is None else layout.to_states(grad_state),
     )
 
@@ -258,12 +258,17 @@ class _Layout:
 
     def to_parameter(self, gradient: Tensor, parameter: Tensor) -> Tensor:
         """Sum a gradient of `cpu_backward.Gradients` over rows or blocks, and undo `from_parameter`."""
-        gradient = gradient.sum(0)
+        gradient = _sum_first_axis(gradient)
         if gradient.dim() == 3:
             gradient = self.trim(gradient).movedim(-1, 0)
-        else:
+        elif gradient.shape[2] != parameter.shape[2]:
             gradient = gradient.unflatten(2, (parameter.shape[2], -1)).sum(3)
         return (gradient if self.kind is COMPLEX else gradient.squeeze(-1)).contiguous()
+
+
+def _sum_first_axis(tensor: Tensor) -> Tensor:
+    """Sum in this thread: to wake torch's threads costs more than they would save."""
+    return torch.from_numpy(tensor.numpy().sum(0))
 
 
 def _relabel(planes: Tensor, A: Tensor) -> Tensor:
