@@ -38,7 +38,7 @@ def sc09(folder: str | Path) -> Collection:
     clips = tuple(
         Clip(name, _split_of(name, listed), label)
         for label, digit in enumerate(DIGITS)
-        for name in sorted(f"{digit}/{file}" for file in audio_files(folder / digit))
+        for name in (f"{digit}/{file}" for file in audio_files(folder / digit))
     )
     version = _version(listed)
     collection = Collection(f"sc09-{version}", folder, clips, DIGITS)
@@ -81,8 +81,7 @@ def _read_list(path: Path) -> set[str]:
             f"There is no {path}, so {path.parent} is no unpacked Speech Commands archive: "
             "python -m audio.download sc09 fetches one."
         )
-    names = {line.strip() for line in path.read_text().splitlines()}
-    return {name for name in names if name.partition("/")[0] in DIGITS}
+    return {name for name in path.read_text().splitlines() if name.partition("/")[0] in DIGITS}
 
 
 def _split_of(name: str, listed: Mapping[str, set[str]]) -> str:

@@ -44,7 +44,7 @@ def encode(samples: Array, quantizer: Quantizer) -> Array:
             f"The samples are {samples.dtype}; they must be floating point in [-1, 1]: divide 16-bit samples "
             "by 32,768."
         )
-    samples = samples.detach().float().contiguous()
+    samples = samples.float().contiguous()
     if not samples.isfinite().all():
         raise ValueError("The samples hold NaN or infinity: remove them before they are quantized.")
     if quantizer == "paper":

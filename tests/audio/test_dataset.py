@@ -1,4 +1,4 @@
-"""Row i of step s depends on (seed, s, i) alone; every sample is a target, no padding is; packed is padded."""
+"""Row i of step s depends on (seed, s, i) alone; each sample is a target, no padding is; packed is padded."""
 
 from collections.abc import Sequence
 
@@ -82,12 +82,13 @@ def test_rows_depend_on_seed_and_step_and_not_on_what_ran_before(
     assert read(0, 2) != read(1, 2)
 
 
-def test_an_epoch_holds_every_window_once(audio: PackedAudio, windows: Windows) -> None:
-    dataset = AudioDataset(audio, windows, 1, seed=3)
-    assert len(dataset) == len(windows)
-    seen = [real(dataset(step, range(1))[1])[0] for step in range(len(dataset))]
-    assert sorted(seen) == sorted(codes_of(audio, windows, number) for number in range(len(windows)))
-    assert [len(AudioDataset(audio, windows, size)) for size in (7, 10**6)] == [-(-len(windows) // 7), 1]
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_an_epoch_holds_every_window_once(audio: PackedAudio, windows: Windows, batch_size: int) -> None:
+    dataset = AudioDataset(audio, windows, batch_size, seed=3)
+    assert len(dataset) == -(-len(windows) // batch_size)
+    seen = [row for step in range(len(dataset)) for row in real(dataset(step, range(batch_size))[1])]
+    expected = sorted(codes_of(audio, windows, number) for number in range(len(windows)))
+    assert sorted(seen[: len(windows)]) == expected
 
 
 def check_rows(

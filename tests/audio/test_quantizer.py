@@ -37,6 +37,12 @@ def test_golden_codes_of_paper() -> None:
     # as the published code gives them
     assert encode(np.array(SAMPLES), "paper").tolist() == [25, 25, 25, 26, 38, 8, 235, 250, 5, 255, 26, 0]
     assert encode(np.array([0.0, -1.0, 1.0, 0.5]), "paper").tolist() == [127, 0, 255, 240]
+    # samples whose codes change where the margins 0.01 and 0.005 do
+    near_edges = [-1.0, 1.0, -0.4004, -0.8047, 0.4769, -0.4982, 0.9578, -0.5931, 0.5931, -0.7375, 0.9576]
+    near_edges += [-0.8404, -0.8046, -0.3216, -0.4564, -0.2819, -0.2263, 0.0645, 0.3078]
+    assert encode(np.array(near_edges), "paper").tolist() == [
+        0, 255, 20, 4, 239, 15, 255, 12, 243, 7, 254, 4, 5, 26, 18, 29, 33, 193, 228,
+    ]  # fmt: skip
     assert decode(np.array([0, 1, 64, 127, 128, 129, 192, 255]), "paper") == pytest.approx(
         [-1, -0.957437038, -0.05882353, -0.00017362248, 0, 0.00017362248, 0.05882353, 0.957437038], rel=1e-6
     )

@@ -130,6 +130,10 @@ def test_16_bit_samples_come_back_from_floats(integers: list[int]) -> None:
     assert as_pcm(np.array(integers, np.float32) / 2**15).tolist() == integers
 
 
+def test_floats_become_the_nearest_16_bit_sample() -> None:
+    assert as_pcm(np.array([0.6, 0.4, -0.4, -0.6]) / 2**15).tolist() == [1, 0, 0, -1]
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     loud = np.concatenate([noise(100), np.array([1.5, -1.5, 1.0], np.float32)])
     write_waveform(tmp_path / "x.wav", loud)
