@@ -10,6 +10,7 @@ import numpy as np
 from bio.pack import pack, read_index
 from bio.span import Spans, as_spans, merge
 from bio.vocabulary import SOFT_MASK, Bytes, N, without_mask
+from core.pack import open_flat
 
 SCAN_BASES = 1 << 24
 
@@ -35,10 +36,9 @@ class Genome:
         content = read_index(index)
         self.index = index
         self.name: str = content["source"]["name"]
-        self.sha256: str = content["source"]["sha256"]
+        self.sha256: str = content["sha256"]
         self.records = {entry["name"]: Record(**entry) for entry in content["records"]}
-        bases = np.memmap(index.parent / content["bases"], np.uint8, "r", shape=(content["size"],))
-        self.bases: Bytes = np.asarray(bases)
+        self.bases: Bytes = open_flat(index, content)
 
     def __reduce__(self) -> tuple[type["Genome"], tuple[Path]]:
         return Genome, (self.index,)

@@ -1,26 +1,23 @@
 """Packing: a FASTA file made once into a flat file of bytes that is memory-mapped, and a JSON index.
 
 The bytes are those of bio.vocabulary (token, soft-mask flag). A separator N stands before, between and after
-the records, so that records never touch. The flat file carries its source's sha256 in its name and the index,
-written last, names it: a reader never sees an index beside another pack's bytes.
+the records, so that records never touch.
 """
 
 import hashlib
-import json
 import logging
-import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pooch
 
 from bio.fasta import check_fasta, open_fasta, read_bases
 from bio.vocabulary import N
+from core.pack import Index, index_path, new_pack
+from core.pack import read_index as read_index_of
 
-FORMAT = "helixwave packed genome"
-VERSION = 1
+KIND = "packed genome"
+VERSION = 2
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +30,14 @@ def pack(fasta: str | Path, cache: str | Path | None = None) -> Path:
     """
     fasta = Path(fasta).absolute()
     check_fasta(fasta)
-    index = _index_path(fasta, cache)
+    index = index_path(fasta.parent, fasta.name, cache)
     if index.exists():
         reason = _reason_to_rebuild(index, fasta)
         if reason is None:
             return index
         logger.warning("The pack %s is made again: %s.", index, reason)
     try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pack-", dir=index.parent) as scratch:
-            _write_pack(fasta, index, Path(scratch))
+        _write_pack(fasta, index)
     except OSError as error:
         raise OSError(
             f"{fasta} could not be packed into {index.parent} ({error}): allow writing and free space there, "
@@ -51,24 +46,9 @@ def pack(fasta: str | Path, cache: str | Path | None = None) -> Path:
     return index
 
 
-def read_index(index: Path) -> dict[str, Any]:
-    """The content of an index file; ValueError when it is no index of this format."""
-    try:
-        content = json.loads(index.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{index} is not the index of a packed genome: remove it and pack again.") from error
-    if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"{index} is not an index of {FORMAT}, version {VERSION}: remove it and pack again.")
-    return content
-
-
-def _index_path(fasta: Path, cache: str | Path | None) -> Path:
-    if cache is None and os.access(fasta.parent, os.W_OK):
-        return fasta.parent / f"{fasta.name}.pack.json"
-    folder = Path(pooch.os_cache("helixwave") if cache is None else cache)
-    # Two files of one name in different folders must not share a pack.
-    place = hashlib.sha256(str(fasta).encode()).hexdigest()[:8]
-    return folder / f"{fasta.name}.{place}.pack.json"
+def read_index(index: Path) -> Index:
+    """The content of an index; ValueError when it is no index of this format or its bytes are not whole."""
+    return read_index_of(index, KIND, VERSION)
 
 
 def _reason_to_rebuild(index: Path, fasta: Path) -> str | None:
@@ -77,22 +57,23 @@ def _reason_to_rebuild(index: Path, fasta: Path) -> str | None:
         content = read_index(index)
     except ValueError as error:
         return str(error).rstrip(".")
-    bases = index.parent / content["bases"]
-    if not bases.exists() or bases.stat().st_size != content["size"]:
-        return f"{bases.name} is missing or cut short"
     source, status = content["source"], fasta.stat()
     if source["size"] != status.st_size:
         return f"{fasta} has changed since"
-    if source["modified"] != status.st_mtime_ns and source["sha256"] != _sha256(fasta):
+    if source["modified"] != status.st_mtime_ns and content["sha256"] != _sha256(fasta):
         return f"{fasta} has changed since"
     return None
 
 
-def _write_pack(fasta: Path, index: Path, scratch: Path) -> None:
+def _write_pack(fasta: Path, index: Path) -> None:
     records, offset = [], 1
     separator = np.array([N], np.uint8).tobytes()
-    with open_fasta(fasta, scratch) as faidx, (scratch / "bases").open("wb") as file:
-        status, sha256 = fasta.stat(), _sha256(fasta)
+    with (
+        new_pack(index, KIND, VERSION) as (file, content),
+        tempfile.TemporaryDirectory(prefix=".pack-", dir=index.parent) as scratch,
+        open_fasta(fasta, Path(scratch)) as faidx,
+    ):
+        status, content["sha256"] = fasta.stat(), _sha256(fasta)
         file.write(separator)
         for name, entry in faidx.index.items():
             for piece in read_bases(fasta, faidx, name):
@@ -100,25 +81,8 @@ def _write_pack(fasta: Path, index: Path, scratch: Path) -> None:
             file.write(separator)
             records.append({"name": name, "length": entry.rlen, "offset": offset})
             offset += entry.rlen + 1
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "source": {
-            "name": fasta.name,
-            "size": status.st_size,
-            "modified": status.st_mtime_ns,
-            "sha256": sha256,
-        },
-        "bases": f"{index.name.removesuffix('.json')}.{sha256[:16]}.u8",
-        "size": offset,
-        "records": records,
-    }
-    (scratch / "index").write_text(json.dumps(content, indent=1))
-    stale = set(index.parent.glob(f"{index.name.removesuffix('.json')}.*.u8"))
-    os.replace(scratch / "bases", index.parent / content["bases"])
-    os.replace(scratch / "index", index)
-    for old in stale - {index.parent / content["bases"]}:
-        old.unlink(missing_ok=True)
+        content["source"] = {"name": fasta.name, "size": status.st_size, "modified": status.st_mtime_ns}
+        content["records"] = records
 
 
 def _sha256(path: Path) -> str:

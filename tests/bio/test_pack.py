@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bio.pack
+import core.pack
 from bio.genome import open_genome
 from bio.pack import pack, read_index
 from bio.vocabulary import N, decode
@@ -25,7 +26,7 @@ def test_pack_lies_beside_its_source_and_names_it(fasta: Path) -> None:
     assert index == fasta.parent / "x.fa.pack.json"
     assert content["source"]["name"] == "x.fa"
     assert [(record["name"], record["length"]) for record in content["records"]] == [("a", 100), ("b", 50)]
-    assert {path.name for path in fasta.parent.iterdir()} == {"x.fa", "x.fa.pack.json", content["bases"]}
+    assert {path.name for path in fasta.parent.iterdir()} == {"x.fa", "x.fa.pack.json", content["flat"]}
 
 
 def test_separators_stand_around_all_records(fasta: Path) -> None:
@@ -58,12 +59,12 @@ def test_changed_source_is_packed_again(fasta: Path, caplog: pytest.LogCaptureFi
 
 
 def _cut(index: Path) -> None:
-    bases = index.parent / read_index(index)["bases"]
+    bases = index.parent / read_index(index)["flat"]
     bases.write_bytes(bases.read_bytes()[:-1])
 
 
 def _remove(index: Path) -> None:
-    (index.parent / read_index(index)["bases"]).unlink()
+    (index.parent / read_index(index)["flat"]).unlink()
 
 
 def _older_version(index: Path) -> None:
@@ -83,9 +84,9 @@ def _garbage(index: Path) -> None:
     [
         (_cut, "missing or cut short"),
         (_remove, "missing or cut short"),
-        (_older_version, "is not an index of"),
-        (_foreign, "is not an index of"),
-        (_garbage, "is not the index of a packed genome"),
+        (_older_version, "is no index of a packed genome"),
+        (_foreign, "is no index of a packed genome"),
+        (_garbage, "is not the index of a pack"),
     ],
 )
 def test_harmed_pack_is_said_and_made_again(  # type: ignore[no-untyped-def]
@@ -111,8 +112,8 @@ def test_pack_of_another_fasta_of_that_name_is_not_used(fasta: Path, tmp_path: P
 def test_read_only_folder_falls_back_to_the_user_cache(
     fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bio.pack.os, "access", lambda *_: False)
-    monkeypatch.setattr(bio.pack.pooch, "os_cache", lambda _: tmp_path / "user" / "cache")
+    monkeypatch.setattr(core.pack.os, "access", lambda *_: False)
+    monkeypatch.setattr(core.pack, "user_cache", lambda: tmp_path / "user" / "cache")
     index = pack(fasta)
     assert index.parent == tmp_path / "user" / "cache"
     assert [path.name for path in fasta.parent.iterdir() if path.is_file()] == ["x.fa"]
