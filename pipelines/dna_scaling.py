@@ -10,7 +10,6 @@ stopped: finished runs are read, a started one is resumed. Beside the runs lie s
 power_laws.json, perplexity_by_parameters.png and perplexity_by_length.png.
 """
 
-import copy
 import dataclasses
 import json
 import sys
@@ -115,18 +114,13 @@ def cell_of(config: Config, size: str, length: int, learning_rate: float) -> Cel
     own = {
         "data": dataclasses.replace(config.data, length=length),
         "model": dataclasses.replace(config.model, **shape),
-        "train": dataclasses.replace(
-            config.train,
-            batch_size=tokens // length,
-            learning_rate=learning_rate,
-            minimum_learning_rate=min(config.train.minimum_learning_rate, learning_rate),
-        ),
+        "train": dataclasses.replace(config.train, batch_size=tokens // length, learning_rate=learning_rate),
         "run": RunConfig(str(folder)),
         "resume": False,
         "dry_run": False,
     }
     common = {item.name: getattr(config, item.name) for item in dataclasses.fields(dna_pretrain.Config)}
-    return Cell(size, folder, dna_pretrain.Config(**copy.deepcopy({**common, **own})))
+    return Cell(size, folder, dna_pretrain.Config(**{**common, **own}))
 
 
 def checked_state(cell: Cell) -> str:

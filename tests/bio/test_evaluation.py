@@ -25,7 +25,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def genome(make_genome: MakeGenome) -> Genome:
-    return make_genome({"a": random_bases(400, 1, "ACGTACGTNacgt"), "b": random_bases(100, 2)})
+    return make_genome({"a": random_bases(400, 1, "ACGTACGTNacgtn"), "b": random_bases(100, 2)})
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,23 @@ def test_processes_together_are_one(
     for rank in range(size):
         together = evaluate(model, genome, windows, Processes(rank, size, ALONE.device))
     assert_same(together, evaluate(model, genome, windows, ALONE))
+
+
+def test_processes_share_the_windows_evenly(
+    genome: Genome, windows: TiledWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = model_of(), []
+    original = model.hidden
+
+    def counted(inputs: torch.Tensor, *arguments: object) -> object:
+        rows.append(len(inputs))
+        return original(inputs, *arguments)
+
+    monkeypatch.setattr(model, "hidden", counted)
+    monkeypatch.setattr(World, "sum", lambda _, tensor: tensor)
+    evaluate(model, genome, windows, World(0, 5, ALONE.device))
+    assert len(windows) == 15
+    assert rows == [3]
 
 
 def test_a_window_is_what_streaming_gives(genome: Genome, model: SequenceModel) -> None:

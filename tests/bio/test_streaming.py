@@ -24,7 +24,7 @@ Losses = dict[int, np.ndarray]
 
 @pytest.fixture(scope="module")
 def genome(make_genome: MakeGenome) -> Genome:
-    records = {"a": random_bases(150, 1, "ACGTNacgt"), "b": random_bases(61, 2), "c": "G", "d": "NNNNN"}
+    records = {"a": random_bases(150, 1, "ACGTNacgtn"), "b": random_bases(61, 2), "c": "G", "d": "NNNNN"}
     return make_genome(records)
 
 
@@ -126,6 +126,22 @@ def test_pieces_are_full_but_the_last(genome: Genome) -> None:
     sizes = [sum(stretch.end - stretch.start for stretch in stretches) for stretches in pieces]
     assert sizes == [40] * 5 + [17]
     assert list(cut(as_spans(), 40)) == []
+
+
+def test_memory_is_of_a_few_pieces(genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lengths = model_of(), []
+    original = model.hidden
+
+    def counted(inputs: torch.Tensor, *arguments: object) -> object:
+        lengths.append(inputs.shape[1])
+        return original(inputs, *arguments)
+
+    monkeypatch.setattr(model, "hidden", counted)
+    losses = stream_losses(model, genome, genome.record_spans, piece=10)
+    next(losses)
+    assert lengths == [10] * (streaming.IN_FLIGHT + 1)
+    next(losses)
+    assert lengths == [10] * (streaming.IN_FLIGHT + 2)
 
 
 def test_sums_are_of_the_bases_that_have_a_loss(genome: Genome, model: SequenceModel) -> None:
