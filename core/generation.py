@@ -1,13 +1,14 @@
 """Sampling sequences: the prompt in one parallel pass, then a step a token."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from core.mamba import MambaState
-from core.model import SequenceModel, SequenceState
+from core.model import SequenceModel
+from core.multiscale import MultiscaleModel
 from core.sampling import SamplingConfig, sample, sample_keys
 
 
@@ -19,7 +20,7 @@ class Generated(NamedTuple):
 
 
 def generate(
-    model: SequenceModel,
+    model: SequenceModel | MultiscaleModel,
     count: int,
     length: int,
     prompt: Tensor | None = None,
@@ -35,7 +36,7 @@ def generate(
 
 
 def stream(
-    model: SequenceModel,
+    model: SequenceModel | MultiscaleModel,
     count: int,
     length: int,
     prompt: Tensor | None = None,
@@ -78,7 +79,7 @@ def stream(
 
 @torch.no_grad()
 def _stream(
-    model: SequenceModel,
+    model: SequenceModel | MultiscaleModel,
     prompt: Tensor | None,
     keys: Tensor,
     length: int,
@@ -98,12 +99,12 @@ def _stream(
         logits, state = model.step(token, state)
 
 
-def _prefill(model: SequenceModel, prompt: Tensor, count: int) -> tuple[Tensor, SequenceState]:
+def _prefill(model: SequenceModel | MultiscaleModel, prompt: Tensor, count: int) -> tuple[Tensor, Any]:
     """The logits (count, padded vocabulary) and the state after the prompt; a shared prompt is read once."""
     prompts = torch.atleast_2d(prompt)
     logits, state = model(prompts, model.initial_state(len(prompts)))
     copies = count // len(prompts)
-    state = tuple(MambaState(*(part.repeat_interleave(copies, 0) for part in layer)) for layer in state)
+    state = tree_map_only(Tensor, lambda part: part.repeat_interleave(copies, 0), state)
     return logits[:, -1].repeat_interleave(copies, 0), state
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from core.block import Block, RMSNorm
 from core.mamba import Mamba, MambaState
-from core.recompute import LEVELS, recomputed
+from core.recompute import check_level, recomputed
 
 SequenceState = tuple[MambaState, ...]
 
@@ -50,12 +50,11 @@ class SequenceModelConfig:
         for name in ("vocab_size", "d_model", "n_layer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.recompute not in LEVELS:
-            raise ValueError(f"recompute is {self.recompute}; it must be one of {', '.join(LEVELS)}.")
+        check_level(self.recompute)
 
     @property
     def padded_vocab_size(self) -> int:
-        return math.ceil(self.vocab_size / 8) * 8
+        return padded(self.vocab_size)
 
     def mixer(self) -> Mamba:
         """A new mixer of this shape."""
@@ -68,6 +67,20 @@ class SequenceModelConfig:
             self.complex,
             self.selective,
         )
+
+
+def padded(vocab_size: int) -> int:
+    """The rows of an embedding of so many symbols: the next multiple of 8, which matrix units want."""
+    return math.ceil(vocab_size / 8) * 8
+
+
+def embedded(tokens: Tensor, embedding: nn.Embedding, axes: str) -> Tensor:
+    """tokens of any integer dtype and the axes so named -> (*axes, d_model); ValueError for any others."""
+    if tokens.dim() != len(axes.split(", ")):
+        raise ValueError(f"tokens have the shape {tuple(tokens.shape)}; it must be ({axes}).")
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise ValueError(f"tokens are {tokens.dtype}; they must be integers.")
+    return embedding(tokens.int())
 
 
 class SequenceModel(nn.Module):
@@ -126,7 +139,7 @@ class SequenceModel(nn.Module):
 
         The given state is overwritten, and returned. No gradients.
         """
-        hidden, residual = self._embed(token), None
+        hidden, residual = embedded(token, self.embedding, "batch"), None
         new_state = []
         for block, block_state in zip(self._blocks(), state, strict=True):
             hidden, residual, block_state = block.step(hidden, residual, block_state)
@@ -137,22 +150,15 @@ class SequenceModel(nn.Module):
         self, tokens: Tensor, state: SequenceState | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, SequenceState]:
         """The hidden sequence and the state after it, which is empty when none is given."""
-        if tokens.dim() != 2:
-            raise ValueError(f"tokens have the shape {tuple(tokens.shape)}; it must be (batch, length).")
         if state is not None and len(state) != len(self.layers):
             raise ValueError(f"The state is of {len(state)} blocks; the model has {len(self.layers)}.")
-        hidden, residual = self._embed(tokens), None
+        hidden, residual = embedded(tokens, self.embedding, "batch, length"), None
         final_state: list[MambaState] = []
         for block, block_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
             inputs = hidden, residual, block_state, cu_seqlens
             hidden, residual, *block_final_state = recomputed(self.config.recompute, block, *inputs)
             final_state += block_final_state
         return self.norm_f(hidden, residual)[0], tuple(final_state)
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-            raise ValueError(f"tokens are {tokens.dtype}; they must be integers.")
-        return self.embedding(tokens.int())
 
     def _blocks(self) -> list[Block]:
         return list(self.layers)  # type: ignore[arg-type]

@@ -22,6 +22,12 @@ import kernels  # noqa: F401  (registers the operators)
 LEVELS = ("none", "cheap", "block")
 
 
+def check_level(level: str) -> None:
+    """Raises ValueError for a level that there is not."""
+    if level not in LEVELS:
+        raise ValueError(f"recompute is {level}; it must be one of {', '.join(LEVELS)}.")
+
+
 def recomputed(level: str, function: Callable[..., Any], *inputs: Any) -> Any:
     """Call `function`; what it keeps for the backward pass is as the level says."""
     if level == "none" or not torch.is_grad_enabled():

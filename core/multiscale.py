@@ -1,0 +1,287 @@
+"""The multi-scale model of long signals: a U-Net of Mamba blocks over slower and slower clocks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from core.block import Block, RMSNorm
+from core.mamba import Mamba, MambaState
+from core.model import SequenceState, embedded, padded
+from core.pooling import Pooled, PooledState
+from core.recompute import check_level, recomputed
+
+
+@dataclass
+class MixerConfig:
+    """The kind of the mixers in one part of a MultiscaleModel."""
+
+    complex: bool = field(
+        default=False, metadata={"help": "d_state / 2 conjugate pairs in place of d_state real states"}
+    )
+    selective: Any = field(
+        default=True,
+        metadata={
+            "help": "which of dt, B and C depend on the input: true: all (S6); false: none (S4D); or "
+            "their names"
+        },
+    )
+
+
+@dataclass
+class MultiscaleModelConfig:
+    """The shape of a MultiscaleModel. Raises ValueError for no pools, or a size below 1."""
+
+    vocab_size: int = field(
+        default=256,
+        metadata={"help": "number of symbols; the embedding has as many rows, rounded up to a multiple of 8"},
+    )
+    d_model: int = field(
+        default=64,
+        metadata={"help": "channels between the blocks of the outer stage; each pool doubles them"},
+    )
+    n_layer: int = field(
+        default=8,
+        metadata={"help": "blocks on the way down and on the way up of each stage, and in the centre"},
+    )
+    pools: list[int] = field(
+        default_factory=lambda: [4, 4],
+        metadata={"help": "positions of each stage that are one position of the next, outer stage first"},
+    )
+    d_state: int = field(default=16, metadata={"help": "states of each channel of a mixer"})
+    d_conv: int = field(default=4, metadata={"help": "width of a mixer's convolution"})
+    expand: int = field(default=2, metadata={"help": "channels inside a mixer, as a multiple of its stage's"})
+    outer: MixerConfig = field(default_factory=MixerConfig)
+    middle: MixerConfig = field(default_factory=MixerConfig)
+    centre: MixerConfig = field(default_factory=MixerConfig)
+    recompute: str = field(
+        default="none",
+        metadata={
+            "help": "what the backward pass computes again instead of keeping: none, cheap (the convolution "
+            "and dt) or block (all of a block)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.pools or min(self.pools) < 1:
+            raise ValueError(f"pools is {self.pools}; it must hold at least one number, each at least 1.")
+        check_level(self.recompute)
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return padded(self.vocab_size)
+
+    def chain(self, kind: MixerConfig, d_model: int) -> "Chain":
+        """A new chain of n_layer blocks."""
+        mixers = [
+            Mamba(
+                d_model,
+                self.d_state,
+                self.d_conv,
+                self.expand,
+                complex=kind.complex,
+                selective=kind.selective,
+            )
+            for _ in range(self.n_layer)
+        ]
+        return Chain(d_model, mixers, self.recompute)
+
+    def stage(self) -> "Stage":
+        """The new outer stage, with the others and the centre inside it."""
+        d_model = self.d_model * 2 ** len(self.pools)
+        inner: Stage | Centre = Centre(self.chain(self.centre, d_model))
+        for depth in reversed(range(len(self.pools))):
+            d_model, kind = d_model // 2, self.middle if depth else self.outer
+            pooled = Pooled(inner, d_model, self.pools[depth])
+            inner = Stage(self.chain(kind, d_model), pooled, self.chain(kind, d_model))
+        assert isinstance(inner, Stage)
+        return inner
+
+
+class StageState(NamedTuple):
+    """What a stage remembers: one MambaState a block on the way down and up, and the state of the pool."""
+
+    down: SequenceState
+    pooled: PooledState
+    up: SequenceState
+
+
+class MultiscaleModel(nn.Module):
+    """A causal model of token sequences at several time scales: at every position, logits of the next token.
+
+    The U-Net of SaShiMi (Goel et al. 2022) with Mamba blocks, as in Gu and Dao 2023, appendix E.4. A stage is
+    n_layer blocks, a pool of the next stage, which has twice the channels, and n_layer blocks; in the middle
+    are n_layer blocks, the centre. Config `outer` is the kind of mixer of the first stage, `middle` that of
+    the other stages, `centre` that of the centre. Any length will do: what the last unfinished frames would
+    give lies in the future.
+
+    Initialised as SequenceModel, not as SaShiMi, whose embedding N(0, 1) drowns what the blocks add.
+
+    A class label is one more symbol: enlarge vocab_size, and begin a sequence with its label's token.
+    """
+
+    def __init__(self, config: MultiscaleModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.stage = config.stage()
+        self.norm_f = RMSNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, config.padded_vocab_size)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def initial_state(self, batch_size: int) -> StageState:
+        """The state before the first token: zeros, on the model's device, all clocks at phase 0."""
+        return self.stage.initial_state(batch_size)
+
+    def forward(self, tokens: Tensor, state: StageState | None = None) -> Tensor | tuple[Tensor, StageState]:
+        """Logits of the token after each one.
+
+        tokens: (batch, length), any integer dtype, any length.
+        Returns logits (batch, length, padded vocabulary), or (logits, the state after the tokens) when a
+        state is given, which may be at any phase of the clocks. Gradients flow through both states.
+        Raises ValueError for tokens that are not integers of two axes.
+        """
+        hidden, final_state = self.stage(embedded(tokens, self.embedding, "batch, length"), state)
+        logits = self.head(self.norm_f(hidden)[0])
+        return logits if final_state is None else (logits, final_state)
+
+    @torch.no_grad()
+    def step(self, token: Tensor, state: StageState) -> tuple[Tensor, StageState]:
+        """One position of forward: token (batch,) -> (logits (batch, padded vocabulary), state).
+
+        The tensors of the given state are overwritten, and returned. No gradients.
+        """
+        hidden, state = self.stage.step(embedded(token, self.embedding, "batch"), state)
+        return self.head(self.norm_f(hidden)[0]), state
+
+
+class Stage(nn.Module):
+    """Blocks, a pool of the next stage, and as many blocks again; each of these adds what its mirror read.
+
+    Maps (batch, length, d_model) to the same shape in float32, causally.
+    """
+
+    def __init__(self, down: "Chain", pooled: Pooled, up: "Chain") -> None:
+        super().__init__()
+        self.down, self.pooled, self.up = down, pooled, up
+
+    def initial_state(self, batch_size: int) -> StageState:
+        """The state before the first position."""
+        down, up = self.down.initial_state(batch_size), self.up.initial_state(batch_size)
+        return StageState(down, self.pooled.initial_state(batch_size), up)
+
+    def forward(self, x: Tensor, state: StageState | None = None) -> tuple[Tensor, StageState | None]:
+        """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
+        down, pooled, up = state or (None, None, None)
+        x, streams, down = self.down(x, down)
+        y, pooled = self.pooled(x, pooled)
+        y, _, up = self.up(y, up, residual=x, skips=streams[::-1])
+        return y, None if state is None else StageState(down, pooled, up)
+
+    def step(self, x: Tensor, state: StageState) -> tuple[Tensor, StageState]:
+        """One position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
+        x, streams, down = self.down.step(x, state.down)
+        y, pooled = self.pooled.step(x, state.pooled)
+        y, _, up = self.up.step(y, state.up, residual=x, skips=streams[::-1])
+        return y, StageState(down, pooled, up)
+
+
+class Centre(nn.Module):
+    """Blocks, and what the first of them read once more.
+
+    Maps (batch, length, d_model) to the same shape in float32, causally.
+    """
+
+    def __init__(self, chain: "Chain") -> None:
+        super().__init__()
+        self.chain = chain
+
+    def initial_state(self, batch_size: int) -> SequenceState:
+        """The state before the first position."""
+        return self.chain.initial_state(batch_size)
+
+    def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState | None]:
+        """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
+        y, _, state = self.chain(x, state)
+        return y + x, state
+
+    def step(self, x: Tensor, state: SequenceState) -> tuple[Tensor, SequenceState]:
+        """One position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
+        y, _, state = self.chain.step(x, state)
+        return y + x, state
+
+
+class Chain(nn.Module):
+    """Blocks in a row, and the sum that they leave in the residual stream.
+
+    Each out_proj is divided by the root of their number, because that many of them add up in the stream.
+    """
+
+    def __init__(self, d_model: int, mixers: Sequence[Mamba], recompute: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(d_model, mixer) for mixer in mixers)
+        self.recompute = recompute
+        for mixer in mixers:
+            mixer.out_proj.weight.data /= math.sqrt(len(mixers))
+
+    def initial_state(self, batch_size: int) -> SequenceState:
+        """The state before the first position, one MambaState a block."""
+        return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
+
+    def forward(
+        self,
+        x: Tensor,
+        state: SequenceState | None = None,
+        residual: Tensor | None = None,
+        skips: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor], SequenceState | None]:
+        """x (batch, length, d_model) -> (y, what each block read, the state after x or None).
+
+        residual: shaped as x, what the stream begins with besides x.
+        skips: one tensor shaped as x for each block, added to the stream behind it.
+        y and what the blocks read are in float32; a state is returned where one is given.
+        """
+        return self._run(partial(recomputed, self.recompute), x, state, residual, skips)
+
+    @torch.no_grad()
+    def step(
+        self,
+        x: Tensor,
+        state: SequenceState,
+        residual: Tensor | None = None,
+        skips: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor], SequenceState]:
+        """One position of forward: x (batch, d_model). The given state is overwritten."""
+        y, streams, final_state = self._run(Block.step, x, state, residual, skips)
+        assert final_state is not None
+        return y, streams, final_state
+
+    def _run(
+        self,
+        run: Callable[..., Any],
+        hidden: Tensor,
+        state: SequenceState | None,
+        residual: Tensor | None,
+        skips: Sequence[Tensor] | None,
+    ) -> tuple[Tensor, list[Tensor], SequenceState | None]:
+        absent = [None] * len(self.layers)
+        streams: list[Tensor] = []
+        final_state: list[MambaState] = []
+        for block, block_state, skip in zip(self.layers, state or absent, skips or absent, strict=True):
+            hidden, residual, *block_final_state = run(block, hidden, residual, block_state)
+            streams.append(residual)
+            final_state += block_final_state
+            if skip is not None:
+                residual = residual + skip
+        assert residual is not None
+        return hidden + residual, streams, None if state is None else tuple(final_state)
+
+    def _blocks(self) -> list[Block]:
+        return list(self.layers)  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""A slower clock inside a causal network: the pooling of SaShiMi (Goel et al. 2022, section 4.2)."""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+
+class Causal(Protocol):
+    """A module over (batch, length, channels) whose outputs see no later input."""
+
+    def __call__(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x -> (y of the same shape, the state after x, or None where none is given)."""
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One position: x (batch, channels) -> (y, state). The given state is overwritten."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first position."""
+
+
+class PooledState(NamedTuple):
+    """What a Pooled module remembers between two calls.
+
+    phase: the place of the next position in its frame, 0 to pool - 1. It is a number and no tensor, so that
+        the host knows what a step runs: each step of one turn of the clock can be captured in a CUDA graph.
+    inputs: (batch, pool, d_model), the frame being read, known before `phase`.
+    outputs: (batch, pool, d_model), the frame being written, still to be used from `phase` on.
+    inner: the state of the inner module.
+    """
+
+    phase: int
+    inputs: Tensor
+    outputs: Tensor
+    inner: Any
+
+
+class Pooled(nn.Module):
+    """Runs a causal module of 2 * d_model channels once every `pool` positions, between two projections.
+
+    A frame of `pool` positions becomes one position of the inner module, whose output becomes a frame again.
+    A frame is known only when its last position is read, so its output is that of the frame after it, and
+    that of the first frame is zero. Of a frame that the sequence leaves unfinished nothing is needed.
+    """
+
+    def __init__(self, inner: Causal, d_model: int, pool: int) -> None:
+        super().__init__()
+        self.d_model, self.pool = d_model, pool
+        self.down = nn.Linear(pool * d_model, 2 * d_model)
+        self.inner = inner
+        self.up = nn.Linear(2 * d_model, pool * d_model)
+
+    def initial_state(self, batch_size: int) -> PooledState:
+        """The state before the first position, on the module's device."""
+        inputs, outputs = self._zero_frame(batch_size), self._zero_frame(batch_size)
+        return PooledState(0, inputs, outputs, self.inner.initial_state(batch_size))
+
+    def forward(self, x: Tensor, state: PooledState | None = None) -> tuple[Tensor, PooledState | None]:
+        """x (batch, length, d_model) -> (y of the same shape, the state after x, or None if none is given).
+
+        The state may be at any phase.
+        """
+        if state is None:
+            read, written, inner = x, self._zero_frame(len(x)), None
+        else:
+            read = torch.cat([state.inputs[:, : state.phase], x], dim=1)
+            written, inner = state.outputs[:, state.phase :], state.inner
+        count, phase = divmod(read.shape[1], self.pool)
+        whole, unfinished = read.split([count * self.pool, phase], dim=1)
+        if count:
+            frames, inner = self.inner(self._compressed(whole.unflatten(1, (count, self.pool))), inner)
+            written = torch.cat([written, self._expanded(frames).flatten(1, 2)], dim=1)
+        y, unused = written.split([x.shape[1], self.pool - phase], dim=1)
+        if state is None:
+            return y, None
+        inputs = pad(unfinished, (0, 0, 0, self.pool - phase))
+        return y, PooledState(phase, inputs, pad(unused, (0, 0, phase, 0)), inner)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: PooledState) -> tuple[Tensor, PooledState]:
+        """One position of forward: x (batch, d_model) -> (y, state), without gradients.
+
+        The inner module steps where a frame ends. The tensors of the given state are overwritten.
+        """
+        phase, inputs, outputs, inner = state
+        inputs, outputs = inputs.detach(), outputs.detach()
+        inputs[:, phase] = x
+        y = outputs[:, phase].clone()
+        if phase + 1 == self.pool:
+            frame, inner = self.inner.step(self._compressed(inputs), inner)
+            outputs.copy_(self._expanded(frame))
+        return y, PooledState((phase + 1) % self.pool, inputs, outputs, inner)
+
+    def _compressed(self, frames: Tensor) -> Tensor:
+        """(..., pool, d_model) -> (..., 2 * d_model)."""
+        return self.down(frames.flatten(-2))
+
+    def _expanded(self, frames: Tensor) -> Tensor:
+        """(..., 2 * d_model) -> (..., pool, d_model)."""
+        return self.up(frames).unflatten(-1, (self.pool, self.d_model))
+
+    def _zero_frame(self, batch_size: int) -> Tensor:
+        return self.up.weight.new_zeros(batch_size, self.pool, self.d_model)
