@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_read_only_folder_without_an_index(run: Path, genome: Path, monkeypatch:
     Path("data").mkdir()
     copy = shutil.copy(genome, "data/copy.fa")
     monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
-    monkeypatch.setattr("bio.pack.os.access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert score(run, Path(copy)) == expected
     assert [path.name for path in Path("data").iterdir()] == ["copy.fa"]
     assert any(Path("cache").rglob("copy.fa.*.pack.json"))
