@@ -250,7 +250,6 @@ class Chain(nn.Module):
         """
         return self._run(partial(recomputed, self.recompute), x, state, residual, skips)
 
-    @torch.no_grad()
     def step(
         self,
         x: Tensor,

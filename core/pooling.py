@@ -77,9 +77,8 @@ class Pooled(nn.Module):
         inputs = pad(unfinished, (0, 0, 0, self.pool - phase))
         return y, PooledState(phase, inputs, pad(unused, (0, 0, phase, 0)), inner)
 
-    @torch.no_grad()
     def step(self, x: Tensor, state: PooledState) -> tuple[Tensor, PooledState]:
-        """One position of forward: x (batch, d_model) -> (y, state), without gradients.
+        """One position of forward: x (batch, d_model) -> (y, state), to be called without gradients.
 
         The inner module steps where a frame ends. The tensors of the given state are overwritten.
         """

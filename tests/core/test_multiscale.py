@@ -109,9 +109,9 @@ def test_model_is_the_plain_u_net(options: dict, length: int) -> None:
     torch.testing.assert_close(model(tokens), model.head(y), **CLOSE)
 
 
-@every_variant
-def test_2000_steps_are_forward(options: dict) -> None:
-    model, tokens = model_of(**options | {"n_layer": 1}), tokens_of(3, 2000)
+@pytest.mark.parametrize("name", ["S6", "S4D around S6", "three uneven pools", "pools of 16"])
+def test_2000_steps_are_forward(name: str) -> None:
+    model, tokens = model_of(**VARIANTS[name] | {"n_layer": 1}), tokens_of(3, 2000)
     with torch.no_grad():
         expected, state = model(tokens, model.initial_state(3))
     logits, final_state = read_in_pieces(model, tokens, list(range(1, 2000)))
@@ -228,6 +228,16 @@ def test_generation_is_by_the_probabilities_of_forward() -> None:
     log_probabilities = model(whole[:, :-1])[:, len(prompt) - 1 :].log_softmax(dim=-1)
     expected = log_probabilities.gather(-1, tokens[..., None]).sum(dim=(1, 2))
     torch.testing.assert_close(log_likelihood, expected.double(), rtol=1e-5, atol=1e-4)
+
+
+def test_initialisation_is_that_of_the_sequence_model() -> None:
+    model = model_of(d_model=64, vocab_size=250, n_layer=4, pools=[2])
+    assert model.embedding.weight.shape == model.head.weight.shape == (256, 64)
+    assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    # Kaiming uniform with a = sqrt(5) is U(-1/sqrt(d_inner), 1/sqrt(d_inner)), here over sqrt(n_layer).
+    for chain, bound in ((model.stage.up, 128**-0.5 / 2), (model.stage.pooled.inner.chain, 256**-0.5 / 2)):
+        largest = chain.layers[3].mixer.out_proj.weight.abs().max()
+        assert 0.98 * bound < largest <= bound
 
 
 def test_a_new_model_knows_nothing() -> None:
