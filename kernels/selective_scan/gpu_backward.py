@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.layout import multiprocessors
 from kernels.selective_scan.gpu_form import as_real, common_groups, is_constant, make_form
-from kernels.selective_scan.gpu_span import entering_states, pack, split_chunks
+from kernels.selective_scan.gpu_span import entering_states, pack, split_chunks, walk_time
 from kernels.selective_scan.gpu_walk_back import walk_back
 
 _REALS = 512  # of a tile: 16 registers each for A, its gradient, the adjoints and the states of a position
@@ -19,12 +19,15 @@ _SPAN_COST = 1.2  # with the walk that finds what enters spans, beside the main 
 
 
 @lru_cache
-def _split_tiles(rows: int, tiles: int, chunks: int, programs: int, most: int) -> int:
-    """Return into how many partial sums a row's tiles go: as few as fill the GPU, and no more than `most`."""
-    without_spans = -(-programs // rows)
-    with_spans = -(-programs // (rows * chunks))
-    splits = min(without_spans if without_spans <= most else with_spans, most, tiles)
-    return -(-tiles // -(-tiles // splits))
+def _split_tiles(tiles: int, chunks: int, rows: int, programs: int, most: int) -> int:
+    """Return into how many partial sums, at most `most`, a row's tiles go, for the least time of a walk."""
+
+    def time(splits: int) -> float:
+        span = split_chunks(chunks, rows * splits, programs, _SPAN_COST)
+        walk = -(-tiles // splits) * walk_time(span, chunks, rows * splits, programs, _SPAN_COST)
+        return walk * (1 + splits / 16)  # A sum takes memory, and time to add.
+
+    return min(range(1, min(most, tiles) + 1), key=time)
 
 
 def backward(
@@ -58,7 +61,7 @@ def backward(
     most = max(1, channels * x.element_size() // (16 * groups * form.states * form.parts))
     if form.constant_b and form.constant_c:
         most = form.group_tiles
-    splits = _split_tiles(batch * groups, form.group_tiles, chunks, programs, most)
+    splits = _split_tiles(form.group_tiles, chunks, batch * groups, programs, most)
     span = form.chunk * split_chunks(chunks, batch * groups * splits, programs, _SPAN_COST)
     spans = triton.cdiv(length, span)
     items = batch * spans * groups * splits

@@ -66,7 +66,8 @@ def make_form(
 ) -> Form:
     """Return the form of a kernel whose tiles hold about so many reals."""
     channels, states = A.shape
-    width = reals // (triton.next_power_of_2(states) * (2 if A.is_complex() else 1))
+    parts = 2 if A.is_complex() else 1
+    width = max(reals // (triton.next_power_of_2(states) * parts), 4 // parts)
     return Form(
         channels=channels,
         groups=groups,
@@ -76,7 +77,7 @@ def make_form(
         constant_c=is_constant(C, A),
         softplus=dt_softplus,
         reverse=reverse,
-        width=min(triton.next_power_of_2(channels // groups), max(width, 4), 64),
+        width=min(width, triton.next_power_of_2(channels // groups), 64),
         chunk=CHUNK,
         block=block,
     )

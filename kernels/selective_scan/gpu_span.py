@@ -42,7 +42,7 @@ from kernels.selective_scan.gpu_tile import (
     zero_states,
 )
 
-_PASS_WIDTH = 8  # channels of a program that passes states: few, for there are few programs
+_PASS_REALS = 128  # of a tile where states are passed: few, for there are few programs
 _PASS_AHEAD = tl.constexpr(16)  # spans it loads at once, to wait for memory seldom
 
 
@@ -149,19 +149,21 @@ def _is_one_sequence(sequences, first, last, adjoint: tl.constexpr, place, form:
         return (before == sequence_at(sequences, last - 1, place, form)).to(tl.float32)
 
 
-@lru_cache
-def split_chunks(chunks: int, rows: int, programs: int, cost: float) -> int:
-    """Return how many chunks make the spans in which `rows` walks through time take least time.
+def walk_time(span: int, chunks: int, rows: int, programs: int, cost: float) -> float:
+    """Return the chunks that a program walks in turn, where `rows` walk through `chunks` cut in spans.
 
     `programs` walk at full speed together; walking spans costs `cost` times as much as walking time whole.
     """
+    spans = -(-chunks // span)
+    return -(-rows * spans // programs) * span * (cost if spans > 1 else 1.0)
 
-    def time(span: int) -> float:
-        spans = -(-chunks // span)
-        return -(-rows * spans // programs) * span * (cost if spans > 1 else 1.0)
 
+@lru_cache
+def split_chunks(chunks: int, rows: int, programs: int, cost: float) -> int:
+    """Return how many chunks make a span, for the least time of a walk."""
     spans = [waves * programs // rows for waves in range(1, 5)]
-    return min([chunks] + [-(-chunks // count) for count in spans if count > 1], key=time)
+    lengths = [chunks] + [-(-chunks // count) for count in spans if count > 1]
+    return min(lengths, key=lambda span: walk_time(span, chunks, rows, programs, cost))
 
 
 def pack(cu_seqlens: Tensor | None, length: int) -> Tensor | None:
@@ -205,7 +207,7 @@ def entering_states(
         drive, dt, as_real(A), weights, z, dt_bias, boundary, sequences, states, sums, length, span, spans,
         adjoint=adjoint, constant=constant, form=form, num_warps=1,
     )  # fmt: skip
-    narrow = replace(form, groups=1, width=_PASS_WIDTH)
+    narrow = replace(form, groups=1, width=max(1, _PASS_REALS // (form.size * form.parts)))
     _pass_states[(batch * narrow.tiles,)](
         as_real(A), boundary, sequences, states, sums, length, span, spans,
         adjoint=adjoint, form=narrow, num_warps=1,

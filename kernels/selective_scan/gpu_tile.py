@@ -17,6 +17,7 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 TURN = tl.constexpr(6.283185307179586)
+ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds to a whole number
 
 
 @triton.jit
@@ -203,8 +204,7 @@ def decay(dt, a):
 @triton.jit
 def _rotation(turns):
     """Return cosine and sine to 6e-7, by minimax polynomials (those of Triton branch on large angles)."""
-    nearest: tl.constexpr = 12582912.0  # 1.5 * 2^23: adding and subtracting it rounds to a whole number
-    r = turns - ((turns + nearest) - nearest)
+    r = turns - ((turns + ROUNDER) - ROUNDER)
     r2 = r * r
     cosine = 60.1719031234934 + r2 * (-25.98144761881636 + r2 * 6.545872472459151)
     cosine = 1 + r2 * (

@@ -7,6 +7,8 @@ pytest.importorskip("triton")
 
 from kernels.causal_conv1d import gpu as conv
 from kernels.rms_norm import gpu as norm
+from kernels.selective_scan import gpu as scan
+from tests.kernels import selective_scan_cases as scan_cases
 from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
 from tests.kernels.compilation import compiling_only
 
@@ -41,3 +43,27 @@ def test_rms_norm(channels: int, dtype: torch.dtype) -> None:
     assert kernels.keys() == {"_forward_kernel", "_backward_kernel"}
     for ptx in kernels.values():
         assert "st.global.v4.b32" in ptx, "The residual stream is not written 16 bytes a lane."
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("mamba", torch.bfloat16), ("complex packed", torch.float32)], ids=str
+)
+def test_selective_scan(name: str, dtype: torch.dtype) -> None:
+    case = next(case for case in scan_cases.CASES if case.name == name)
+    given = scan_cases.make_arguments(case, length=200, channels=64, states=16, dtype=dtype)
+    names = "x dt A B C D z dt_bias dt_softplus initial_state cu_seqlens reverse".split()
+    arguments = {name: given.get(name) for name in names}
+    for weights in "BC":
+        arguments[weights] = arguments[weights].unsqueeze(2)  # one group
+    x, dt, A, B, C, D, z, dt_bias, softplus, *_ = arguments.values()
+    with torch.no_grad(), compiling_only() as compiled:
+        y, final_state, checkpoints = scan.forward(*arguments.values())
+        scan.backward(y, final_state, *arguments.values(), checkpoints)
+        rows = [tensor[:, 0].contiguous() for tensor in (x, dt, B, C, z)]
+        scan.step(final_state[: len(x)], *rows[:2], A, *rows[2:4], D, rows[4], dt_bias, softplus)
+    kernels = {kernel.metadata.name: kernel.asm["ptx"] for kernel in compiled}
+    assert kernels.keys() == {"_walk_from_zero", "_pass_states", "_scan", "walk_back", "_scan_one"}
+    assert not any("__local_depot" in ptx for ptx in kernels.values()), "Values do not fit into registers."
+    if not case.is_complex:
+        exponentials = kernels["_scan"].count("ex2.approx")
+        assert exponentials == 16 + 2, "A thread has other work than 16 decays, a softplus and a gate."
