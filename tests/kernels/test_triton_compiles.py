@@ -8,6 +8,7 @@ pytest.importorskip("triton")
 from kernels.causal_conv1d import gpu as conv
 from kernels.rms_norm import gpu as norm
 from kernels.selective_scan import gpu as scan
+from kernels.selective_scan import gpu_backward as scan_backward
 from tests.kernels import selective_scan_cases as scan_cases
 from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
 from tests.kernels.compilation import compiling_only
@@ -46,15 +47,20 @@ def test_rms_norm(channels: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("mamba", torch.bfloat16), ("complex packed", torch.float32)], ids=str
+    ("name", "dtype", "block"),
+    [("mamba", torch.bfloat16, 4), ("complex packed state", torch.float32, 1)],
+    ids=str,
 )
-def test_selective_scan(name: str, dtype: torch.dtype) -> None:
+def test_selective_scan(name: str, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_backward, "_BLOCK", block)  # The more positions, the longer the compiler takes.
     case = next(case for case in scan_cases.CASES if case.name == name)
     given = scan_cases.make_arguments(case, length=200, channels=64, states=16, dtype=dtype)
-    names = "x dt A B C D z dt_bias dt_softplus initial_state cu_seqlens reverse".split()
+    names = ["x", "dt", "A", "B", "C", "D", "z", "dt_bias"]
+    names += ["dt_softplus", "initial_state", "cu_seqlens", "reverse"]
     arguments = {name: given.get(name) for name in names}
     for weights in "BC":
-        arguments[weights] = arguments[weights].unsqueeze(2)  # one group
+        if case.groups is None:
+            arguments[weights] = arguments[weights].unsqueeze(2)
     x, dt, A, B, C, D, z, dt_bias, softplus, *_ = arguments.values()
     with torch.no_grad(), compiling_only() as compiled:
         y, final_state, checkpoints = scan.forward(*arguments.values())
