@@ -29,6 +29,7 @@ from bio.track import BedGraph, LikelihoodTrack
 from core.files import replaced_atomically
 from core.model import SequenceModel
 from core.training import TrainingConfig, joined_world
+from core.training.report import peak_memory_gib
 from core.training.step import autocast
 from pipelines.cli import command
 from pipelines.config import parse_config
@@ -132,6 +133,8 @@ def stream(
             for track in tracks:
                 track.write(scored)
             bar.update(len(scored.losses))
+        if (peak := peak_memory_gib(model.embedding.weight.device)) is not None:
+            bar.set_postfix_str(f"{peak:.2f} GiB of GPU memory")
     return scores
 
 
