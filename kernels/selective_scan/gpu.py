@@ -84,6 +84,7 @@ def _scan(
     x, dt, A, B, C, D, z, dt_bias, entering, initial, sequences, y, final_state, checkpoints,
     length, span, spans, form: tl.constexpr,
 ):  # fmt: skip
+    """Walk a span of a batch with a tile."""
     program = tl.program_id(0).to(tl.int64)
     item = program // form.tiles
     batch = item // spans
@@ -137,7 +138,8 @@ def forward(
     """Return y, the final state, and the states that enter each CHUNK of positions in the scan's order.
 
     Arguments are contiguous and as `kernels.selective_scan` takes them, B and C constant (channels, N) or
-    varying (batch, length, groups, N).
+    varying (batch, length, groups, N). The states, in fp32, are N / 16 bytes an element of x, N / 8 where A is
+    complex.
     """
     batch, length, _ = x.shape
     B, C, groups = common_groups(A, B, C)

@@ -121,6 +121,7 @@ def walk_back(
     grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_dt_bias, grad_initial, scratch,
     length, span, spans, splits, items, form: tl.constexpr,
 ):  # fmt: skip
+    """Take items in turn: a span of a batch, and of the tiles of a group every one in `splits`."""
     block_size: tl.constexpr = form.block
     program = tl.program_id(0).to(tl.int64)
     scratch += program * (form.chunk // form.block * form.parts * form.width * form.size)
@@ -141,9 +142,9 @@ def walk_back(
             bias = load_parameter(dt_bias, place)
             constant_b = load_states(B, 0, place, True, form) if form.constant_b else ()
             constant_c = load_states(C, 0, place, True, form) if form.constant_c else ()
-            adjoint = (
-                zero_states(form) if entering is None else load_states(entering, piece, place, True, form)
-            )
+            adjoint = zero_states(form)
+            if entering is not None:
+                adjoint = load_states(entering, piece, place, True, form)
             sum_a = zero_states(form)
             sum_b = zero_states(form)
             sum_c = zero_states(form)
@@ -154,25 +155,12 @@ def walk_back(
                 chunk = first_chunk + chunks - 1 - chunk_from_end
                 begin = chunk * form.chunk
                 blocks = tl.cdiv(tl.minimum(form.chunk, last - begin), form.block)
-                states = load_states(
-                    checkpoints, batch * tl.cdiv(length, form.chunk) + chunk, place, True, form
-                )
+                checkpoint = batch * tl.cdiv(length, form.chunk) + chunk
+                states = load_states(checkpoints, checkpoint, place, True, form)
                 _keep_states(
-                    states,
-                    scratch,
-                    x,
-                    dt,
-                    B,
-                    constant_b,
-                    a,
-                    bias,
-                    initial,
-                    sequences,
-                    begin,
-                    last,
-                    place,
-                    form,
-                )
+                    states, scratch, x, dt, B, constant_b, a, bias, initial, sequences, begin, last,
+                    place, form,
+                )  # fmt: skip
                 tl.debug_barrier()  # A warp's lanes read what others of them wrote: states, and partial sums.
 
                 for block_from_end in range(0, blocks):

@@ -24,7 +24,7 @@ BY_NAME = {case.name: case for case in CASES}
 MOST_AT_ONCE = [
     Case("real", groups=2, initial_state=True),
     Case("complex packed", is_complex=True, packed=True, initial_state=True),
-    replace(BY_NAME["complex packed constant reverse"], name="complex packed constant reverse"),
+    BY_NAME["complex packed constant reverse"],
 ]
 # Of the largest value: 16 bits round by half a step of their own value; the interpreter cuts bfloat16 off.
 TOLERANCES = {
