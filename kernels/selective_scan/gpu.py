@@ -138,8 +138,8 @@ def forward(
     """Return y, the final state, and the states that enter each CHUNK of positions in the scan's order.
 
     Arguments are contiguous and as `kernels.selective_scan` takes them, B and C constant (channels, N) or
-    varying (batch, length, groups, N). The states, in fp32, are N / 16 bytes an element of x, N / 8 where A is
-    complex.
+    varying (batch, length, groups, N). The states, in fp32, are N / 16 bytes an element of x, or N / 8 where
+    A is complex.
     """
     batch, length, _ = x.shape
     B, C, groups = common_groups(A, B, C)
