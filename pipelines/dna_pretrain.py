@@ -16,17 +16,28 @@ from pathlib import Path
 import torch
 from omegaconf import MISSING
 
-from bio.dataset import GenomeDataset
 from bio.rule import split_overlap
 from bio.span import total
 from bio.vocabulary import VOCABULARY_SIZE
 from core.model import SequenceModel, SequenceModelConfig
-from core.training import RunFolder, TrainingConfig, Validate, World, joined_world, train
+from core.training import (
+    RunFolder,
+    Stage,
+    TrainingConfig,
+    Validate,
+    World,
+    joined_world,
+    stage_table,
+    train,
+)
+from core.training.batches import rows_at_once
 from core.training.progress import Progress
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.dna import DataConfig, DnaData, evenly_spaced, open_data
+from pipelines.dna_stages import LengthWarmupConfig, training_batches
 from pipelines.dna_validation import validation
+from pipelines.memory import training_gib
 
 
 @dataclass
@@ -36,6 +47,7 @@ class Config:
         default_factory=lambda: SequenceModelConfig(vocab_size=VOCABULARY_SIZE, d_model=128, n_layer=8)
     )
     train: TrainingConfig = field(default_factory=TrainingConfig)
+    length_warmup: LengthWarmupConfig = field(default_factory=LengthWarmupConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_pretrain"))
     resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
     dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
@@ -57,20 +69,14 @@ def pretrain(config: Config) -> Progress | None:
         model = SequenceModel(config.model).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         validate = validate_of(config, data, world)
+        batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
         if world.is_first:
-            print(plan(config, data, model), flush=True)
+            print(plan(config, data, model, stages, world), flush=True)
         if config.dry_run:
             return None
         config.data.sha256 = data.genome.sha256
         run = RunFolder(Path(config.run.dir), asdict(config), config.resume, world.is_first)
-        dataset = GenomeDataset(
-            data.genome,
-            data.train,
-            config.train.batch_size,
-            config.train.seed,
-            config.data.reverse_complement,
-        )
-        progress = train(model, dataset, config.train, run, world, "base", validate)
+        progress = train(model, batches, config.train, run, world, "base", validate, stages)
         return progress if world.is_first else None
 
 
@@ -82,7 +88,7 @@ def validate_of(config: Config, data: DnaData, world: World) -> Validate | None:
     return validation(data.genome, windows, world, Path(config.run.dir))
 
 
-def plan(config: Config, data: DnaData, model: torch.nn.Module) -> str:
+def plan(config: Config, data: DnaData, model: torch.nn.Module, stages: Sequence[Stage], world: World) -> str:
     """What a run will do: the genome, the windows of each split and their overlap, the model, the amount."""
     genome, train = data.genome, config.train
     bases = sum(record.length for record in genome.records.values())
@@ -102,8 +108,16 @@ def plan(config: Config, data: DnaData, model: torch.nn.Module) -> str:
         f"model     {config.model.n_layer} blocks of width {config.model.d_model}, {parameters:,} parameters",
         f"training  {train.steps:,} steps of {train.batch_size:,} windows: "
         f"{tokens:,} bases, {epochs:.2f} epochs",
+        f"memory    about {training_gib(config.model, parameters, at_once(config, world)):.1f} GiB on a GPU",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + ([stage_table(stages)] if stages else []))
+
+
+def at_once(config: Config, world: World) -> int:
+    """The bases that one process runs at once, where that is most: at the full length."""
+    train, length = config.train, config.data.length
+    rows = rows_at_once(len(world.rows(train.batch_size)), length, train.micro_tokens)
+    return rows * min(length, train.backpropagation_length or length)
 
 
 def report(progress: Progress, config: Config) -> str:

@@ -1,7 +1,7 @@
 """The speed of the kernels on this machine: `python -m kernels.benchmarks`.
 
 On a GPU: scan, convolution and norm beside the official kernels where these are importable, as a table, JSON
-lines and a picture in the output folder, and results/scan.json with --publish. Without one: the CPU kernels
+lines and a picture in the output folder, and results/*.json with --publish. Without one: the CPU kernels
 beside mambapy. Errors against fp64 come first; a wrong result gets no ratio.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from kernels.benchmarks import conv, norm, scan
+from kernels.benchmarks import conv, norm, scan, scan_cpu
 from kernels.provenance import write_results
 
 _PASSES = ("forward", "forward_backward")
@@ -26,11 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/kernels"), help="folder of the JSON lines and the picture"
     )
-    parser.add_argument("--publish", action="store_true", help="write results/scan.json as well")
+    parser.add_argument("--publish", action="store_true", help="write results/{scan,conv,norm}.json as well")
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        from kernels.benchmarks import scan_cpu
-
         scan_cpu.main()
         return
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -38,13 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep = [scan.row(shape) for shape in scan.SWEEP]
     _append(arguments.output / "scan_sweep.jsonl", sweep)
     plot(sweep, arguments.output / "scan.png")
+    tables = {"scan": rows}
     for name, operator in (("conv", conv), ("norm", norm)):
-        others = operator.rows("cuda")
-        _append(arguments.output / f"{name}.jsonl", others)
-        for row in others:
+        tables[name] = operator.rows("cuda")
+        _append(arguments.output / f"{name}.jsonl", tables[name])
+        for row in tables[name]:
             print(_line(row))
     if arguments.publish:
-        write_results(Path("results/scan.json"), COMMAND, torch.device("cuda"), 0, rows)
+        for name, rows in tables.items():
+            write_results(Path(f"results/{name}.json"), COMMAND, torch.device("cuda"), 0, rows)
     print(f"JSON lines and the picture are in {arguments.output}.")
 
 
