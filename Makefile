@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# OpenMP's threads sleep while they wait for each other: spinning, they slow down whatever shares the cores
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test lint bench clean
 

@@ -29,7 +29,7 @@ FOLDER = Path("runs/demo")
 ORDERS = range(9)
 K = 4
 COUNT, LENGTH = 64, 1024
-PICTURES = ("loss_curve.png", "bits_per_base.png", "spectrum.png")
+PICTURES = ("loss_curve.png", "bits_by_context.png", "bits_per_base.png", "spectrum.png")
 
 
 @command

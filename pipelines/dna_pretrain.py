@@ -108,7 +108,7 @@ def plan(config: Config, data: DnaData, model: torch.nn.Module, stages: Sequence
         f"model     {config.model.n_layer} blocks of width {config.model.d_model}, {parameters:,} parameters",
         f"training  {train.steps:,} steps of {train.batch_size:,} windows: "
         f"{tokens:,} bases, {epochs:.2f} epochs",
-        f"memory    about {training_gib(config.model, parameters, at_once(config, world)):.1f} GiB on a GPU",
+        f"memory    about {training_gib(config.model, parameters, at_once(config, world)):.2f} GiB on a GPU",
     ]
     return "\n".join(lines + ([stage_table(stages)] if stages else []))
 

@@ -15,21 +15,22 @@ from core.files import replaced_atomically
 from pipelines.power_law import PowerLaw
 
 EXTREMES = 5
+GUESS = 2.0
 
 Rows = Sequence[Mapping[str, Any]]
 """Finished runs of dna_scaling, with model, parameters, length and perplexity."""
 
 
 def draw_bits(bits: Mapping[str, float], picture: Path) -> None:
-    """Bars of held-out bits per base by model, the best one in orange. Two bits are a uniform guess."""
+    """Bars from a guess, which costs 2 bits, to each model's held-out bits per base; the best in orange."""
     names, values = list(bits), np.array(list(bits.values()))
     colours = ["tab:orange" if value == values.min() else "tab:blue" for value in values]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(ylabel="held-out bits per base", title="Lower is better")
-    bars = axes.bar(names, values, color=colours)
-    axes.bar_label(bars, fmt="%.3f", fontsize=8)
-    lowest, highest = values.min(), max(2.0, values.max())
-    axes.set_ylim(lowest - (highest - lowest), highest + 0.1 * (highest - lowest))
+    bars = axes.bar(names, values - GUESS, bottom=GUESS, color=colours)
+    axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=2, fontsize=8)
+    axes.axhline(GUESS, color="grey", linewidth=0.8)
+    axes.margins(y=0.1)
     axes.tick_params(axis="x", labelrotation=30)
     save(figure, picture)
 
