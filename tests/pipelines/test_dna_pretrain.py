@@ -134,6 +134,7 @@ class TestBadInput:
             (b">chr1\nACGT\n>chr1\nACGT\n", "two records of one name"),
             (gzip.compress(b">chr1\n" + b"ACGT" * 3000)[:-20], "truncated"),
         ],
+        ids=["empty", "text", "foreign letter", "one name twice", "cut short"],
     )
     def test_fasta(self, content: bytes, message: str, capsys: pytest.CaptureFixture[str]) -> None:
         Path("bad.fa").write_bytes(content)
