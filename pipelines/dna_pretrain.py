@@ -10,7 +10,7 @@ table and a picture, and at the end summary.json and loss_curve.png.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -75,7 +75,8 @@ def pretrain(config: Config) -> Progress | None:
         if config.dry_run:
             return None
         config.data.sha256 = data.genome.sha256
-        run = RunFolder(Path(config.run.dir), asdict(config), config.resume, world.is_first)
+        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
         progress = train(model, batches, config.train, run, world, "base", validate, stages)
         return progress if world.is_first else None
 

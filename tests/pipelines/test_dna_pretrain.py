@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,30 @@ def test_the_configuration_of_a_run_is_a_configuration(run: Path) -> None:
     settings = read_yaml(str(run / "config.yaml"))
     assert {setting.key for setting in settings} == set(schema_keys(dna_pretrain.Config))
     assert merge(dna_pretrain.Config, settings).model.d_model == 16
+
+
+def test_a_resumed_run_s_configuration_starts_a_new_run(run: Path) -> None:
+    shutil.copytree(run, "resumed")
+    assert dna_pretrain.main(["run.dir=resumed", "--resume"]) == 0
+    assert dna_pretrain.main(["--config", "resumed/config.yaml", "run.dir=again"]) == 0
+    assert events(Path("again")) == events(run)
+
+
+def test_torchrun_shares_the_batch_and_changes_nothing(fasta: Path) -> None:
+    arguments = [*TINY, f"data.fasta={fasta}", "train.batch_size=4"]
+    assert dna_pretrain.main([*arguments, "run.dir=alone"]) == 0
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipelines.dna_pretrain"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *arguments, "run.dir=shared"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("genome    ") == 1
+    for shared, alone in zip(events(Path("shared")), events(Path("alone")), strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
