@@ -5,22 +5,20 @@ line in `--help`. OmegaConf merges and checks the types. Values are data only: n
 ever executed, interpolated or looked up.
 """
 
-import dataclasses
 import difflib
-import textwrap
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipelines.schema import Key, flag_names, help_text, nearest, schema_keys, type_text
+
 CONFIGS = Path(__file__).parent / "configs"
-WIDTH, INDENT = 100, 6 * " "
 Schema = TypeVar("Schema")
 
 
@@ -33,15 +31,6 @@ class RunConfig:
     """Where a run writes. `resume=true` continues it with the configuration it was started with."""
 
     dir: str = field(metadata={"help": "the run's own folder"})
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of a schema: its type, its value when nobody sets it (MISSING: must be given), its help."""
-
-    type: Any
-    default: Any
-    help: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, de
     """
     known = schema_keys(schema)
     if "--help" in arguments or "-h" in arguments:
-        print(help_text(known, script, description))
+        print(help_text(known, script, description, config_names()))
         raise SystemExit(0)
     file, given = _split(list(arguments), known)
     chosen = read_yaml(file) if file is not None else []
@@ -131,58 +120,9 @@ def read_yaml(file: str) -> list[Setting]:
     return settings
 
 
-def schema_keys(schema: type, prefix: str = "") -> dict[str, Key]:
-    """Every dotted key of a schema in order of declaration."""
-    found: dict[str, Key] = {}
-    hints = typing.get_type_hints(schema)
-    for item in dataclasses.fields(schema):
-        kind, key = hints[item.name], f"{prefix}{item.name}"
-        default = _default(item)
-        if not dataclasses.is_dataclass(kind):
-            found[key] = Key(kind, default, item.metadata.get("help", ""))
-            continue
-        for name, inner in schema_keys(typing.cast(type, kind), f"{key}.").items():
-            value = inner.default if default == MISSING else _reach(default, name[len(key) + 1 :])
-            found[name] = dataclasses.replace(inner, default=value)
-    return found
-
-
-def help_text(known: dict[str, Key], script: str, description: str) -> str:
-    """The page that `--help` prints: usage, the script's own description, the configurations, every key."""
-    flags = "".join(f" [--{name.replace('_', '-')}]" for name in _flags(known))
-    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    lines = [
-        f"usage: python -m pipelines.{script} [--config NAME|FILE]{flags} [key=value ...]",
-        "",
-        description.strip(),
-        "",
-        f"--config takes a YAML file, or the name of one in pipelines/configs: {names}.",
-        "An argument key=value wins over the file, the file over the default.",
-        "",
-        "keys:",
-    ]
-    for key, entry in known.items():
-        default = "required" if entry.default == MISSING else f"default {_value_text(entry.default)}"
-        lines += [f"  {key}  ({type_text(entry.type)}; {default})"]
-        lines += textwrap.wrap(entry.help, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
-    return "\n".join(lines)
-
-
-def type_text(kind: Any) -> str:
-    """A type in the reader's words."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_text(argument) for argument in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(str(argument) for argument in arguments)
-    if origin is list:
-        return f"a list, each {type_text(arguments[0])}"
-    if origin is tuple:
-        return f"a list of {len(arguments)}, each {type_text(arguments[0])}"
-    if kind is Any:
-        return "a value"
-    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
-    return plain.get(kind, getattr(kind, "__name__", str(kind)))
+def config_names() -> list[str]:
+    """The names that --config knows."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def _resumed(settings: list[Setting]) -> list[Setting]:
@@ -212,8 +152,8 @@ def _split(arguments: list[str], known: dict[str, Key]) -> tuple[str | None, lis
 def _flag(argument: str, known: dict[str, Key]) -> Setting:
     """`--dry-run` as the setting dry_run=true."""
     name = argument[2:].replace("-", "_")
-    if name not in _flags(known):
-        flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in ("help", "config", *_flags(known)))
+    if name not in flag_names(known):
+        flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in ("help", "config", *flag_names(known)))
         raise ConfigError(
             f"argument {argument}: there is no such option; there are {flags}. Keys are key=value."
         )
@@ -253,7 +193,7 @@ def _find(file: str) -> Path:
     if named.is_file():
         return named
     if not Path(file).is_file():
-        names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+        names = config_names()
         near = difflib.get_close_matches(file, names, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigError(
@@ -271,15 +211,10 @@ def _read_text(path: Path) -> str:
 
 
 def _unknown(setting: Setting, known: list[str]) -> str:
-    def likeness(candidate: str) -> float:
-        """How much the whole key, or its last part, resembles what was typed."""
-        pairs = ((setting.key, candidate), (setting.key.split(".")[-1], candidate.split(".")[-1]))
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
     inside = [key for key in known if key.startswith(f"{setting.key}.")]
     if inside:
         return f"{setting.where}: {setting.key} is a group of keys: {', '.join(inside)}."
-    near = [key for key in sorted(known, key=likeness, reverse=True)[:3] if likeness(key) > 0.6]
+    near = nearest(setting.key, known)
     hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists the keys."
     return f"{setting.where}: there is no key {setting.key}. {hint}"
 
@@ -290,28 +225,6 @@ def _holds_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _flags(known: dict[str, Key]) -> list[str]:
-    return [key for key, entry in known.items() if entry.type is bool and "." not in key]
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _reach(instance: Any, dotted: str) -> Any:
-    for name in dotted.split("."):
-        instance = getattr(instance, name)
-    return instance
-
-
 def _parent(config: Any, key: str) -> tuple[Any, str]:
     group, _, name = key.rpartition(".")
     return (OmegaConf.select(config, group) if group else config), name
-
-
-def _value_text(value: Any) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip() if value != "" else "''"
-    )

@@ -8,7 +8,8 @@ import pytest
 from omegaconf import MISSING
 
 from pipelines import config
-from pipelines.config import ConfigError, parse_config, read_yaml, schema_keys
+from pipelines.config import ConfigError, parse_config, read_yaml
+from pipelines.schema import schema_keys
 
 
 @dataclass

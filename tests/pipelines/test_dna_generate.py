@@ -11,7 +11,7 @@ import torch
 from core.checkpoint import save_checkpoint
 from core.model import SequenceModel, SequenceModelConfig
 from pipelines import dna_generate
-from pipelines.config import schema_keys
+from pipelines.schema import schema_keys
 
 
 def generate(run: Path, *arguments: str) -> dict[str, str]:
