@@ -38,14 +38,16 @@ def main(arguments: Sequence[str]) -> None:
     given = ["--config", "demo", f"data.fasta={SAMPLE}", *arguments]
     config = parse_config(dna_pretrain.Config, given, "demo", __doc__ or "")
     folder = Path(config.run.dir)
-    if folder == FOLDER and not config.resume:
+    with joined_world() as world:
+        data = open_data(config.data, world)
+    if "valid" not in data.held_out:
+        raise ValueError("The demo compares models on held-out bases: let data.valid_fraction be above 0.")
+    if folder == FOLDER and not (config.resume or config.dry_run):
         shutil.rmtree(folder, ignore_errors=True)
 
     progress = dna_pretrain.pretrain(config)
     if progress is None:
         return
-    with joined_world() as world:
-        data = open_data(config.data, world)
     bits = {**markov_bits_by_order(data), "Mamba": progress.validation["bits_per_base"]}
     fasta = dna_generate.generate(dna_generate.Config(str(folder), count=COUNT, length=LENGTH))
     spectra = spectra_by_source(data, fasta)

@@ -35,6 +35,14 @@ def test_only_the_demo_s_own_folder_is_replaced(capsys: pytest.CaptureFixture[st
     assert Path("mine/config.yaml").read_text() == "a run of the user's\n"
 
 
+@pytest.mark.parametrize("arguments", [["data.valid_fraction=0"], ["data.length=400000"], ["--dry-run"]])
+def test_earlier_demo_stays_where_no_new_one_starts(arguments: list[str]) -> None:
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/generated.fa").write_text("earlier")
+    assert demo.main([*SMALL, *arguments]) == (0 if arguments == ["--dry-run"] else 1)
+    assert Path("runs/demo/generated.fa").read_text() == "earlier"
+
+
 @pytest.mark.parametrize("best", [1.8, 2.2])
 def test_table_tells_the_truth_either_way(best: float) -> None:
     table = demo.bits_table({"Markov 0": 1.98, "Markov 1": 2.0, "Mamba": best})
