@@ -250,13 +250,13 @@ def _across(shape: Shape, per: int) -> int:
 
 
 def _forward_memory(groups: int, per: int) -> int:
-    """Bytes of shared memory of a block, as ForwardShared in scan.cu."""
+    """Bytes of shared memory of a block, as ForwardShared in forward.cuh."""
     steps, values = CHUNK * (8 * per + 2) * 8, CHUNK * (8 * per + 4) * 4
     return 4 * (steps + CHUNK * 36 * 4 + (values if groups > 1 else 0))
 
 
 def _backward_memory(groups: int, per: int) -> int:
-    """Bytes of shared memory of a block, as BackwardShared in scan.cu."""
+    """Bytes of shared memory of a block, as BackwardShared in backward_parts.cuh."""
     steps, values = CHUNK * (8 * per + 2) * 8, CHUNK * (8 * per + 4) * 4
     runs = 8 * 32 * 4 * per * 4
     return 4 * ((steps + values) * (2 if groups > 1 else 1) + runs) + CHUNK * 64 * 4

@@ -3,8 +3,9 @@
 import functools
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from kernels.layout import multiprocessors
 
 CHUNK = 32  # positions between checkpoints
 
@@ -37,12 +38,11 @@ BACKWARD = (Costs(per=2, places=2.8, latency=3.5, work=1, first_phase=0.16, over
 
 def plan(x: Tensor, ways: tuple[Costs, ...]) -> Plan:
     """Choose the channels a lane and the segments for x (batch, length, channels)."""
-    multiprocessors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    return _least(*x.shape, multiprocessors, ways)
+    return _least(*x.shape, multiprocessors(x.device), ways)
 
 
 @functools.cache
-def _least(batch: int, length: int, channels: int, multiprocessors: int, ways: tuple[Costs, ...]) -> Plan:
+def _least(batch: int, length: int, channels: int, processors: int, ways: tuple[Costs, ...]) -> Plan:
     """Return the plan whose estimated time is least.
 
     One segment needs no first phase; more of them fill the multiprocessors where rows alone do not.
@@ -51,14 +51,14 @@ def _least(batch: int, length: int, channels: int, multiprocessors: int, ways: t
     rows = batch * -(-channels // 64)
 
     def cost(way: Costs, segments: int) -> float:
-        full, rest = divmod(rows * segments, int(multiprocessors * way.places))
+        full, rest = divmod(rows * segments, int(processors * way.places))
         waves = full * (way.latency + way.work * way.places)
         if rest:
-            waves += way.latency + way.work * -(-rest // multiprocessors)
+            waves += way.latency + way.work * -(-rest // processors)
         first_phase = way.first_phase * (segments - 1) / segments
         return waves * (1 + first_phase) * (-(-chunks // segments) + way.overhead)
 
-    most = min(chunks, -(-64 * multiprocessors // rows))
+    most = min(chunks, -(-64 * processors // rows))
     numbers = sorted({*range(1, min(most, 16) + 1), *(max(1, most * k // 32) for k in range(1, 33))})
     way, segments = min(((way, n) for way in ways for n in numbers), key=lambda option: cost(*option))
     return Plan(way.per, segments)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.checks import check_bounds
+from kernels.checks import check_bounds, refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
 _ARGUMENTS = (
@@ -134,13 +134,6 @@ def _differentiate(
     return (*placed[:8], None, placed[8], None, None)
 
 
-def _refuse(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError(
-        "selective_scan was differentiated twice, which only its float64 form can be; "
-        "convert its arguments to float64."
-    )
-
-
 def _step(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
     if x.numel() == 0:
         return _step_fake(state, x)
@@ -166,5 +159,7 @@ for _name, _function, _fake in (
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
 torch.library.register_autograd(selective_scan, _differentiate, setup_context=_save, lib=_library)
-torch.library.register_autograd(_selective_scan_backward, _refuse, lib=_library)
+torch.library.register_autograd(
+    _selective_scan_backward, refuse_second_derivative("selective_scan"), lib=_library
+)
 _library.impl("selective_scan_step", torch.library.fallthrough_kernel, "Autograd")
