@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels import direct
 from kernels.checks import check_bounds, refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -22,9 +23,6 @@ _library.define(f"causal_conv1d_backward(Tensor grad_y, Tensor? grad_final_state
 _library.define(
     "causal_conv1d_step(Tensor(a!) state, Tensor x, Tensor weight, Tensor? bias, bool silu) -> Tensor"
 )
-causal_conv1d = torch.ops.helixwave.causal_conv1d.default
-_causal_conv1d_backward = torch.ops.helixwave.causal_conv1d_backward.default
-causal_conv1d_step = torch.ops.helixwave.causal_conv1d_step.default
 
 
 def _implementation(x: Tensor) -> ModuleType:
@@ -89,7 +87,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, grad_y: Tensor, grad_final_state: Tensor) -> tuple[Tensor | None, ...]:
     arguments = ctx.saved_tensors
-    gradients = iter(_causal_conv1d_backward(grad_y, grad_final_state, *arguments, *ctx.flags))
+    gradients = iter(_run_backward(grad_y, grad_final_state, *arguments, *ctx.flags))
     placed = [None if argument is None else next(gradients) for argument in arguments[:4]]
     return (*placed, None, None, None)
 
@@ -116,8 +114,13 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
-torch.library.register_autograd(causal_conv1d, _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd("helixwave::causal_conv1d", _differentiate, setup_context=_save, lib=_library)
 torch.library.register_autograd(
-    _causal_conv1d_backward, refuse_second_derivative("causal_conv1d"), lib=_library
+    "helixwave::causal_conv1d_backward", refuse_second_derivative("causal_conv1d"), lib=_library
 )
 _library.impl("causal_conv1d_step", torch.library.fallthrough_kernel, "Autograd")
+
+_operators = torch.ops.helixwave
+causal_conv1d = direct.differentiable(_operators.causal_conv1d.default, _forward, _save, _differentiate)
+_run_backward = direct.backward(_operators.causal_conv1d_backward.default, _backward)
+causal_conv1d_step = direct.undifferentiated(_operators.causal_conv1d_step.default, _step)

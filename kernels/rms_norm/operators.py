@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels import direct
 from kernels.checks import refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -20,8 +21,6 @@ _library.define(
     "rms_norm_backward(Tensor grad_y, Tensor? grad_residual_out, Tensor residual_out, Tensor weight, "
     "float eps, bool has_residual) -> (Tensor dx, Tensor dweight, Tensor dresidual)"
 )
-rms_norm = torch.ops.helixwave.rms_norm.default
-_rms_norm_backward = torch.ops.helixwave.rms_norm_backward.default
 
 
 def _implementation(x: Tensor) -> ModuleType:
@@ -83,7 +82,7 @@ def _differentiate(
     residual_out, weight = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(residual_out, dtype=ctx.dtype)
-    dx, dweight, dresidual = _rms_norm_backward(
+    dx, dweight, dresidual = _run_backward(
         grad_y, grad_residual_out, residual_out, weight, ctx.eps, ctx.has_residual
     )
     return dx, dweight, dresidual if ctx.has_residual else None, None
@@ -95,5 +94,11 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
-torch.library.register_autograd(rms_norm, _differentiate, setup_context=_save, lib=_library)
-torch.library.register_autograd(_rms_norm_backward, refuse_second_derivative("rms_norm"), lib=_library)
+torch.library.register_autograd("helixwave::rms_norm", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd(
+    "helixwave::rms_norm_backward", refuse_second_derivative("rms_norm"), lib=_library
+)
+
+_operators = torch.ops.helixwave
+rms_norm = direct.differentiable(_operators.rms_norm.default, _forward, _save, _differentiate)
+_run_backward = direct.backward(_operators.rms_norm_backward.default, _backward)

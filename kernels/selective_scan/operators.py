@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels import direct
 from kernels.checks import check_bounds, refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -27,9 +28,6 @@ _library.define(
     "selective_scan_step(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
     "Tensor? z, Tensor? dt_bias, bool dt_softplus) -> Tensor"
 )
-selective_scan = torch.ops.helixwave.selective_scan.default
-_selective_scan_backward = torch.ops.helixwave.selective_scan_backward.default
-selective_scan_step = torch.ops.helixwave.selective_scan_step.default
 
 
 def _implementation(x: Tensor) -> ModuleType:
@@ -129,7 +127,7 @@ def _differentiate(
     arguments = (*before, ctx.dt_softplus, initial_state, cu_seqlens, ctx.reverse)
     if grad_y is None and grad_final_state is None:
         return (None,) * len(arguments)
-    gradients = iter(_selective_scan_backward(grad_y, grad_final_state, *arguments, checkpoints))
+    gradients = iter(_run_backward(grad_y, grad_final_state, *arguments, checkpoints))
     placed = [None if argument is None else next(gradients) for argument in _differentiable(arguments)]
     return (*placed[:8], None, placed[8], None, None)
 
@@ -158,8 +156,15 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
-torch.library.register_autograd(selective_scan, _differentiate, setup_context=_save, lib=_library)
 torch.library.register_autograd(
-    _selective_scan_backward, refuse_second_derivative("selective_scan"), lib=_library
+    "helixwave::selective_scan", _differentiate, setup_context=_save, lib=_library
+)
+torch.library.register_autograd(
+    "helixwave::selective_scan_backward", refuse_second_derivative("selective_scan"), lib=_library
 )
 _library.impl("selective_scan_step", torch.library.fallthrough_kernel, "Autograd")
+
+_operators = torch.ops.helixwave
+selective_scan = direct.differentiable(_operators.selective_scan.default, _forward, _save, _differentiate)
+_run_backward = direct.backward(_operators.selective_scan_backward.default, _backward)
+selective_scan_step = direct.undifferentiated(_operators.selective_scan_step.default, _step)

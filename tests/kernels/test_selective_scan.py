@@ -302,7 +302,7 @@ def test_operators_are_well_formed(case: Case) -> None:
         "reverse",
     )
     scan = tuple(arguments.get(name) for name in order)
-    torch.library.opcheck(operators.selective_scan, scan)
+    torch.library.opcheck(torch.ops.helixwave.selective_scan.default, scan)
     y, final_state, checkpoints = operators.selective_scan(*detached(dict(enumerate(scan))).values())
     backward = (torch.randn_like(y), torch.randn_like(final_state), *scan, checkpoints)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
@@ -320,7 +320,7 @@ def test_step_is_well_formed(is_complex: bool) -> None:
     now = [
         arguments[name].squeeze(1) if name in OVER_TIME else arguments[name] for name in list(arguments)[:8]
     ]
-    assert torch.library.opcheck(operators.selective_scan_step, (state, *now, True))
+    assert torch.library.opcheck(torch.ops.helixwave.selective_scan_step.default, (state, *now, True))
 
 
 def test_compiles_without_a_break() -> None:
