@@ -1,0 +1,95 @@
+"""What decoding engines have in common: where decoding stands, and the plain engine that runs model.step."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from core.model import SequenceModel, SequenceState
+from core.multiscale import MultiscaleModel, StageState
+from core.sampling import SamplingConfig, sample
+
+Model = SequenceModel | MultiscaleModel
+State = SequenceState | StageState
+
+
+class Situation(NamedTuple):
+    """Where decoding stands between two tokens.
+
+    logits: (batch, padded vocabulary) float32, of the next token.
+    state: the model's, after the tokens so far.
+    position: how many tokens there are so far.
+    """
+
+    logits: Tensor
+    state: Any
+    position: int
+
+    def row(self, index: int) -> "Situation":
+        """That of one sample, (1, ...), in its own memory."""
+        return tree_map_only(Tensor, lambda part: part[index : index + 1].clone(), self)
+
+    @staticmethod
+    def stacked(rows: Sequence["Situation"], place: Tensor) -> "Situation":
+        """Sample k is a copy of rows[place[k]], which are of one sample each, at one position."""
+        leaves, structure = zip(*(tree_flatten(row) for row in rows), strict=True)
+        joined = [
+            torch.cat(parts)[place.to(parts[0].device)] if isinstance(parts[0], Tensor) else parts[0]
+            for parts in zip(*leaves, strict=True)
+        ]
+        return tree_unflatten(joined, structure[0])
+
+
+class Engine(Protocol):
+    """Runs the steps of one model for a fixed count of samples."""
+
+    position: int
+
+    def begin(self, situation: Situation, keys: Tensor) -> None:
+        """Stand at `situation`, whose tensors become the engine's; keys (count,) are the random streams."""
+
+    def advance(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Draw tokens (count, steps) int64 and their log-probabilities (count, steps) float32."""
+
+    def situation(self) -> Situation:
+        """Where it stands; the tensors may be the engine's own."""
+
+
+class EagerEngine:
+    """The definition of decoding: model.step and sample, one operator after another, on any device."""
+
+    def __init__(self, model: Model, config: SamplingConfig, allowed: Tensor) -> None:
+        self.model, self.config, self.allowed = model, config, allowed
+
+    def begin(self, situation: Situation, keys: Tensor) -> None:
+        self.logits, self.state, self.position = situation
+        self.keys = keys
+
+    def advance(self, steps: int) -> tuple[Tensor, Tensor]:
+        drawn = []
+        for _ in range(steps):
+            token, log_probability = sample(self.logits, self.keys, self.position, self.config, self.allowed)
+            logits, self.state = self.model.step(token, self.state)
+            self.logits, self.position = logits.float(), self.position + 1
+            drawn.append((token, log_probability))
+        tokens, log_probabilities = zip(*drawn, strict=True)
+        return torch.stack(tokens, dim=1), torch.stack(log_probabilities, dim=1)
+
+    def situation(self) -> Situation:
+        return Situation(self.logits, self.state, self.position)
+
+
+def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> Engine:
+    """The engine for a model on its device."""
+    return EagerEngine(model, config, allowed)
+
+
+def at_position(state: State, position: int) -> Any:
+    """The same tensors with the clocks where they stand after `position` tokens."""
+    if not isinstance(state, StageState):
+        return state
+    _, inputs, _, inner = state.pooled
+    turns, phase = divmod(position, inputs.shape[1])
+    return state._replace(pooled=state.pooled._replace(phase=phase, inner=at_position(inner, turns)))

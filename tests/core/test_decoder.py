@@ -1,0 +1,103 @@
+"""The decoder: however it is cut, saved or batched, the same samples come out."""
+
+import pytest
+import torch
+
+from core.generation import Decoder, generate
+from core.model import SequenceModel, SequenceModelConfig
+from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
+from core.sampling import SamplingConfig
+
+PROMPT = torch.tensor([3, 1, 4, 1, 5], dtype=torch.uint8)
+
+
+def sequence_model(**options: object) -> SequenceModel:
+    torch.manual_seed(0)
+    return SequenceModel(SequenceModelConfig(**({"vocab_size": 12, "d_model": 16, "n_layer": 2} | options)))
+
+
+def multiscale_model() -> MultiscaleModel:
+    torch.manual_seed(0)
+    config = MultiscaleModelConfig(
+        vocab_size=12, d_model=8, n_layer=1, pools=[2, 3], d_state=4, outer=MixerConfig(True, False)
+    )
+    return MultiscaleModel(config)
+
+
+every_model = pytest.mark.parametrize(
+    "model", [sequence_model(), multiscale_model()], ids=["plain", "clocks"]
+)
+
+
+@every_model
+@pytest.mark.parametrize("prompt", [None, PROMPT])
+@pytest.mark.parametrize("cut", [1, 7])
+def test_a_restored_decoder_continues_bit_by_bit(
+    model: SequenceModel | MultiscaleModel, prompt: torch.Tensor | None, cut: int
+) -> None:
+    decoder = Decoder(model, 3, SamplingConfig(top_k=6), seed=5, first_sample=2)
+    if prompt is not None:
+        decoder.prefill(prompt)
+    decoder.advance(cut)
+    saved = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    tokens, log_probability = decoder.advance(20)
+    restored = Decoder(model, 3, SamplingConfig(top_k=6))
+    restored.load_state_dict(saved)
+    assert restored.position == decoder.position - 20
+    again, log_probability_again = restored.advance(20)
+    assert torch.equal(again, tokens)
+    assert torch.equal(log_probability_again, log_probability)
+
+
+@every_model
+def test_many_steps_at_once_are_as_many_single_steps(model: SequenceModel | MultiscaleModel) -> None:
+    together = Decoder(model, 2).advance(13)
+    decoder = Decoder(model, 2)
+    alone = [decoder.advance(1) for _ in range(13)]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(parts, dim=1))
+
+
+@every_model
+def test_a_prompt_in_pieces_is_the_whole_prompt(model: SequenceModel | MultiscaleModel) -> None:
+    prompts = torch.stack([PROMPT, PROMPT.flip(0)])
+    whole, pieces = Decoder(model, 2, SamplingConfig(0)), Decoder(model, 2, SamplingConfig(0))
+    whole.prefill(prompts)
+    pieces.prefill(prompts[:, :2])
+    pieces.prefill(prompts[:, 2:])
+    assert pieces.position == whole.position == 5
+    torch.testing.assert_close(pieces.state_dict()["logits"], whole.state_dict()["logits"])
+    assert torch.equal(pieces.advance(5).tokens, whole.advance(5).tokens)
+
+
+@every_model
+def test_log_probabilities_are_those_of_forward(model: SequenceModel | MultiscaleModel) -> None:
+    tokens, log_probability = Decoder(model, 2, SamplingConfig(temperature=1.5)).advance(30)
+    expected = model(tokens[:, :-1]).log_softmax(dim=-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(log_probability[:, 1:], expected.detach(), rtol=1e-4, atol=1e-4)
+    assert (log_probability[:, 0] == 0).all()
+
+
+def test_generate_is_a_decoder() -> None:
+    model = sequence_model()
+    decoder = Decoder(model, 2, seed=3)
+    decoder.prefill(PROMPT)
+    assert torch.equal(generate(model, 2, 9, PROMPT, seed=3).tokens, decoder.advance(9).tokens)
+
+
+def test_a_state_of_another_decoder_is_refused() -> None:
+    saved = Decoder(sequence_model(), 2).state_dict()
+    with pytest.raises(ValueError, match="Model and count must be those"):
+        Decoder(sequence_model(), 3).load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"has no state\.4"):
+        Decoder(sequence_model(n_layer=3), 2).load_state_dict(saved)
+
+
+def test_bad_input_is_refused() -> None:
+    decoder = Decoder(sequence_model(), 2)
+    with pytest.raises(ValueError, match="steps is 0"):
+        decoder.advance(0)
+    with pytest.raises(ValueError, match="prompt is empty"):
+        decoder.prefill(torch.tensor([]))
+    with pytest.raises(ValueError, match="count is 0"):
+        Decoder(sequence_model(), 0)
