@@ -1,7 +1,9 @@
 """Batches of waveforms for training: codes of one byte, each the target of the codes before it.
 
 The inputs are the codes shifted by one behind a first SILENCE, so that every sample of a window is a target
-and nothing is known before the first. Row i of step s depends on (seed, s, i) alone.
+and nothing is known before the first. For a conditional model a symbol of the window's class, 256 + label,
+takes the place of that SILENCE, and inputs are wider than a byte. Row i of step s depends on (seed, s, i)
+alone.
 """
 
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audio.pack import PackedAudio
-from audio.quantizer import SILENCE
+from audio.quantizer import LEVELS, SILENCE
 from audio.window import Windows
 from core.counter import Integers, shuffled
 from core.training.loss import IGNORED
@@ -23,7 +25,8 @@ ORDER_STREAM = 1
 class PackedBatch(NamedTuple):
     """Sequences end to end, for models that take `cu_seqlens`; the state begins anew at each.
 
-    inputs: (1, total) uint8. targets: (1, total) int16. cu_seqlens: (rows + 1,) int32, from 0 to total.
+    inputs: (1, total) uint8, of a conditional dataset int16. targets: (1, total) int16.
+    cu_seqlens: (rows + 1,) int32, from 0 to total.
     """
 
     inputs: Tensor
@@ -35,26 +38,35 @@ class AudioDataset:
     """The training batches of packed audio: dataset(step, rows) gives these rows of a step's global batch.
 
     Windows come in shuffled epochs. A batch is as wide as its longest window, whoever asks for which rows.
+    conditional: whether a window begins with the symbol of its class.
     """
 
-    def __init__(self, audio: PackedAudio, windows: Windows, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        audio: PackedAudio,
+        windows: Windows,
+        batch_size: int,
+        seed: int = 0,
+        conditional: bool = False,
+    ) -> None:
         self.audio = audio
         self.windows = windows
         self.batch_size = batch_size
         self.seed = seed
+        self.conditional = conditional
 
     def __len__(self) -> int:
         """Steps in an epoch, the last one included that runs into the next."""
         return -(-len(self.windows) // self.batch_size)
 
     def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
-        """Inputs uint8 and targets int16 (rows, width); beyond the end of a window targets are IGNORED."""
+        """Inputs and targets (rows, width) as read_padded gives them."""
         width = int(self.windows.lengths[self._chosen(step, range(self.batch_size))].max())
-        return read_padded(self.audio, self.windows, self._chosen(step, rows), width)
+        return read_padded(self.audio, self.windows, self._chosen(step, rows), width, self.conditional)
 
     def packed(self, step: int, rows: range) -> PackedBatch:
         """The same windows end to end, without padding: as many samples as they have."""
-        return read_packed(self.audio, self.windows, self._chosen(step, rows))
+        return read_packed(self.audio, self.windows, self._chosen(step, rows), self.conditional)
 
     def labels(self, step: int, rows: range) -> Tensor:
         """The classes (rows,) int64 of the same windows; audio.clip.NO_LABEL where there are none."""
@@ -67,7 +79,12 @@ class AudioDataset:
 
 
 def evaluation_batches(
-    audio: PackedAudio, windows: Windows, batch_size: int, rank: int = 0, world: int = 1
+    audio: PackedAudio,
+    windows: Windows,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    conditional: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs and targets (batch_size, width) of the windows of one of `world` ranks, in order.
 
@@ -78,7 +95,7 @@ def evaluation_batches(
         everyone = windows.lengths[first : first + batch_size * world]
         begin = first + rank * batch_size
         chosen = np.arange(begin, min(begin + batch_size, len(windows)))
-        inputs, targets = read_padded(audio, windows, chosen, int(everyone.max()))
+        inputs, targets = read_padded(audio, windows, chosen, int(everyone.max()), conditional)
         missing = batch_size - len(chosen)
         yield (
             torch.nn.functional.pad(inputs, (0, 0, 0, missing), value=SILENCE),
@@ -86,18 +103,28 @@ def evaluation_batches(
         )
 
 
-def read_padded(audio: PackedAudio, windows: Windows, chosen: Integers, width: int) -> tuple[Tensor, Tensor]:
-    """Inputs uint8 and targets int16 (rows, width) of the windows numbered `chosen` (rows,)."""
+def read_padded(
+    audio: PackedAudio, windows: Windows, chosen: Integers, width: int, conditional: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Inputs uint8 (conditional: int16) and targets int16 (rows, width) of the windows numbered `chosen`.
+
+    Beyond the end of a window targets are IGNORED.
+    """
     lengths = windows.lengths[chosen]
     codes = np.full((len(chosen), width), SILENCE, np.uint8)
     for row, start, length in zip(codes, windows.starts[chosen].tolist(), lengths.tolist(), strict=True):
         row[:length] = audio.codes[start : start + length]
     inputs, targets = inputs_and_targets(torch.from_numpy(codes))
+    if conditional:
+        inputs = inputs.short()
+        inputs[:, 0] = class_symbols(windows, chosen)
     beyond = torch.arange(width) >= torch.from_numpy(lengths)[:, None]
     return inputs, targets.masked_fill(beyond, IGNORED)
 
 
-def read_packed(audio: PackedAudio, windows: Windows, chosen: Integers) -> PackedBatch:
+def read_packed(
+    audio: PackedAudio, windows: Windows, chosen: Integers, conditional: bool = False
+) -> PackedBatch:
     """The windows numbered `chosen` (rows,) end to end."""
     starts, lengths = windows.starts[chosen], windows.lengths[chosen]
     pieces = [
@@ -106,10 +133,17 @@ def read_packed(audio: PackedAudio, windows: Windows, chosen: Integers) -> Packe
     ]
     inputs, targets = inputs_and_targets(torch.from_numpy(np.concatenate(pieces))[None])
     bounds = np.concatenate([[0], np.cumsum(lengths)])
-    inputs[0, bounds[:-1]] = SILENCE
+    if conditional:
+        inputs = inputs.short()
+    inputs[0, bounds[:-1]] = class_symbols(windows, chosen) if conditional else SILENCE
     return PackedBatch(inputs, targets, torch.from_numpy(bounds.astype(np.int32)))
 
 
 def inputs_and_targets(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs uint8 and targets int16 of whole windows of codes (rows, length), both of that shape."""
     return torch.nn.functional.pad(codes[:, :-1], (1, 0), value=SILENCE), codes.to(torch.int16)
+
+
+def class_symbols(windows: Windows, chosen: Integers) -> Tensor:
+    """The symbols (rows,) int16 of the classes of the windows numbered `chosen`: they follow the codes."""
+    return torch.from_numpy(LEVELS + windows.labels[chosen]).short()

@@ -16,14 +16,13 @@ from torch import Tensor
 from bio.dataset import NOT_A_TARGET, evaluation_batches, inputs_and_targets, target_repeats
 from bio.genome import Genome
 from bio.likelihood import Score, base_losses, to_device
-from bio.span import Integers
 from bio.window import TiledWindows
+from core.context_bins import context_edges
 from core.model import SequenceModel
 from core.training import World
 
 PIECE_BASES = 1 << 17
 """Inputs that are run at once: enough to fill a GPU, whatever the windows' length."""
-BINS_PER_DOUBLING = 2
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,3 @@ def _evaluation(totals: npt.NDArray[np.float64]) -> Evaluation:
         context_edges=edges.tolist(),
         by_context=[Score(float(nats), int(bases)) for nats, bases in binned.T],
     )
-
-
-def context_edges(length: int) -> Integers:
-    """Edges (bins + 1,) of bins of context, from 1 to length + 1, evenly spaced on a log scale."""
-    steps = np.arange(BINS_PER_DOUBLING * length.bit_length())
-    inner = np.unique(np.round(2 ** (steps / BINS_PER_DOUBLING)).astype(np.int64))
-    return np.append(inner[inner <= length], length + 1)

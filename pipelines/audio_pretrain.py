@@ -1,0 +1,114 @@
+"""Pretrain a model of raw waveforms: predict each sample from those before it.
+
+    python -m pipelines.audio_pretrain --config digits
+    python -m pipelines.audio_pretrain data.source=folder data.folder=recordings run.dir=runs/mine
+    python -m pipelines.audio_pretrain run.dir=runs/mine --resume
+    torchrun --nproc-per-node 8 -m pipelines.audio_pretrain --config sc09_small data.folder=data/sc09
+
+The run folder gets config.yaml, metrics.jsonl, TensorBoard events, checkpoints, the last validation as a
+table and a picture, and at the end summary.json and loss_curve.png.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from audio.dataset import AudioDataset
+from audio.waveform import RATE
+from core.training import Batches, RunFolder, TrainingConfig, Validate, World, joined_world, train
+from core.training.progress import Progress
+from pipelines.audio import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
+from pipelines.audio_model import AudioModel, AudioModelConfig, new_model
+from pipelines.audio_validation import validation
+from pipelines.cli import command
+from pipelines.config import RunConfig, parse_config
+
+
+@dataclass
+class Config:
+    data: AudioDataConfig = field(default_factory=AudioDataConfig)
+    model: AudioModelConfig = field(default_factory=AudioModelConfig)
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_pretrain"))
+    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "audio_pretrain", __doc__ or "")
+    progress = pretrain(config)
+    if progress is not None:
+        print(report(progress, config))
+
+
+def pretrain(config: Config) -> Progress | None:
+    """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
+    with joined_world() as world:
+        data = open_audio_data(config.data, world)
+        config.data.sha256 = data.packed.sha256
+        config.data.classes = list(data.packed.classes) if config.data.conditional else []
+        config.model.set_classes(len(config.data.classes))
+        torch.manual_seed(config.train.seed)
+        model = new_model(config.model).to(world.device)
+        world.rows(config.train.batch_size)  # raises before there is a run folder
+        validate = validate_of(config, data, world)
+        if world.is_first:
+            print(plan(config, data, model), flush=True)
+        if config.dry_run:
+            return None
+        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        progress = train(model, training_batches(config, data), config.train, run, world, "sample", validate)
+        return progress if world.is_first else None
+
+
+def training_batches(config: Config, data: AudioData) -> Batches:
+    """The training windows in shuffled epochs, padded to the longest of a batch."""
+    train = config.train
+    return AudioDataset(
+        data.packed, data.windows["train"], train.batch_size, train.seed, config.data.conditional
+    )
+
+
+def validate_of(config: Config, data: AudioData, world: World) -> Validate | None:
+    """What measures a model's held-out bits per sample; None where nothing is held out."""
+    if "valid" not in data.windows:
+        return None
+    windows = evenly_spaced(data.windows["valid"], config.data.validation_windows)
+    return validation(data.packed, windows, config.data.conditional, world, Path(config.run.dir))
+
+
+def plan(config: Config, data: AudioData, model: AudioModel) -> str:
+    """What a run will do: the clips, the windows of each split, the model, the amount."""
+    packed, train = data.packed, config.train
+    lines = [
+        f"clips     {packed.name} in {config.data.folder}: {len(packed.clips):,}, "
+        f"{len(packed.codes) / RATE:,.0f} s at {RATE:,} Hz, quantizer {packed.quantizer}"
+    ]
+    lines += [
+        f"{split:<9} {len(windows):,} windows, {windows.lengths.sum():,} samples, "
+        f"the longest {windows.lengths.max():,}"
+        for split, windows in data.windows.items()
+    ]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    epochs = train.steps * train.batch_size / len(data.windows["train"])
+    lines += [
+        f"model     {config.model.kind}, {parameters:,} parameters"
+        + (f", conditional on {len(config.data.classes)} classes" if config.data.conditional else ""),
+        f"training  {train.steps:,} steps of {train.batch_size:,} windows, {epochs:.2f} epochs",
+    ]
+    return "\n".join(lines)
+
+
+def report(progress: Progress, config: Config) -> str:
+    bits = progress.validation.get("bits_per_sample")
+    measured = f"held-out {bits:.4f} bits per sample" if bits is not None else "nothing held out"
+    return f"{progress.step:,} steps done, {measured}; {config.run.dir} holds the run."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
