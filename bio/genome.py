@@ -103,17 +103,22 @@ class Genome:
     @cached_property
     def unknown(self) -> Spans:
         """The runs of N in the pack, separators included, merged; found by one pass over the pack."""
-        runs = []
-        for start in range(0, self.bases.size, SCAN_BASES):
-            is_unknown = without_mask(self.bases[start : start + SCAN_BASES]) == N
-            edges = np.flatnonzero(np.diff(is_unknown, prepend=False, append=False))
-            runs.append(start + edges.astype(np.int64).reshape(-1, 2))
-        return merge(np.concatenate(runs))
+        return unknown_runs(self.bases)
 
 
 def open_genome(fasta: str | Path, cache: str | Path | None = None) -> Genome:
     """The genome of a FASTA file, packed on first use; see bio.pack.pack for `cache` and the errors."""
     return Genome(pack(fasta, cache))
+
+
+def unknown_runs(bases: Bytes) -> Spans:
+    """The runs of N in packed bytes (positions,), merged; found by one pass over them."""
+    runs = [as_spans()]
+    for start in range(0, bases.size, SCAN_BASES):
+        is_unknown = without_mask(bases[start : start + SCAN_BASES]) == N
+        edges = np.flatnonzero(np.diff(is_unknown, prepend=False, append=False))
+        runs.append(start + edges.astype(np.int64).reshape(-1, 2))
+    return merge(np.concatenate(runs))
 
 
 def _plain(name: str) -> str:

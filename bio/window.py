@@ -88,7 +88,7 @@ def drawn_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: f
     """Windows drawn uniformly inside merged regions (n, 2); ValueError when none fits."""
     starts = regions - np.array([0, length - 1])
     starts = starts[starts[:, 0] < starts[:, 1]]
-    allowed = _starts_with_few_n(genome.unknown, starts, length, int(max_n_fraction * length))
+    allowed = starts_with_few_n(genome.unknown, starts, length, int(max_n_fraction * length))
     _require(len(allowed), total(starts), genome, regions, length, max_n_fraction)
     return DrawnWindows(length, allowed, regions)
 
@@ -116,7 +116,7 @@ def _n_count(unknown: Spans, starts: Integers, length: int) -> Integers:
     return counted_below(unknown, starts + length) - counted_below(unknown, starts)
 
 
-def _starts_with_few_n(unknown: Spans, start_spans: Spans, length: int, limit: int) -> Spans:
+def starts_with_few_n(unknown: Spans, start_spans: Spans, length: int, limit: int) -> Spans:
     """The part of `start_spans` from where a window holds at most `limit` N, as sorted spans.
 
     The count of N is a function of the start that rises, falls or stays by one a step, and changes its course
