@@ -8,9 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from core.dynamics import (
+    initial_a_imag,
+    initial_a_log,
+    initial_b,
+    initial_c,
+    initial_dt_bias,
+    without_decay,
+)
 from kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
-
-DT_MIN, DT_MAX = 1e-3, 1e-1
 
 
 class MambaState(NamedTuple):
@@ -75,17 +81,15 @@ class Mamba(nn.Module):
         if "dt" in self.selected:
             self.dt_proj = nn.Linear(dt_rank, d_inner)
             nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-            self.dt_proj.bias.data = _initial_dt_bias(d_inner)
+            self.dt_proj.bias.data = initial_dt_bias(d_inner)
         else:
-            self.dt_bias = _without_decay(_initial_dt_bias(d_inner))
+            self.dt_bias = without_decay(initial_dt_bias(d_inner))
+        self.A_log = without_decay(initial_a_log(d_inner, d_state, complex))
         if complex:
-            self.A_log = _without_decay(torch.full((d_inner, d_state // 2), 0.5).log())
-            self.A_imag = _without_decay(torch.arange(0.0, d_state // 2).repeat(d_inner, 1))
-        else:
-            self.A_log = _without_decay(torch.arange(1.0, d_state + 1).repeat(d_inner, 1).log())
-        self.B = None if "B" in self.selected else _without_decay(_initial_b(d_inner, d_state, complex))
-        self.C = None if "C" in self.selected else _without_decay(_initial_c(d_inner, d_state, complex))
-        self.D = _without_decay(torch.ones(d_inner))
+            self.A_imag = without_decay(initial_a_imag(d_inner, d_state))
+        self.B = None if "B" in self.selected else without_decay(initial_b(d_inner, d_state, complex))
+        self.C = None if "C" in self.selected else without_decay(initial_c(d_inner, d_state, complex))
+        self.D = without_decay(torch.ones(d_inner))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def initial_state(self, batch_size: int) -> MambaState:
@@ -177,29 +181,3 @@ def _selected_widths(selective: bool | Sequence[str], widths: dict[str, int]) ->
             f"selective is {selective!r}; it must be true, false, or a list of some of {list(widths)}."
         )
     return {name: width for name, width in widths.items() if name in names}
-
-
-def _initial_dt_bias(channels: int) -> Tensor:
-    """(channels,): softplus of it is log-uniform between DT_MIN and DT_MAX."""
-    dt = torch.empty(channels).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
-    return dt + torch.log(-torch.expm1(-dt))
-
-
-def _initial_b(channels: int, d_state: int, paired: bool) -> Tensor:
-    """Ones, (channels, d_state), or (channels, d_state / 2, 2) of real and imaginary parts."""
-    return (
-        torch.tensor([1.0, 0.0]).repeat(channels, d_state // 2, 1)
-        if paired
-        else torch.ones(channels, d_state)
-    )
-
-
-def _initial_c(channels: int, d_state: int, paired: bool) -> Tensor:
-    """Standard normal numbers, real or complex, shaped as B."""
-    return torch.randn(channels, d_state // 2, 2) * 0.5**0.5 if paired else torch.randn(channels, d_state)
-
-
-def _without_decay(value: Tensor) -> nn.Parameter:
-    parameter = nn.Parameter(value)
-    parameter._no_weight_decay = True  # type: ignore[attr-defined]
-    return parameter
