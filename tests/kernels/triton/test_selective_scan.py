@@ -39,7 +39,9 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the CUDA C++ kernels out, and make what the interpreter has to do small."""
     if not INTERPRETED:
-        monkeypatch.setattr("kernels.selective_scan.cuda.covers", lambda *_: False)
+        from kernels.selective_scan import cuda
+
+        monkeypatch.setattr(cuda, "covers", lambda *_: False)
         return
     from triton.runtime.interpreter import InterpretedFunction
 
