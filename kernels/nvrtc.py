@@ -18,7 +18,7 @@ class Kernels:
 
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module = module
-        self._device = device
+        self._device = torch.cuda.current_device() if device.index is None else device.index
         self._functions: dict[tuple[str, int], Any] = {}
 
     def launch(
@@ -30,7 +30,7 @@ class Kernels:
         grid, block = (blocks, 1, 1), (threads, 1, 1)
         with torch.cuda.device(self._device):
             function = self._function(name, shared_memory)
-            stream = torch.cuda.current_stream().cuda_stream
+            stream = torch.cuda.current_stream(self._device).cuda_stream
             _driver(driver.cuLaunchKernel(function, *grid, *block, shared_memory, stream, address, 0))
 
     def _function(self, name: str, shared_memory: int) -> Any:

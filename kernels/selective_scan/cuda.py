@@ -65,6 +65,7 @@ def covers(
     )
 
 
+@functools.cache
 def _fits(device: torch.device, floats: int) -> bool:
     properties = torch.cuda.get_device_properties(device)
     needed = _backward_memory(-(-floats // _FLOATS), per=2)
@@ -135,7 +136,7 @@ def backward(
     inputs = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reverse)
     plan = cuda_plan.plan(inputs.x, cuda_plan.BACKWARD)
     shape, groups = _shape(inputs, plan), _padded(A) // _FLOATS
-    cluster = _cluster(inputs, plan.per)
+    cluster = _cluster(inputs.x.device, inputs.x.shape[2] // inputs.B.shape[2], plan.per)
     kernels = _kernels(inputs, plan.per, cluster)
     grad_y, grad_final_state = _aligned(grad_y), _contiguous(grad_final_state)
     dx, ddt = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
@@ -165,16 +166,16 @@ def backward(
     dA = A.new_empty(rows, *A.shape)
     dD, dbias = (x.new_empty(rows, x.shape[2], dtype=torch.float32) for _ in range(2))
     arguments.dA, arguments.dD, arguments.dbias = dA.data_ptr(), dD.data_ptr(), dbias.data_ptr()
-    arguments.parts = across // B.shape[2] // cluster
+    count = across // B.shape[2] // cluster
     parts = None
-    if arguments.parts > 1:
-        parts = x.new_empty(arguments.parts, *B.shape[:3], 2, B[0, 0, 0].numel(), dtype=torch.float32)
+    if count > 1:
+        parts = x.new_empty(count, *B.shape[:3], 2, B.shape[3:].numel(), dtype=torch.float32)
     arguments.dBC, arguments.dB, arguments.dC = _pointer(parts), dB.data_ptr(), dC.data_ptr()
     kernels.launch("scan_backward", across * rows, _THREADS, [arguments], _backward_memory(groups, plan.per))
     if parts is not None:
         tokens, width = B.shape[:3].numel(), parts.shape[-1]
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (parts, dB, dC)]
-        numbers = [ctypes.c_int(arguments.parts), ctypes.c_int64(tokens), ctypes.c_int(width)]
+        numbers = [ctypes.c_int(count), ctypes.c_int64(tokens), ctypes.c_int(width)]
         blocks = -(-tokens * 2 * width // _THREADS)
         kernels.launch("sum_parts", blocks, _THREADS, [*pointers, *numbers])
     return (
@@ -272,11 +273,12 @@ def _batch_per_block(shape: Shape, across: int) -> int:
     return max(1, shape.batch * shape.segments * across // most) if shape.segments == 1 else 1
 
 
-def _cluster(inputs: _Inputs, per: int) -> int:
+@functools.cache
+def _cluster(device: torch.device, group_channels: int, per: int) -> int:
     """Return how many blocks sum dB and dC on chip: all of a group of channels where they are 8 or fewer."""
-    if torch.cuda.get_device_capability(inputs.x.device) < (9, 0):
+    if torch.cuda.get_device_capability(device) < (9, 0):
         return 1
-    blocks = -(-(inputs.x.shape[2] // inputs.B.shape[2]) // _channels_a_block(per))
+    blocks = -(-group_channels // _channels_a_block(per))
     return max(size for size in range(1, 9) if blocks % size == 0)
 
 
@@ -345,7 +347,7 @@ def _forward_arguments(inputs: _Inputs, shape: Shape) -> ForwardArguments:
         bias=_pointer(inputs.dt_bias),
         initial=_pointer(inputs.initial_state),
         group_channels=inputs.x.shape[2] // inputs.B.shape[2],
-        bc_floats=inputs.B[0, 0, 0].numel(),
+        bc_floats=inputs.B.shape[3:].numel(),
     )
 
 

@@ -56,6 +56,5 @@ class BackwardArguments(ctypes.Structure):
                 *("dA", "dD", "dbias", "initial_gradient", "dBC", "dB", "dC"),
             )
         ),
-        ("parts", ctypes.c_int),
         ("batch_per_block", ctypes.c_int),
     )

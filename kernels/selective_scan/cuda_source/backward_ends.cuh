@@ -10,7 +10,7 @@ struct BackwardArguments {
   float* initial_gradient;        // (batch, channels, N)
   float* dBC;                     // partial sums (parts, batch, length, groups of channels, 2, floats), or null:
   void *dB, *dC;                  // the gradients themselves, where one cluster holds all channels of a group
-  int parts, batch_per_block;
+  int batch_per_block;
 };
 
 // The adjoint that a segment, but the first, sends to the one before it, if it receives none itself.
