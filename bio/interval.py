@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bio.genome import Genome
-from bio.span import Spans, as_spans
+from bio.span import Spans, as_spans, overlap, subtract
 
 SPLITS = ("train", "valid", "test")
 
@@ -67,25 +69,45 @@ def read_regions(path: str | Path, genome: Genome) -> list[Region]:
     return regions
 
 
-def split_by_record(genome: Genome, names: Mapping[str, Sequence[str]]) -> Splits:
-    """Splits of whole records, by a mapping from split to record names; records not named are in none.
+def split_by_region(genome: Genome, regions: Mapping[str, Sequence[str]]) -> Splits:
+    """Splits of records and parts of them, as `named_span` reads them, by a mapping from split to regions.
 
-    Raises ValueError for an unknown split or record, and for a record named twice.
+    What no split names is training, unless `regions` names that too. Raises ValueError for an unknown split
+    or record, and for a base that is named twice.
     """
-    splits = {split: as_spans() for split in SPLITS}
-    owner: dict[str, str] = {}
-    for split, members in names.items():
+    spans: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
+    for split, texts in regions.items():
         _check_split(split)
-        for name in members:
-            record = genome.resolve(name)
-            if record.name in owner:
-                raise ValueError(
-                    f"Chromosome {record.name} is named in split {owner[record.name]} and again in {split}: "
-                    "name it once."
-                )
-            owner[record.name] = split
-        splits[split] = as_spans(genome.span(name) for name in members)
+        for text in texts:
+            span = named_span(text, genome)
+            for owner, theirs in spans.items():
+                if overlap(as_spans(theirs), as_spans([span])):
+                    raise ValueError(
+                        f"Bases of {text} are named in split {owner} and again in {split}: name them once."
+                    )
+            spans[split].append(span)
+    splits = {split: as_spans(rows) for split, rows in spans.items()}
+    if not spans["train"]:
+        splits["train"] = subtract(genome.record_spans, np.concatenate(list(splits.values())))
     return splits
+
+
+def named_span(text: str, genome: Genome) -> tuple[int, int]:
+    """The positions in the pack of "chr20", "chr20:100001-200000" or "chr20:11000001-": a record, or the part
+    from a base to another (counted from 1, both included, as in samtools), or to its end.
+
+    Raises ValueError for an unknown record, an inverted region and one past the record's end.
+    """
+    name, colon, bounds = text.rpartition(":")
+    if text in genome.records or not colon:
+        return genome.span(text)
+    start, dash, end = bounds.replace(",", "").partition("-")
+    if not (start.isdecimal() and dash and (end.isdecimal() or not end)):
+        raise ValueError(
+            f"{text!r} is not a region: write a chromosome, or a part of it, as chr20:100001-200000 or as "
+            "chr20:100001- to its end."
+        )
+    return genome.span(name, int(start) - 1, int(end) if end else genome.resolve(name).length)
 
 
 def split_by_fraction(genome: Genome, valid: float, test: float = 0.0) -> Splits:

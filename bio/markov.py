@@ -23,15 +23,20 @@ class MarkovModel:
     counts: npt.NDArray[np.uint32]
 
 
+def check_order(order: int) -> None:
+    """Raises ValueError for an order outside 0 to 12."""
+    if not 0 <= order <= MAX_ORDER:
+        raise ValueError(
+            f"A Markov model of order {order} cannot be counted: the order must be 0 to {MAX_ORDER}."
+        )
+
+
 def fit_markov(genome: Genome, spans: Spans, order: int) -> MarkovModel:
     """The model of an order, 0 to 12, fitted on spans (n, 2) of a genome; contexts with N are passed over.
 
     Raises ValueError for an order outside 0 to 12.
     """
-    if not 0 <= order <= MAX_ORDER:
-        raise ValueError(
-            f"A Markov model of order {order} cannot be counted: the order must be 0 to {MAX_ORDER}."
-        )
+    check_order(order)
     counts = np.ones(4 ** (order + 1), np.uint32)
     for ids in _transitions(genome, spans, order):
         # A one of another type than the counts would make this fifty times slower.

@@ -6,6 +6,7 @@ The carried sample is 1 Mb of chromosome 20 (GRCh37); its last fifth is held out
 be given; the defaults are in pipelines/configs/demo.yaml. A second demo replaces the first in runs/demo.
 """
 
+import json
 import shutil
 import sys
 import time
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from bio.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
-from bio.markov import fit_markov, markov_bits
 from bio.sample import SAMPLE
 from bio.vocabulary import encode, without_mask
 from core.training import joined_world
@@ -23,10 +23,10 @@ from pipelines import dna_generate, dna_pretrain
 from pipelines.cli import command
 from pipelines.config import parse_config
 from pipelines.dna import DnaData, open_data
+from pipelines.dna_validation import TABLE
 from pipelines.pictures import draw_bits, draw_spectra
 
 FOLDER = Path("runs/demo")
-ORDERS = range(9)
 K = 4
 COUNT, LENGTH = 64, 1024
 PICTURES = ("loss_curve.png", "bits_by_context.png", "bits_per_base.png", "spectrum.png")
@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> None:
     progress = dna_pretrain.pretrain(config)
     if progress is None:
         return
-    bits = {**markov_bits_by_order(data), "Mamba": progress.validation["bits_per_base"]}
+    table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    markov = {f"Markov {row['order']}": row["bits_per_base"] for row in table["markov"]}
+    bits = {**markov, "Mamba": progress.validation["bits_per_base"]}
     fasta = dna_generate.generate(dna_generate.Config(str(folder), count=COUNT, length=LENGTH))
     spectra = spectra_by_source(data, fasta)
 
@@ -59,21 +61,13 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{time.perf_counter() - began:.0f} seconds in all.")
 
 
-def markov_bits_by_order(data: DnaData) -> dict[str, float]:
-    """Held-out bits per base of Markov models fitted on the training bases, by name."""
-    held_out = data.held_out["valid"].coverage()
-    models = (fit_markov(data.genome, data.splits["train"], order) for order in ORDERS)
-    return {f"Markov {model.order}": markov_bits(model, data.genome, held_out) for model in models}
-
-
 def spectra_by_source(data: DnaData, fasta: Path) -> dict[str, Spectrum]:
     """The k-mer spectra of the held-out, the training and the generated bases."""
     lines = fasta.read_text(encoding="ascii").splitlines()
     generated = "".join(line if not line.startswith(">") else "N" for line in lines)
-    bases = data.genome.bases
     held_out, train = (
-        np.concatenate([without_mask(bases[start:end]) for start, end in data.splits[split].tolist()])
-        for split in ("valid", "train")
+        np.concatenate([without_mask(genome.bases[start:end]) for start, end in data.splits[split].tolist()])
+        for split, genome in (("valid", data.held_out_genome), ("train", data.genome))
     )
     spectra = {"held out": held_out, "train": train, "generated": encode(generated)}
     return {name: kmer_spectrum(tokens, K) for name, tokens in spectra.items()}

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from bio.genome import Genome, open_genome
-from bio.interval import Splits, read_bed, split_by_fraction, split_by_record
+from bio.interval import Splits, read_bed, split_by_fraction, split_by_region
+from bio.leakage import MOST_SHARED, K, shared_kmers
+from bio.markov import check_order
 from bio.rule import split_windows
+from bio.span import as_spans, merge
 from bio.vocabulary import VOCABULARY_SIZE
-from bio.window import TiledWindows, Windows
+from bio.window import TiledWindows, Windows, tiled_windows
 from core.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
 from core.model import SequenceModel, SequenceModelConfig
 from core.training import World
@@ -29,11 +32,30 @@ class DataConfig:
     bed: str | None = field(
         default=None, metadata={"help": "intervals: chromosome, start, end, split (train, valid, test)"}
     )
+    train_chromosomes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "instead of a BED: the chromosomes to train on, or parts of them, as chr20:1-5000000 or "
+            "chr20:11000001- (from a base to the end); none: all that is not held out"
+        },
+    )
     valid_chromosomes: list[str] = field(
-        default_factory=list, metadata={"help": "instead of a BED: the chromosomes held out for validation"}
+        default_factory=list,
+        metadata={"help": "instead of a BED: the chromosomes, or parts, held out for validation"},
     )
     test_chromosomes: list[str] = field(
-        default_factory=list, metadata={"help": "instead of a BED: the chromosomes held out for a final test"}
+        default_factory=list,
+        metadata={"help": "instead of a BED: the chromosomes, or parts, held out for a final test"},
+    )
+    valid_fasta: str | None = field(
+        default=None,
+        metadata={
+            "help": "another FASTA file, which holds the bases for validation: data.valid_chromosomes of it, "
+            "none: all. That they are not in data.fasta as well is checked"
+        },
+    )
+    valid_sha256: str | None = field(
+        default=None, metadata={"help": "sha256 that data.valid_fasta must have, as data.sha256"}
     )
     valid_fraction: float = field(
         default=0.1, metadata={"help": "without either: the share of every record held out, at its end"}
@@ -53,16 +75,34 @@ class DataConfig:
     validation_windows: int | None = field(
         default=128, metadata={"help": "windows that measure held-out bits, evenly spaced; null: all"}
     )
+    markov_orders: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "orders of Markov models, 0 to 12, that are fitted on the training bases and measured "
+            "beside the model: a second or two each for fifty million bases"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for order in self.markov_orders:
+            check_order(order)
 
 
 @dataclass(frozen=True)
 class DnaData:
-    """A genome, the spans of its splits as they were asked for, and the windows of each split."""
+    """The genome of training and that of the held-out splits, which is mostly the same one; the spans of the
+    splits as they were asked for, each in its genome; and the windows of each split.
+
+    leak: the share of the held-out k-mers that stand in the training bases too (bio.leakage), where the two
+        genomes are of different files; None where they are the same.
+    """
 
     genome: Genome
+    held_out_genome: Genome
     splits: Splits
     train: Windows
     held_out: dict[str, TiledWindows]
+    leak: float | None = None
 
     @property
     def windows(self) -> dict[str, Windows]:
@@ -70,23 +110,39 @@ class DnaData:
 
 
 def open_data(config: DataConfig, world: World) -> DnaData:
-    """The data of a configuration; the first process packs the genome, the others wait and read its pack.
+    """The data of a configuration; the first process packs the genomes, the others wait and read the packs.
 
-    Raises ValueError and OSError for a FASTA, a BED, a chromosome or a length that cannot be used.
+    Raises ValueError and OSError for a FASTA, a BED, a chromosome or a length that cannot be used, and for
+    held-out bases of another file that stand in the training bases.
     """
     if world.is_first:
-        open_genome(config.fasta)
+        _open_genomes(config)
     world.sum(torch.zeros(1, device=world.device))  # the others wait here
-    genome = open_genome(config.fasta)
-    if config.sha256 not in (None, genome.sha256):
-        raise ValueError(
-            f"{config.fasta} is not the file that is meant: its sha256 is {genome.sha256}, data.sha256 is "
-            f"{config.sha256}. Name the FASTA that the run began with, or start a new run."
-        )
-    splits = _splits(config, genome)
-    return DnaData(
-        genome, splits, *split_windows(genome, splits, config.length, config.split, config.max_n_fraction)
-    )
+    genome, held_out_genome = _open_genomes(config)
+    splits = _splits(config, genome, held_out_genome)
+    train, held_out = windows_of(config, genome, held_out_genome, splits, config.length)
+    leak = None
+    if held_out_genome is not genome:
+        leak = shared_kmers(genome, splits["train"], held_out_genome, splits["valid"])
+        if leak > MOST_SHARED:
+            raise ValueError(
+                f"{leak:.1%} of the {K}-mers of data.valid_fasta ({config.valid_fasta}) stand in the "
+                f"training bases of {config.fasta} too, which is more than repeats explain: the same sequence "
+                "is in both. Name other parts in data.train_chromosomes or data.valid_chromosomes."
+            )
+    return DnaData(genome, held_out_genome, splits, train, held_out, leak)
+
+
+def windows_of(
+    config: DataConfig, genome: Genome, held_out_genome: Genome, splits: Splits, length: int
+) -> tuple[Windows, dict[str, TiledWindows]]:
+    """The training and the held-out windows of a length. Raises ValueError for a split without a window."""
+    if held_out_genome is genome:
+        return split_windows(genome, splits, length, config.split, config.max_n_fraction)
+    alone = {**splits, "valid": as_spans()}
+    train, _ = split_windows(genome, alone, length, config.split, config.max_n_fraction)
+    valid = tiled_windows(held_out_genome, merge(splits["valid"]), length, config.max_n_fraction)
+    return train, {"valid": valid}
 
 
 def evenly_spaced(windows: TiledWindows, count: int | None) -> TiledWindows:
@@ -116,16 +172,47 @@ def trained_model(checkpoint: Path, device: torch.device) -> SequenceModel:
     return model.eval()
 
 
-def _splits(config: DataConfig, genome: Genome) -> Splits:
+def _open_genomes(config: DataConfig) -> tuple[Genome, Genome]:
+    """The genome of training and that of the held-out splits; ValueError if one is not the file meant."""
+    genome = _open_checked(config.fasta, config.sha256, "data.fasta", "data.sha256")
+    if config.valid_fasta is None:
+        return genome, genome
+    return genome, _open_checked(
+        config.valid_fasta, config.valid_sha256, "data.valid_fasta", "data.valid_sha256"
+    )
+
+
+def _open_checked(fasta: str, sha256: str | None, key: str, sha256_key: str) -> Genome:
+    genome = open_genome(fasta)
+    if sha256 not in (None, genome.sha256):
+        raise ValueError(
+            f"{fasta} is not the file that is meant: its sha256 is {genome.sha256}, {sha256_key} is "
+            f"{sha256}. Name the FASTA that the run began with as {key}, or start a new run."
+        )
+    return genome
+
+
+def _splits(config: DataConfig, genome: Genome, held_out_genome: Genome) -> Splits:
     """From the BED, else from the chromosomes, else from the fraction. ValueError if two are given."""
-    by_chromosome = {"valid": config.valid_chromosomes, "test": config.test_chromosomes}
-    named = any(by_chromosome.values())
-    if config.bed is not None and named:
+    names = {
+        "train": config.train_chromosomes,
+        "valid": config.valid_chromosomes,
+        "test": config.test_chromosomes,
+    }
+    if config.bed is not None and any(names.values()):
         raise ValueError("Both data.bed and chromosomes name the splits: give one of the two.")
+    if held_out_genome is not genome:
+        if config.bed is not None or config.test_chromosomes:
+            raise ValueError(
+                "data.valid_fasta goes with data.train_chromosomes and data.valid_chromosomes only: leave "
+                "out data.bed and data.test_chromosomes."
+            )
+        train = split_by_region(genome, {"train": names["train"]})
+        # all that is not named is "train", so that nothing named is all of it
+        valid = split_by_region(held_out_genome, {"train": names["valid"]})
+        return {**train, "valid": valid["train"]}
     if config.bed is not None:
         return read_bed(config.bed, genome)
-    if named:
-        held_out_names = {genome.resolve(name).name for names in by_chromosome.values() for name in names}
-        rest = [name for name in genome.records if name not in held_out_names]
-        return split_by_record(genome, {"train": rest, **by_chromosome})
+    if any(names.values()):
+        return split_by_region(genome, names)
     return split_by_fraction(genome, valid=config.valid_fraction)

@@ -16,15 +16,17 @@ from pathlib import Path
 import torch
 from omegaconf import MISSING
 
+from bio.genome import Genome
+from bio.leakage import MOST_SHARED, K
 from bio.rule import split_overlap
 from bio.span import total
 from bio.vocabulary import VOCABULARY_SIZE
+from bio.window import TiledWindows
 from core.model import SequenceModel, SequenceModelConfig
 from core.training import (
     RunFolder,
     Stage,
     TrainingConfig,
-    Validate,
     World,
     joined_world,
     stage_table,
@@ -35,6 +37,7 @@ from core.training.progress import Progress
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.dna import DataConfig, DnaData, evenly_spaced, open_data
+from pipelines.dna_markov import markov_baseline
 from pipelines.dna_stages import LengthWarmupConfig, training_batches
 from pipelines.dna_validation import validation
 from pipelines.memory import training_gib
@@ -61,49 +64,57 @@ def main(arguments: Sequence[str]) -> None:
         print(report(progress, config))
 
 
-def pretrain(config: Config) -> Progress | None:
-    """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
+def pretrain(config: Config, table_folder: Path | None = None) -> Progress | None:
+    """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0.
+
+    table_folder: where the table of Markov models is read, or left; run.dir if None.
+    """
     with joined_world() as world:
         data = open_data(config.data, world)
         torch.manual_seed(config.train.seed)
         model = SequenceModel(config.model).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
-        validate = validate_of(config, data, world)
+        windows = validation_windows(config, data)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
         if world.is_first:
             print(plan(config, data, model, stages, world), flush=True)
         if config.dry_run:
             return None
         config.data.sha256 = data.genome.sha256
+        if config.data.valid_fasta is not None:
+            config.data.valid_sha256 = data.held_out_genome.sha256
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
         run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        validate = None
+        if windows is not None:
+            markov: dict[int, float] = {}
+            if world.is_first:  # it alone writes, and logs
+                markov = markov_baseline(data, windows, config.data.markov_orders, table_folder or run.path)
+            validate = validation(data.held_out_genome, windows, world, run.path, markov)
         progress = train(model, batches, config.train, run, world, "base", validate, stages)
         return progress if world.is_first else None
 
 
-def validate_of(config: Config, data: DnaData, world: World) -> Validate | None:
-    """What measures a model's held-out bits per base; None where nothing is held out."""
+def validation_windows(config: Config, data: DnaData) -> TiledWindows | None:
+    """The windows that measure held-out bits; None where nothing is held out."""
     if "valid" not in data.held_out:
         return None
-    windows = evenly_spaced(data.held_out["valid"], config.data.validation_windows)
-    return validation(data.genome, windows, world, Path(config.run.dir))
+    return evenly_spaced(data.held_out["valid"], config.data.validation_windows)
 
 
 def plan(config: Config, data: DnaData, model: torch.nn.Module, stages: Sequence[Stage], world: World) -> str:
     """What a run will do: the genome, the windows of each split and their overlap, the model, the amount."""
-    genome, train = data.genome, config.train
-    bases = sum(record.length for record in genome.records.values())
+    train = config.train
     tokens = train.steps * train.batch_size * config.data.length
     epochs = train.steps * train.batch_size / len(data.train)
-    lines = [f"genome    {config.data.fasta}: {len(genome.records)} record(s), {bases:,} bases"]
+    lines = [genome_line("genome", config.data.fasta, data.genome)]
+    if config.data.valid_fasta is not None:
+        lines.append(genome_line("held out", config.data.valid_fasta, data.held_out_genome))
     lines += [
         f"{split:<9} {total(data.splits[split]):,} bases, {len(windows):,} windows of {windows.length:,}"
         for split, windows in data.windows.items()
     ]
-    lines += [
-        f"overlap   {first} and {second} read {shared:,} bases in common (split: {config.data.split})"
-        for (first, second), shared in split_overlap(data.windows).items()
-    ]
+    lines += overlap_lines(config, data)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lines += [
         f"model     {config.model.n_layer} blocks of width {config.model.d_model}, {parameters:,} parameters",
@@ -112,6 +123,23 @@ def plan(config: Config, data: DnaData, model: torch.nn.Module, stages: Sequence
         f"memory    about {training_gib(config.model, parameters, at_once(config, world)):.2f} GiB on a GPU",
     ]
     return "\n".join(lines + ([stage_table(stages)] if stages else []))
+
+
+def genome_line(title: str, fasta: str, genome: Genome) -> str:
+    bases = sum(record.length for record in genome.records.values())
+    return f"{title:<9} {fasta}: {len(genome.records)} record(s), {bases:,} bases"
+
+
+def overlap_lines(config: Config, data: DnaData) -> list[str]:
+    """What the splits share: bases of one file by their coordinates, bases of two by their k-mers."""
+    if data.leak is not None:
+        return [
+            f"overlap   {data.leak:.2%} of the {K}-mers of valid are in train too (up to {MOST_SHARED:.0%} by repeats)"
+        ]
+    return [
+        f"overlap   {first} and {second} read {shared:,} bases in common (split: {config.data.split})"
+        for (first, second), shared in split_overlap(data.windows).items()
+    ]
 
 
 def at_once(config: Config, world: World) -> int:

@@ -6,9 +6,8 @@ A step has equally many bases at every length, so that the batch halves as the w
 from dataclasses import dataclass, field
 
 from bio.dataset import GenomeDataset
-from bio.rule import split_windows
 from core.training import Batches, Stage, TrainingConfig, doubled_lengths, plan_stages, staged
-from pipelines.dna import DataConfig, DnaData
+from pipelines.dna import DataConfig, DnaData, windows_of
 
 
 @dataclass
@@ -61,5 +60,5 @@ def _dataset(
 ) -> GenomeDataset:
     windows = data.train
     if length != config.length:
-        windows, _ = split_windows(data.genome, data.splits, length, config.split, config.max_n_fraction)
+        windows, _ = windows_of(config, data.genome, data.held_out_genome, data.splits, length)
     return GenomeDataset(data.genome, windows, batch_size, train.seed, config.reverse_complement)

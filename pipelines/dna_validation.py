@@ -1,7 +1,9 @@
 """What a DNA run measures while it trains: held-out bits, and whether context helps, as table and picture."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from torch import nn
@@ -17,23 +19,33 @@ from pipelines.pictures import draw_context
 TABLE, PICTURE = "validation.json", "bits_by_context.png"
 
 
-def validation(genome: Genome, windows: TiledWindows, world: World, folder: Path) -> Validate:
+def validation(
+    genome: Genome,
+    windows: TiledWindows,
+    world: World,
+    folder: Path,
+    markov: Mapping[int, float] = MappingProxyType({}),
+) -> Validate:
     """What measures a model on held-out windows; each time the first process leaves the last result in the
-    run folder: TABLE with all parts of it, PICTURE with the bits a base against the context."""
+    run folder: TABLE with all parts of it, PICTURE with the bits a base against the context. `markov` has the
+    bits a base of Markov models by order; the best of them goes with the metrics."""
+    best = {"markov_bits_per_base": min(markov.values())} if markov else {}
 
     def validate(model: nn.Module) -> dict[str, float]:
         evaluation = evaluate(cast(SequenceModel, model), genome, windows, world)
         if world.is_first:
+            table = content(evaluation, markov)
             with replaced_atomically(folder / TABLE) as temporary:
-                temporary.write_text(json.dumps(content(evaluation), indent=1) + "\n", encoding="utf-8")
-            draw_context({f"windows of {windows.length:,}": evaluation}, folder / PICTURE)
-        return evaluation.metrics()
+                temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+            draw_context({f"windows of {windows.length:,}": table}, folder / PICTURE)
+        return {**evaluation.metrics(), **best}
 
     return validate
 
 
-def content(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON: a row for all, for repeats and for unique sequence, and one a bin of context."""
+def content(evaluation: Evaluation, markov: Mapping[int, float]) -> dict[str, Any]:
+    """An evaluation as JSON: a row for all, for repeats and for unique sequence, one a bin of context, and one
+    a Markov model."""
     parts = {"all": evaluation.all, "repeat": evaluation.repeat, "unique": evaluation.unique}
     return {
         "parts": {
@@ -42,4 +54,5 @@ def content(evaluation: Evaluation) -> dict[str, Any]:
             if score.bases
         },
         "by_context": evaluation.context_rows(),
+        "markov": [{"order": order, "bits_per_base": bits} for order, bits in markov.items()],
     }

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from bio.evaluation import Evaluation
 from bio.kmer import Spectrum, kmer_names
 from core.files import replaced_atomically
 from pipelines.power_law import PowerLaw
@@ -49,18 +48,26 @@ def draw_spectra(held_out: Spectrum, generated: Spectrum, k: int, picture: Path)
     save(figure, picture)
 
 
-def draw_context(evaluations: Mapping[str, Evaluation], picture: Path) -> None:
-    """Bits per base against how many bases of its window a base has before it, a line an evaluation."""
+def draw_context(tables: Mapping[str, Mapping[str, Any]], picture: Path) -> None:
+    """Bits per base against how many bases of its window a base has before it, a line a table.
+
+    The tables are those of dna_validation, of one held-out sequence.
+    """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="bases of context", ylabel="held-out bits per base")
     axes.set_xscale("log", base=2)
-    for name, evaluation in evaluations.items():
-        rows = evaluation.context_rows()
+    for name, table in tables.items():
+        rows = table["by_context"]
         middles = [(row["least_context"] * row["most_context"]) ** 0.5 for row in rows]
         bits = [row["bits_per_base"] for row in rows]
         (line,) = axes.plot(middles, bits, marker="o", markersize=3, label=name)
-        axes.axhline(evaluation.all.bits_per_base, color=line.get_color(), linewidth=0.8, linestyle="dashed")
-    axes.legend(title="dashed: the mean")
+        mean = table["parts"]["all"]["bits_per_base"]
+        axes.axhline(mean, color=line.get_color(), linewidth=0.8, linestyle="dashed")
+    if markov := [row for table in tables.values() for row in table["markov"]]:
+        best = min(markov, key=lambda row: row["bits_per_base"])
+        name = f"Markov model of order {best['order']}"
+        axes.axhline(best["bits_per_base"], color="grey", linewidth=0.8, linestyle="dotted", label=name)
+    axes.legend(title="dashed: the mean", fontsize=8)
     save(figure, picture)
 
 

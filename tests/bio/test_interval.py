@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bio.genome import Genome
-from bio.interval import SPLITS, Region, read_bed, read_regions, split_by_fraction, split_by_record
+from bio.interval import SPLITS, Region, read_bed, read_regions, split_by_fraction, split_by_region
 from bio.span import overlap, total
 from tests.bio.conftest import MakeGenome, random_bases
 
@@ -109,25 +109,41 @@ def test_bad_region_is_named_with_file_and_number(
         read_regions(write_bed(tmp_path, "# regions"), genome)
 
 
-def test_records_go_to_the_split_that_names_them(genome: Genome) -> None:
-    splits = split_by_record(genome, {"valid": ["2"], "train": ["chr1"]})
-    assert splits["train"].tolist() == [list(genome.span("chr1"))]
+def test_regions_go_to_the_split_that_names_them(genome: Genome) -> None:
+    splits = split_by_region(genome, {"valid": ["2"], "train": ["chr1:101-1,000"]})
+    assert splits["train"].tolist() == [list(genome.span("chr1", 100, 1000))]
     assert splits["valid"].tolist() == [list(genome.span("chr2"))]
     assert not len(splits["test"])
 
 
+def test_what_no_split_names_is_training(genome: Genome) -> None:
+    splits = split_by_region(genome, {"valid": ["chr1:1-300", "chr2"], "test": ["chr1:901-"]})
+    kept = [
+        list(genome.span("chr1", 300, 900)),
+        *(list(genome.span(name)) for name in LENGTHS if name > "chr2"),
+    ]
+    assert splits["train"].tolist() == kept
+
+
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("regions", "message"),
     [
-        ({"train": ["chr1"], "valid": ["1"]}, "chr1 is named in split train and again in valid"),
-        ({"train": ["chr1", "1"]}, "chr1 is named in split train and again in train"),
+        ({"train": ["chr1"], "valid": ["1"]}, "1 are named in split train and again in valid"),
+        ({"train": ["chr1", "1"]}, "1 are named in split train and again in train"),
+        ({"train": ["chr1:1-500"], "test": ["chr1:500-600"]}, "named in split train and again in test"),
         ({"train": ["chr9"]}, "no chromosome chr9"),
+        ({"train": ["chr9:1-5"]}, "no chromosome chr9"),
+        ({"train": ["chr1:5"]}, "'chr1:5' is not a region"),
+        ({"train": ["chr1:a-b"]}, "'chr1:a-b' is not a region"),
+        ({"train": ["chr1:0-5"]}, "negative"),
+        ({"train": ["chr1:9-5"]}, "inverted"),
+        ({"train": ["chr1:1-1001"]}, "ends past the end of chr1, which has 1000 bases"),
         ({"dev": ["chr1"]}, "Split 'dev' is unknown"),
     ],
 )
-def test_bad_names_are_refused(genome: Genome, names: dict[str, list[str]], message: str) -> None:
+def test_bad_regions_are_refused(genome: Genome, regions: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        split_by_record(genome, names)
+        split_by_region(genome, regions)
 
 
 @given(valid=st.floats(0, 0.6), test=st.floats(0, 0.39))

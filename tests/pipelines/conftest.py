@@ -35,8 +35,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     assert left == [], "a half-written file was left"
 
 
-def write_fasta(path: Path, lengths: dict[str, int]) -> Path:
-    random = np.random.default_rng(0)
+def write_fasta(path: Path, lengths: dict[str, int], seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
     records = {name: "".join(random.choice(list("ACGT"), length)) for name, length in lengths.items()}
     path.write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
     return path

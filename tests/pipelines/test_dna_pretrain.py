@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import dna_pretrain
-from pipelines.config import CONFIGS, Setting, merge, read_yaml
+from pipelines.config import merge, read_yaml
 from pipelines.schema import schema_keys
 from tests.pipelines.conftest import TINY, write_fasta
 
@@ -144,10 +144,32 @@ def test_help_explains_every_key_either_way_it_is_started(command: list[str]) ->
         assert entry.help in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("d*.yaml")), ids=lambda file: file.stem)
-def test_every_configuration_of_dna_loads(file: Path) -> None:
-    config = merge(dna_pretrain.Config, [*read_yaml(str(file)), Setting("data.fasta", "x.fa", "test")])
-    assert config.train.steps > 0
+def test_validation_in_another_file(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_fasta(Path("other.fa"), {"20": 2000}, seed=1)
+    arguments = [*TINY, f"data.fasta={fasta}", f"data.valid_fasta={other}", "run.dir=run", "train.steps=1"]
+    chosen = ["data.train_chromosomes=[chr1, chr2:501-]", "data.valid_chromosomes=[20:1-1000]"]
+    assert dna_pretrain.main([*arguments, *chosen, "data.markov_orders=[0, 3]"]) == 0
+    plan = capsys.readouterr().out
+    assert f"held out  {other}: 1 record(s), 2,000 bases" in plan
+    assert "train     4,500 bases, 93 windows of 48" in plan
+    assert "valid     1,000 bases, 20 windows of 48" in plan
+    assert "overlap   0.00% of the 128-mers of valid are in train too" in plan
+    table = json.loads(Path("run/markov.json").read_text())
+    assert [row["order"] for row in table["rows"]] == [0, 3]
+    best = min(row["bits_per_base"] for row in table["rows"])
+    assert json.loads(Path("run/summary.json").read_text())["validation"]["markov_bits_per_base"] == best
+    assert read_yaml("run/config.yaml")
+    assert dna_pretrain.main(["run.dir=run", "--resume"]) == 0
+    write_fasta(other, {"20": 2000}, seed=2)
+    assert dna_pretrain.main(["run.dir=run", "--resume"]) == 1
+    assert "data.valid_sha256 is" in capsys.readouterr().err
+
+
+def test_the_same_sequence_in_both_files_is_refused(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["data.train_chromosomes=[chr1]", "data.valid_chromosomes=[chr1:1001-]"]
+    error = fails(capsys, f"data.fasta={fasta}", f"data.valid_fasta={fasta}", *chosen)
+    assert "100.0% of the 128-mers" in error
+    assert "the same sequence is in both" in error
 
 
 class TestBadInput:
@@ -180,6 +202,10 @@ class TestBadInput:
             (["data.bed=inverted.bed"], "inverted.bed, line 2: Interval chr2:900-100 is inverted"),
             (["data.bed=inverted.bed", "data.valid_chromosomes=[chr1]"], "data.bed"),
             (["data.bed=absent.bed"], "absent.bed"),
+            (["data.valid_fasta=absent.fa"], "absent.fa"),
+            (["data.bed=inverted.bed", "data.train_chromosomes=[chr1]"], "data.bed"),
+            (["data.train_chromosomes=[chr1:9]"], "'chr1:9' is not a region"),
+            (["data.markov_orders=[2, 13]"], "A Markov model of order 13 cannot be counted"),
             (["data.length=5000"], "No window of 5,000 bases fits"),
             (["data.length=0"], "length"),
             (["data.validation_windows=0"], "data.validation_windows"),

@@ -28,10 +28,12 @@ def test_all_return_what_the_first_writes(fasta: Path, kind: type[World]) -> Non
     model = SequenceModel(SequenceModelConfig(12, 8, 1))
     world = kind(0, 1, torch.device("cpu"))
 
-    metrics = validation(genome, windows, world, Path())(model)
+    markov = {1: 1.95, 2: 1.9, 3: 2.1} if kind is World else {}
+    metrics = validation(genome, windows, world, Path(), markov)(model)
 
     evaluation = evaluate(model, genome, windows, world)
-    assert metrics == pytest.approx(evaluation.metrics())
+    best = {"markov_bits_per_base": 1.9} if markov else {}
+    assert metrics == pytest.approx({**evaluation.metrics(), **best})
     if kind is NotFirst:
         assert list(Path().iterdir()) == []
         return
@@ -39,4 +41,5 @@ def test_all_return_what_the_first_writes(fasta: Path, kind: type[World]) -> Non
     assert content["parts"]["all"]["bits_per_base"] == pytest.approx(metrics["bits_per_base"])
     assert "repeat" not in content["parts"]
     assert content["by_context"] == evaluation.context_rows()
+    assert [row["bits_per_base"] for row in content["markov"]] == list(markov.values())
     assert imread(PICTURE).ndim == 3
