@@ -46,11 +46,16 @@ class SamplingConfig:
 
 
 def sample(
-    logits: Tensor, keys: Tensor, position: int, config: SamplingConfig, allowed: Tensor | None = None
+    logits: Tensor,
+    keys: Tensor,
+    position: int | Tensor,
+    config: SamplingConfig,
+    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw a token for each row of logits.
 
-    logits: (batch, vocabulary). keys: (batch,), from sample_keys. position: of the token in its sequence.
+    logits: (batch, vocabulary). keys: (batch,), from sample_keys. position: of the token in its sequence, a
+        number or an int64 tensor of no axes, which a CUDA graph can read.
     allowed: (vocabulary,) bool, the tokens that may be drawn; None allows all.
     Returns tokens (batch,) int64 and their log-probabilities (batch,) float32, in nats, under the logits as
     given: before temperature, filters and the restriction to allowed tokens.
@@ -90,12 +95,12 @@ def sample_keys(seed: int, first: int, count: int, device: torch.device | str = 
     return torch.from_numpy(words.view(np.int64)).to(device)
 
 
-def gumbel_noise(keys: Tensor, position: int, vocabulary: int) -> Tensor:
+def gumbel_noise(keys: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
     """Standard Gumbel noise (batch, vocabulary) float32, a function of key, position and token alone.
 
     The index of the largest of logits + Gumbel noise is a draw from their softmax (Gumbel 1954).
     """
-    positions = torch.full_like(keys, position)
+    positions = torch.zeros_like(keys) + position
     tokens = torch.arange(vocabulary, device=keys.device)
     bits = _hash(_hash(keys, positions)[:, None], tokens)
     # 23 bits and a half are exact in float32 and never reach 0 or 1, where the logarithms would be infinite.
