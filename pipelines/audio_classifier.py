@@ -1,0 +1,123 @@
+"""Train the classifier of spoken digits that the metrics of generated audio rest on.
+
+    python -m pipelines.audio_classifier --config classifier_digits
+    python -m pipelines.audio_classifier --config classifier_fsdd data.folder=data/fsdd
+    python -m pipelines.audio_classifier run.dir=runs/classifier_fsdd --resume
+
+The run folder gets what every run has and, at the end, classifier.safetensors: the weights that did best on
+the validation clips, their accuracy on each split, the classes, and the checksum of the clips.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import nll_loss
+
+from audio.classifier import Classifier, ClassifierConfig
+from audio.judgement import FILE, Judgement, Training, judge, load_classifier, save_classifier
+from audio.labelled import ClassifierBatches, LabelledClips
+from audio.pack import PackedAudio
+from core.checkpoint import load_weights
+from core.training import RunFolder, TrainingConfig, Validate, World, joined_world, train
+from pipelines.audio import AudioDataConfig, open_audio_data
+from pipelines.cli import command
+from pipelines.config import RunConfig, parse_config
+
+BATCH = 256
+"""Clips that are judged at once."""
+
+
+@dataclass
+class Config:
+    data: AudioDataConfig = field(default_factory=AudioDataConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    train: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=2e-3))
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_classifier"))
+    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "audio_classifier", __doc__ or "")
+    training = train_classifier(config)
+    if training is not None:
+        print(report(training, config))
+
+
+def train_classifier(config: Config) -> Training | None:
+    """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
+    with joined_world() as world:
+        packed = open_audio_data(config.data, world).packed
+        splits = {split: LabelledClips(packed, split) for split in ("train", "valid", "test")}
+        config.data.sha256 = packed.sha256
+        config.model.classes = len(packed.classes)
+        world.rows(config.train.batch_size)  # raises before there is a run folder
+        torch.manual_seed(config.train.seed)
+        model = Classifier(config.model).to(world.device)
+        if world.is_first:
+            print(plan(config, packed, model), flush=True)
+        if config.dry_run:
+            return None
+        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        batches = ClassifierBatches(splits["train"], config.train.batch_size, config.train.seed)
+        train(model, batches, config.train, run, world, "sample", validation(splits["valid"]))
+        return publish(model, splits, run, world) if world.is_first else None
+
+
+def validation(clips: LabelledClips) -> Validate:
+    """What measures a classifier on held-out clips: cross entropy in nats, and accuracy."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Classifier)
+        judged = judged_split(model, clips)
+        loss = nll_loss(judged.log_probabilities, clips.labels).item()
+        return {"loss": loss, "accuracy": judged.accuracy(clips.labels)}
+
+    return validate
+
+
+def judged_split(model: Classifier, clips: LabelledClips) -> Judgement:
+    """The judgement of all clips of a split, in order."""
+    starts = range(0, len(clips), BATCH)
+    return judge(model, (clips.seconds(range(start, min(start + BATCH, len(clips)))) for start in starts))
+
+
+def publish(model: Classifier, splits: dict[str, LabelledClips], run: RunFolder, world: World) -> Training:
+    """Write the best weights of a run, with their accuracy on every split, to the run folder."""
+    header = load_weights(run.checkpoints / "best.safetensors", model)
+    model.eval()
+    packed = splits["train"].audio
+    accuracy = {name: judged_split(model, clips).accuracy(clips.labels) for name, clips in splits.items()}
+    training = Training(packed.name, packed.sha256, packed.quantizer, packed.counts, packed.classes, accuracy)
+    save_classifier(run.path / FILE, model, training, header.step)
+    return load_classifier(run.path, world.device).training
+
+
+def plan(config: Config, packed: PackedAudio, model: Classifier) -> str:
+    """What a run will do: the clips of each split, the classifier, the amount."""
+    train = config.train
+    epochs = train.steps * train.batch_size / packed.counts["train"]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return "\n".join(
+        [
+            f"clips     {packed.name} in {config.data.folder}, quantizer {packed.quantizer}: "
+            + ", ".join(f"{count:,} for {split}" for split, count in packed.counts.items()),
+            f"model     {parameters:,} parameters, {config.model.features:,} features",
+            f"training  {train.steps:,} steps of {train.batch_size:,} clips, {epochs:.1f} epochs",
+        ]
+    )
+
+
+def report(training: Training, config: Config) -> str:
+    right = ", ".join(f"{fraction:.2%} of {split}" for split, fraction in training.accuracy.items())
+    return f"Right: {right}. {Path(config.run.dir) / FILE} is the classifier."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
