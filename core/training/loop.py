@@ -6,22 +6,22 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from core.checkpoint import load_checkpoint
 from core.training.average import ParameterAverage
-from core.training.batches import Batches, prefetched
+from core.training.batches import Batches
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.optimizer import adamw
 from core.training.progress import Progress
 from core.training.report import peak_memory_gib, summary
 from core.training.run_folder import HOW_TO_RESUME, RunFolder
-from core.training.schedule import learning_rate
 from core.training.screen import Screen
 from core.training.stages import Stage, stage_at
-from core.training.step import StepResult, autocast, training_step
+from core.training.step import StepResult, autocast
 from core.training.stopping import NonFiniteError, StopRequest, TrainingInterrupted
+from core.training.taken import Taken, steps_taken
 
 Validate = Callable[[nn.Module], dict[str, float]]
 """Metrics of a model on held-out data, "loss" (lower is better) among them. Every process calls it."""
@@ -66,35 +66,28 @@ def train(
     run.begin(progress.step)
     began -= progress.wall_seconds
     speed = Speed()
+    left = range(progress.step, steps)
 
     with (
         closing(run),
         StopRequest() as stop,
         Screen(steps, progress.step, unit, visible=world.is_first) as screen,
-        closing(prefetched(batches, range(progress.step, steps), rows, world.device)) as data,
+        closing(steps_taken(model, optimizer, batches, config, world, stop, left, rows)) as taken,
     ):
         model.train()
-        for inputs, targets, waited in data:
-            step_began = time.perf_counter() - waited
-            rate = learning_rate((progress.step + 1) / steps, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            # whatever a model draws depends on the step alone: there is no state to carry over a resume
-            torch.manual_seed(hash((config.seed, progress.step, world.rank)))
-            result = training_step(model, optimizer, inputs, targets, config, world, stop.requested)
+        for step in taken:
+            result = step.result
             if average is not None and not result.skipped:
                 average.update(model)
-
-            tokens, seconds = inputs.numel() * world.size, time.perf_counter() - step_began
-            progress.add_step(result, tokens, seconds, waited)
-            speed.add_step(tokens, seconds, waited)
+            progress.add_step(result, step.tokens, step.seconds, step.waited)
+            speed.add_step(step.tokens, step.seconds, step.waited)
             is_last = progress.step == steps
             is_end = is_last or progress.step in stage_ends
-            screen.advance(result.loss, speed.tokens_per_second, rate)
+            screen.advance(result.loss, speed.tokens_per_second, step.learning_rate)
             if result.skipped:
                 _report_skipped(result, progress, config, run, screen)
             elif progress.step % config.log_every == 0 or is_end:
-                run.log("train", progress.step, _metrics(result, inputs, rate, progress, speed, world))
+                run.log("train", progress.step, _metrics(step, progress, speed, world))
                 speed = Speed()
             if progress.step in stage_ends:
                 length = stage_ends[progress.step].length
@@ -146,15 +139,13 @@ def _restore(
     return Progress(**header.progress)
 
 
-def _metrics(
-    result: StepResult, inputs: Tensor, rate: float, progress: Progress, speed: Speed, world: World
-) -> dict[str, float]:
+def _metrics(step: Taken, progress: Progress, speed: Speed, world: World) -> dict[str, float]:
     memory = peak_memory_gib(world.device)
     return {
-        "loss": result.loss,
-        "gradient_norm": result.gradient_norm,
-        "learning_rate": rate,
-        "length": inputs.shape[1],
+        "loss": step.result.loss,
+        "gradient_norm": step.result.gradient_norm,
+        "learning_rate": step.learning_rate,
+        "length": step.length,
         "tokens": progress.tokens,
         "tokens_per_second": speed.tokens_per_second,
         "data_wait": speed.data_wait,

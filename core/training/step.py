@@ -44,6 +44,27 @@ def training_step(
     processes divided by their number (0 if there is none). With `config.backpropagation_length` it is still
     that of whole sequences, while its gradient leaves out what passes from piece to piece.
     """
+    loss, norm, stop = clipped_gradients(model, inputs, targets, config, world, stop_requested).tolist()
+    result = StepResult(loss, norm, bool(stop))
+    if not result.skipped:
+        optimizer.step()
+    optimizer.zero_grad()
+    return result
+
+
+def clipped_gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    config: TrainingConfig,
+    world: World,
+    stop_requested: bool = False,
+) -> Tensor:
+    """Give every parameter its gradient, clipped; arguments as in training_step.
+
+    Returns (3,) on the device: the loss, the norm of the gradient before clipping, and how many processes
+    were asked to stop. Nothing here waits for the device, so that a CUDA graph can hold it.
+    """
     count = world.sum(count_targets(targets)).clamp(min=1)
     loss = torch.zeros((), device=world.device)
     rows, length = inputs.shape[:2]
@@ -58,11 +79,7 @@ def training_step(
 
     told = world.sum_gradients(model, torch.stack([loss, torch.full_like(loss, stop_requested)]))
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    result = StepResult(told[0].item(), norm.item(), bool(told[1].item()))
-    if not result.skipped:
-        optimizer.step()
-    optimizer.zero_grad()
-    return result
+    return torch.stack([told[0], norm, told[1]])
 
 
 def _logits_in_pieces(model: Any, inputs: Tensor, piece: int, precision: torch.autocast) -> Iterator[Tensor]:

@@ -13,8 +13,8 @@ import pytest
 
 import core.checkpoint
 import core.files
-import core.training.loop
 import core.training.run_folder
+import core.training.taken
 from tests.core.training.toy import assert_same_run, processes, start, toy_run
 
 OPTIONS = {"ema": 0.9, "poisoned": (4,)}
@@ -52,20 +52,20 @@ def run_until(folder: Path, resume: bool, calls: int) -> None:
     deadly(core.training.run_folder, "event_line", write_half_a_line)
     deadly(core.files.os, "replace")
     deadly(core.files, "_flush_to_disk")
-    deadly(core.training.loop, "training_step")
+    deadly(core.training.taken, "training_step")
     deadly(core.training.run_folder, "step_checkpoints")  # also between writing one and deleting the old
     toy_run(folder, resume=resume, **OPTIONS)
 
 
 def run_slowly(folder: Path, resume: bool, started: Event) -> None:
     """Train with pauses, so that a signal finds every phase."""
-    original = core.training.loop.training_step
+    original = core.training.taken.training_step
 
     def slow_step(*arguments: Any) -> Any:
         time.sleep(0.01)
         return original(*arguments)
 
-    core.training.loop.training_step = slow_step  # type: ignore[assignment]
+    core.training.taken.training_step = slow_step  # type: ignore[assignment]
     started.set()
     toy_run(folder, resume=resume, **OPTIONS)
 

@@ -1,0 +1,154 @@
+"""The training step as a CUDA graph: the same kernels on the same numbers, without Python between them.
+
+Python takes milliseconds to start a step's hundreds of kernels, which is most of a small model's time. A
+graph is recorded once, for fixed shapes, and started again by one call.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from core.training.config import TrainingConfig
+from core.training.distributed import World
+from core.training.step import StepResult, clipped_gradients, training_step
+
+WARM_UP = 3
+"""Ordinary steps of one shape before a graph is recorded: kernels are compiled and chosen in them."""
+
+MEMORY_SHARE = 0.25
+"""Of the GPU's memory, that an ordinary step may have taken. A graph keeps its memory from everything else;
+the kernels of larger steps are long enough to hide Python."""
+
+
+@runtime_checkable
+class DeviceBatches(Protocol):
+    """Batches that a GPU can make itself; on the CPU they are like any other."""
+
+    def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
+        """(inputs, targets) of these rows of the global batch of a step, (rows, length) on the CPU."""
+
+    def on_device(self, steps: Tensor, rows: range) -> tuple[Tensor, Tensor]:
+        """The same for each of `steps` (n,) int64, where that is: (n, rows, length), without waiting."""
+
+
+def recorded(work: Callable[[], None]) -> Callable[[], None]:
+    """What does again, on the GPU, all that `work` starts there; nothing is computed yet.
+
+    `work` must have run before. What it reads and writes stays where it is now: give it new values in place.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may fetch data meanwhile
+        work()
+    return graph.replay
+
+
+def silent_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    config: TrainingConfig,
+    world: World,
+) -> Tensor:
+    """training_step for a fused optimizer, deciding on the device whether to skip: nobody waits for it.
+
+    Returns (2,): the loss, and the norm of the gradient before clipping.
+    """
+    told = clipped_gradients(model, inputs, targets, config, world)[:2]
+    optimizer.found_inf = (~told.isfinite().all()).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
+    optimizer.zero_grad()
+    return told
+
+
+class CapturedStep:
+    """training_step of a process alone on a GPU; a graph replays it while the shapes of batches repeat."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainingConfig, world: World
+    ):
+        self._model, self._optimizer, self._config, self._world = model, optimizer, config, world
+        self._shapes: object = None
+        self._repeated = 0
+        self._batch: tuple[Tensor, Tensor] | None = None
+        self._told = torch.zeros(2, device=world.device)
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, inputs: Tensor, targets: Tensor, stop_requested: bool) -> StepResult:
+        """As training_step, with the same numbers."""
+        shapes = [(tensor.shape, tensor.dtype) for tensor in (inputs, targets)]
+        if shapes != self._shapes:
+            self._shapes, self._repeated, self._batch, self._replay = shapes, 0, None, None
+        self._repeated += 1
+        if self._repeated == WARM_UP + 1 and _is_small(self._world.device):
+            self._batch = inputs.clone(), targets.clone()
+            self._replay = recorded(self._work)
+        if self._batch is None or self._replay is None:
+            arguments = self._model, self._optimizer, inputs, targets, self._config, self._world
+            return training_step(*arguments, stop_requested)
+        for held, new in zip(self._batch, (inputs, targets), strict=True):
+            held.copy_(new)
+        self._replay()
+        loss, norm = self._told.tolist()
+        return StepResult(loss, norm, stop_requested)
+
+    def _work(self) -> None:
+        assert self._batch is not None
+        self._told.copy_(silent_step(self._model, self._optimizer, *self._batch, self._config, self._world))
+
+
+def _is_small(device: torch.device) -> bool:
+    total = torch.cuda.get_device_properties(device).total_memory
+    return torch.cuda.max_memory_allocated(device) <= MEMORY_SHARE * total
+
+
+class CapturedSteps:
+    """`count` consecutive steps of a process alone, in one graph that makes their data as well."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: DeviceBatches,
+        config: TrainingConfig,
+        world: World,
+        count: int,
+    ):
+        self._model, self._optimizer, self._config, self._world = model, optimizer, config, world
+        self._batches = batches
+        self._steps = torch.zeros(count, dtype=torch.int64, device=world.device)
+        self._rates = torch.zeros(count, device=world.device)
+        self._told = torch.zeros(count, 2, device=world.device)
+        self._runs = 0
+        self._work = self._take
+        self.length = 0  # of the sequences of the last run
+        self.tokens = 0  # of each of its steps
+
+    def __call__(self, first: int, rates: Sequence[float]) -> list[StepResult]:
+        """Take the steps from `first` (from 0) on, each at its learning rate."""
+        self._steps.copy_(torch.arange(first, first + len(rates)))
+        self._rates.copy_(torch.tensor(rates))
+        if self._runs == 1:  # the first run has compiled and chosen the kernels
+            self._work = recorded(self._take)
+        self._runs += 1
+        self._work()
+        return [StepResult(loss, norm, stop_requested=False) for loss, norm in self._told.tolist()]
+
+    def _take(self) -> None:
+        groups = self._optimizer.param_groups
+        own_rates = [group["lr"] for group in groups]
+        inputs, targets = self._batches.on_device(self._steps, self._world.rows(self._config.batch_size))
+        _, rows, self.length = inputs.shape
+        self.tokens = rows * self.length
+        for index, batch in enumerate(zip(inputs, targets, strict=True)):
+            for group in groups:
+                group["lr"] = self._rates[index]
+            told = silent_step(self._model, self._optimizer, *batch, self._config, self._world)
+            self._told[index].copy_(told)
+        for group, rate in zip(groups, own_rates, strict=True):
+            group["lr"] = rate
