@@ -1,0 +1,195 @@
+"""Make one HTML page to listen to clips, models side by side: it holds the sound and needs no network.
+
+    python -m pipelines.audio_listen folder=[runs/digits/samples]
+    python -m pipelines.audio_listen folder=[runs/mamba/samples,runs/wavenet/samples] output=page.html
+    python -m pipelines.audio_listen folder=[runs/audio_evaluation]
+
+A folder of audio files is one model, with its likelihoods where audio_sample has left its samples.json; a
+folder of audio_evaluate is all that it has written as sound, with classes, and its metrics above.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import soundfile
+
+from audio.clip import audio_files
+from audio.listening import ListeningClip, Summary, listening_page
+from audio.waveform import RATE, Waveform, read_waveform
+from core.files import replaced_atomically
+from pipelines.cli import command
+from pipelines.config import parse_config
+
+INDEX, EVALUATION, TABLE = "samples.json", "evaluation.json", "clips.tsv"
+METRICS = {"fid": "FID", "is": "IS", "mis": "modified IS", "am": "AM"}
+
+
+@dataclass
+class Config:
+    folder: list[str] = field(
+        metadata={"help": "folders of audio files, one a model, or of audio_evaluate, as [a,b]"}
+    )
+    output: str = field(default="listening.html", metadata={"help": "the page to write"})
+    title: str = field(default="Listening", metadata={"help": "of the page"})
+    count: int = field(default=50, metadata={"help": "clips of each model at most, the first ones"})
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ValueError("folder is empty: give one or more, as folder=[a,b].")
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}; it must be at least 1.")
+
+
+class Listed(NamedTuple):
+    """A clip that is yet to be read. known: what else a ListeningClip says of it."""
+
+    model: str
+    path: Path
+    known: dict[str, Any]
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "audio_listen", __doc__ or "")
+    clips = listen(config)
+    models = len({clip.model for clip in clips})
+    size = Path(config.output).stat().st_size / 1e6
+    print(f"{len(clips):,} clip(s) of {models} model(s) are in {config.output}, {size:.1f} MB.")
+
+
+def listen(config: Config) -> list[ListeningClip]:
+    """Write the page of a configuration and return its clips. The page is there whole or not at all."""
+    listed: list[Listed] = []
+    metrics: dict[str, dict[str, str]] = {}
+    for folder, name in zip(map(Path, config.folder), model_names(config.folder), strict=True):
+        if (folder / EVALUATION).is_file():
+            prefix = "" if len(config.folder) == 1 else f"{name}: "
+            for source in read_json(folder / EVALUATION)["sources"]:
+                model = prefix + source["name"]
+                listed += evaluated_clips(folder, source["folder"], model, config.count)
+                metrics[model] = metric_cells(source["selections"]["all"])
+        else:
+            listed += folder_clips(folder, name, config.count)
+    waveforms = read_alike([clip.path for clip in listed])
+    clips = [
+        ListeningClip(clip.model, clip.path.stem, waveform, **clip.known)
+        for clip, waveform in zip(listed, waveforms, strict=True)
+    ]
+    description = f"{len(clips):,} clips, {RATE:,} samples a second."
+    page = listening_page(clips, config.title, description, summary(clips, metrics))
+    with replaced_atomically(Path(config.output)) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return clips
+
+
+def model_names(folders: Sequence[str]) -> list[str]:
+    """What tells folders apart: of runs/a/samples and runs/b/samples a and b; of one folder, its path.
+
+    Raises ValueError where a folder is given twice.
+    """
+    paths = [Path(folder).resolve().parts for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ValueError("folder names the same folder twice: give each once.")
+    if len(paths) == 1:
+        return [Path(folders[0]).as_posix()]
+    while min(map(len, paths)) > 1 and len({path[0] for path in paths}) == 1:
+        paths = [path[1:] for path in paths]
+    while min(map(len, paths)) > 1 and len({path[-1] for path in paths}) == 1:
+        paths = [path[:-1] for path in paths]
+    return ["/".join(path) for path in paths]
+
+
+def folder_clips(folder: Path, model: str, count: int) -> list[Listed]:
+    """The first clips of a folder of audio files, with what its index knows of them, if it has one.
+
+    Raises FileNotFoundError for no folder, ValueError for one without audio or with a damaged index.
+    """
+    samples = read_json(folder / INDEX)["samples"] if (folder / INDEX).is_file() else []
+    known = {row["file"]: {"label": row["label"], "log_likelihood": row["log_likelihood"]} for row in samples}
+    return [Listed(model, folder / name, known.get(name, {})) for name in audio_files(folder)[:count]]
+
+
+def evaluated_clips(run: Path, source: str, model: str, count: int) -> list[Listed]:
+    """The first clips of a source of audio_evaluate that it has written as sound."""
+    with (run / source / TABLE).open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["file"]]
+    return [
+        Listed(
+            model,
+            run / row["file"],
+            {
+                "said": row["class"],
+                "confidence": float(row["confidence"]),
+                "label": row["label"] or None,
+                "log_likelihood": float(row["log_likelihood"]) if row["log_likelihood"] else None,
+            },
+        )
+        for row in rows[:count]
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of an index. Raises ValueError where it is not JSON."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): write it again, or remove it.") from error
+    return content
+
+
+def read_alike(paths: Sequence[Path]) -> list[Waveform]:
+    """The waveforms of files of one sample rate.
+
+    Raises ValueError for a file that cannot be read, and where rates differ: that would be heard, and taken
+    for a difference between models.
+    """
+    waveforms = [read_waveform(path) for path in paths]
+    rates = {path: soundfile.info(path).samplerate for path in paths}
+    for path, rate in rates.items():
+        if rate != rates[paths[0]]:
+            raise ValueError(
+                f"{path} has {rate:,} samples a second, but {paths[0]} has {rates[paths[0]]:,}: convert them "
+                "to one rate."
+            )
+    return waveforms
+
+
+def summary(clips: Sequence[ListeningClip], metrics: Mapping[str, Mapping[str, str]]) -> Summary:
+    """A row a model: what is on the page, then the metrics that an evaluation has found."""
+    rows = {}
+    for model in dict.fromkeys(clip.model for clip in clips):
+        own = [clip for clip in clips if clip.model == model]
+        cells = {
+            "clips": f"{len(own):,}",
+            "seconds": f"{sum(len(clip.waveform) for clip in own) / RATE:.1f}",
+        }
+        if bits := [clip.bits for clip in own if clip.bits is not None]:
+            cells["bits a sample"] = f"{fmean(bits):.3f}"
+        if confidence := [clip.confidence for clip in own if clip.confidence is not None]:
+            cells["confidence"] = f"{fmean(confidence):.0%}"
+        rows[model] = cells | dict(metrics.get(model, {}))
+    return rows
+
+
+def metric_cells(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of all clips of a source, each with its 95 % interval where there is one."""
+    return {"clips measured": f"{metrics['clips']:,}"} | {
+        name: interval_text(metrics[key]) for key, name in METRICS.items() if metrics[key] is not None
+    }
+
+
+def interval_text(interval: Mapping[str, float | None]) -> str:
+    text = f"{interval['value']:.2f}"
+    if interval["low"] is None:
+        return text
+    return f"{text} ({interval['low']:.2f} to {interval['high']:.2f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A headless Chromium, driven by its DevTools protocol over two pipes, which needs no driver."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+READS, WRITES = 3, 4
+"""The file descriptors that the option --remote-debugging-pipe speaks of."""
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless_shell")
+LIMIT = 60.0
+"""Seconds after which a browser is ended that no longer answers."""
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--mute-audio",
+    "--autoplay-policy=no-user-gesture-required",
+    "--remote-debugging-pipe",
+)
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium; None where there is none."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Page:
+    """An open page: commands go out on one pipe, and answers and events come in on the other."""
+
+    def __init__(self, out: int, into: int) -> None:
+        self._out = os.fdopen(out, "wb", buffering=0)
+        self._into = os.fdopen(into, "rb")
+        self._number = 0
+        self._session: str | None = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The result of a command of the protocol; AssertionError where the browser refuses it."""
+        self._number += 1
+        command = {"id": self._number, "method": method, "params": parameters}
+        if self._session is not None:
+            command["sessionId"] = self._session
+        self._out.write(json.dumps(command).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression, awaited if it is a promise; AssertionError if it throws."""
+        answer = self.call(
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def _read(self) -> dict[str, Any]:
+        text = bytearray()
+        while (byte := self._into.read(1)) != b"\0":
+            assert byte, "Chromium has ended, or did not answer in time"
+            text += byte
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+
+@contextmanager
+def opened(path: Path, chromium: str, profile: Path) -> Iterator[Page]:
+    """A file in a browser of its own, which ends with the block. profile: an empty folder."""
+    commands, out = os.pipe()
+    into, answers = os.pipe()
+
+    def connect() -> None:
+        """Put the browser's ends where it looks for them; out of each other's way first."""
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]
+        for end, place in zip(ends, (READS, WRITES), strict=True):
+            os.dup2(end, place)
+
+    process = subprocess.Popen(
+        [chromium, *OPTIONS, f"--user-data-dir={profile}"],
+        preexec_fn=connect,
+        close_fds=False,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(commands)
+    os.close(answers)
+    limit = threading.Timer(LIMIT, process.kill)
+    limit.start()
+    try:
+        page = Page(out, into)
+        page.call("Page.enable")
+        page.call("Page.navigate", url=path.resolve().as_uri())
+        page.evaluate("new Promise((done) => document.readyState === 'complete' ? done() : (onload = done))")
+        yield page
+    finally:
+        limit.cancel()
+        process.terminate()
+        process.wait()

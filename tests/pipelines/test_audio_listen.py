@@ -1,0 +1,118 @@
+"""From folders of sound to a page: all of their clips, with what their indices say, or one clear error."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio.waveform import RATE
+from pipelines.audio_listen import Config, listen, main, model_names
+
+INTERVAL = {"value": 1.5, "low": 1.25, "high": 1.75}
+
+
+def write_sounds(folder: Path, *names: str, rate: int = RATE) -> Path:
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = np.random.default_rng(seed).integers(-1000, 1000, 400, dtype=np.int16)
+        soundfile.write(path, samples, rate)
+    return folder
+
+
+def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> Path:
+    """A run of audio_evaluate with one source, of which one of two clips was written as sound."""
+    write_sounds(folder / "mamba", "wav/00000.wav")
+    (folder / "mamba" / "clips.tsv").write_text(
+        "file\tlabel\tclass\tconfidence\tlog_likelihood\n"
+        "\t\tsix\t0.500000\t-100.0\n"
+        "mamba/wav/00000.wav\t\tseven\t0.750000\t-200.0\n"
+    )
+    source = {"name": "mamba", "folder": "mamba", "selections": {"all": metrics}}
+    (folder / "evaluation.json").write_text(json.dumps({"sources": [source]}))
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments, "output=page.html"]) == 1
+    assert not Path("page.html").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_sound_alone_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    write_sounds(Path("sounds"), "clip10.wav", "clip2.flac")
+    assert main(["folder=[sounds]", "output=page.html"]) == 0
+    assert "2 clip(s) of 1 model(s) are in page.html" in capsys.readouterr().out
+    page = Path("page.html").read_text()
+    assert 0 < page.index('data-name="clip2"') < page.index('data-name="clip10"')
+
+
+def test_index_of_audio_sample_tells_likelihoods() -> None:
+    folder = write_sounds(Path("run/samples"), "sample_00000.wav", "sample_00001.wav")
+    row = {"file": "sample_00001.wav", "label": "seven", "log_likelihood": -123.0}
+    (folder / "samples.json").write_text(json.dumps({"samples": [row]}))
+    silent, told = listen(Config([str(folder)]))
+    assert (silent.log_likelihood, silent.label) == (None, None)
+    assert (told.log_likelihood, told.label) == (-123.0, "seven")
+
+
+def test_evaluation_tells_classes_and_metrics() -> None:
+    metrics = {"clips": 2048, "fid": INTERVAL, "is": INTERVAL | {"low": None, "high": None}, "mis": None}
+    folder = write_evaluation(Path("evaluation"), metrics | {"am": INTERVAL})
+    (clip,) = listen(Config([str(folder)]))
+    assert clip[3:] == ("seven", 0.75, None, -200.0)
+    page = Path("listening.html").read_text()
+    assert '<td class="number">2,048</td>' in page
+    assert '<td class="number">1.50 (1.25 to 1.75)</td><td class="number">1.50</td>' in page
+    assert "modified IS" not in page
+
+
+def test_models_stand_side_by_side_in_the_order_given() -> None:
+    write_sounds(Path("runs/b/samples"), "x.wav", "y.wav", "z.wav")
+    write_sounds(Path("runs/a/samples"), "x.wav")
+    clips = listen(Config(["runs/b/samples", "runs/a/samples"], count=2))
+    assert [(clip.model, clip.name) for clip in clips] == [("b", "x"), ("b", "y"), ("a", "x")]
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["runs/a/samples"], ["runs/a/samples"]),
+        (["runs/a/samples", "runs/b/samples"], ["a", "b"]),
+        (["runs/a", "runs/a/old"], ["a", "a/old"]),
+        (["a/x/s", "a/y/z/s"], ["x", "y/z"]),
+    ],
+)
+def test_models_are_named_by_what_tells_them_apart(folders: list[str], names: list[str]) -> None:
+    assert model_names(folders) == names
+
+
+def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_sounds(Path("good"), "a.wav")
+    Path("empty").mkdir()
+    assert "empty holds no audio" in fails(capsys, "folder=[empty]")
+    assert "There is no folder absent" in fails(capsys, f"folder=[{good},absent]")
+    assert "twice" in fails(capsys, f"folder=[{good},./{good}]")
+    assert "folder is empty" in fails(capsys, "folder=[]")
+    assert "count is 0" in fails(capsys, "folder=[good]", "count=0")
+    write_sounds(Path("slow"), "b.wav", rate=8000)
+    error = fails(capsys, f"folder=[{good},slow]")
+    assert "slow/b.wav has 8,000 samples a second, but good/a.wav has 16,000" in error
+    (write_sounds(Path("broken"), "a.wav") / "b.wav").write_bytes(b"no sound at all")
+    assert "broken/b.wav cannot be read as audio" in fails(capsys, "folder=[broken]")
+    (good / "samples.json").write_text('{"samples": [')
+    assert "good/samples.json is damaged" in fails(capsys, "folder=[good]")
+
+
+def test_a_page_that_was_there_stays_when_a_new_one_fails() -> None:
+    Path("listening.html").write_text("before")
+    Path("empty").mkdir()
+    assert main(["folder=[empty]"]) == 1
+    assert Path("listening.html").read_text() == "before"
