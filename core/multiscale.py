@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from core.baseline.s4d import S4DBlock
 from core.block import Block, RMSNorm
-from core.mamba import Mamba, MambaState
+from core.mamba import Mamba
 from core.model import SequenceState, embedded, padded
 from core.pooling import Pooled, PooledState
 from core.recompute import check_level, recomputed
@@ -20,6 +20,13 @@ from core.recompute import check_level, recomputed
 class MixerConfig:
     """The kind of the mixers in one part of a MultiscaleModel."""
 
+    block: Literal["mamba", "s4d_mlp"] = field(
+        default="mamba",
+        metadata={
+            "help": "mamba; or s4d_mlp: SaShiMi's, S4D and then an MLP, to which the two keys beside mean "
+            "nothing"
+        },
+    )
     complex: bool = field(
         default=False, metadata={"help": "d_state / 2 conjugate pairs in place of d_state real states"}
     )
@@ -80,18 +87,13 @@ class MultiscaleModelConfig:
 
     def chain(self, kind: MixerConfig, d_model: int) -> "Chain":
         """A new chain of n_layer blocks."""
-        mixers = [
-            Mamba(
-                d_model,
-                self.d_state,
-                self.d_conv,
-                self.expand,
-                complex=kind.complex,
-                selective=kind.selective,
-            )
-            for _ in range(self.n_layer)
-        ]
-        return Chain(d_model, mixers, self.recompute)
+        return Chain([self._block(kind, d_model) for _ in range(self.n_layer)], self.recompute)
+
+    def _block(self, kind: MixerConfig, d_model: int) -> Block | S4DBlock:
+        if kind.block == "s4d_mlp":
+            return S4DBlock(d_model, self.d_state)
+        sizes = d_model, self.d_state, self.d_conv, self.expand
+        return Block(d_model, Mamba(*sizes, complex=kind.complex, selective=kind.selective))
 
     def stage(self) -> "Stage":
         """The new outer stage, with the others and the centre inside it."""
@@ -106,7 +108,7 @@ class MultiscaleModelConfig:
 
 
 class StageState(NamedTuple):
-    """What a stage remembers: one MambaState a block on the way down and up, and the state of the pool."""
+    """What a stage remembers: a state a block on the way down and up, and the state of the pool."""
 
     down: SequenceState
     pooled: PooledState
@@ -140,17 +142,31 @@ class MultiscaleModel(nn.Module):
         """The state before the first token: zeros, on the model's device, all clocks at phase 0."""
         return self.stage.initial_state(batch_size)
 
-    def forward(self, tokens: Tensor, state: StageState | None = None) -> Tensor | tuple[Tensor, StageState]:
+    def forward(
+        self, tokens: Tensor, state: StageState | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, StageState]:
         """Logits of the token after each one.
 
         tokens: (batch, length), any integer dtype, any length.
+        cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to the length in multiples of `frame`, when
+            tokens (1, length) pack sequences end to end. Each begins anew, without a state; what fills up its
+            last frame is not looked at by the others.
         Returns logits (batch, length, padded vocabulary), or (logits, the state after the tokens) when a
         state is given, which may be at any phase of the clocks. Gradients flow through both states.
-        Raises ValueError for tokens that are not integers of two axes.
+        Raises ValueError for tokens that are not integers of two axes, and for packed sequences that come
+        with a state or, on a CPU, that begin within a frame.
         """
-        hidden, final_state = self.stage(embedded(tokens, self.embedding, "batch, length"), state)
+        if cu_seqlens is not None:
+            self._check_packing(state, cu_seqlens)
+        x = embedded(tokens, self.embedding, "batch, length")
+        hidden, final_state = self.stage(x, state, cu_seqlens)
         logits = self.head(self.norm_f(hidden)[0])
         return logits if final_state is None else (logits, final_state)
+
+    @property
+    def frame(self) -> int:
+        """Tokens in a turn of the slowest clock: packed sequences begin at multiples of it."""
+        return math.prod(self.config.pools)
 
     @torch.no_grad()
     def step(self, token: Tensor, state: StageState) -> tuple[Tensor, StageState]:
@@ -160,6 +176,15 @@ class MultiscaleModel(nn.Module):
         """
         hidden, state = self.stage.step(embedded(token, self.embedding, "batch"), state)
         return self.head(self.norm_f(hidden)[0]), state
+
+    def _check_packing(self, state: StageState | None, cu_seqlens: Tensor) -> None:
+        if state is not None:
+            raise ValueError("Packed sequences begin anew: give cu_seqlens or a state, not both.")
+        if cu_seqlens.is_cpu and (cu_seqlens % self.frame).any():  # on a GPU looking would wait for it
+            raise ValueError(
+                f"cu_seqlens holds {cu_seqlens.tolist()}; each must be a multiple of {self.frame}, the "
+                "product of the pools."
+            )
 
 
 class Stage(nn.Module):
@@ -177,12 +202,14 @@ class Stage(nn.Module):
         down, up = self.down.initial_state(batch_size), self.up.initial_state(batch_size)
         return StageState(down, self.pooled.initial_state(batch_size), up)
 
-    def forward(self, x: Tensor, state: StageState | None = None) -> tuple[Tensor, StageState | None]:
+    def forward(
+        self, x: Tensor, state: StageState | None = None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, StageState | None]:
         """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
         down, pooled, up = state or (None, None, None)
-        x, streams, down = self.down(x, down)
-        y, pooled = self.pooled(x, pooled)
-        y, _, up = self.up(y, up, residual=x, skips=streams[::-1])
+        x, streams, down = self.down(x, down, cu_seqlens)
+        y, pooled = self.pooled(x, pooled, cu_seqlens)
+        y, _, up = self.up(y, up, cu_seqlens, residual=x, skips=streams[::-1])
         return y, None if state is None else StageState(down, pooled, up)
 
     def step(self, x: Tensor, state: StageState) -> tuple[Tensor, StageState]:
@@ -207,9 +234,11 @@ class Centre(nn.Module):
         """The state before the first position."""
         return self.chain.initial_state(batch_size)
 
-    def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState | None]:
+    def forward(
+        self, x: Tensor, state: SequenceState | None = None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, SequenceState | None]:
         """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
-        y, _, state = self.chain(x, state)
+        y, _, state = self.chain(x, state, cu_seqlens)
         return y + x, state
 
     def step(self, x: Tensor, state: SequenceState) -> tuple[Tensor, SequenceState]:
@@ -224,21 +253,23 @@ class Chain(nn.Module):
     Each out_proj is divided by the root of their number, because that many of them add up in the stream.
     """
 
-    def __init__(self, d_model: int, mixers: Sequence[Mamba], recompute: str) -> None:
+    def __init__(self, blocks: Sequence[Block | S4DBlock], recompute: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Block(d_model, mixer) for mixer in mixers)
+        self.layers = nn.ModuleList(blocks)
         self.recompute = recompute
-        for mixer in mixers:
-            mixer.out_proj.weight.data /= math.sqrt(len(mixers))
+        for name, parameter in self.named_parameters():
+            if name.endswith("out_proj.weight"):
+                parameter.data /= math.sqrt(len(blocks))
 
     def initial_state(self, batch_size: int) -> SequenceState:
-        """The state before the first position, one MambaState a block."""
+        """The state before the first position, one a block."""
         return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
 
     def forward(
         self,
         x: Tensor,
         state: SequenceState | None = None,
+        cu_seqlens: Tensor | None = None,
         residual: Tensor | None = None,
         skips: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor], SequenceState | None]:
@@ -248,7 +279,11 @@ class Chain(nn.Module):
         skips: one tensor shaped as x for each block, added to the stream behind it.
         y and what the blocks read are in float32; a state is returned where one is given.
         """
-        return self._run(partial(recomputed, self.recompute), x, state, residual, skips)
+
+        def run(block: Any, hidden: Tensor, residual: Tensor | None, state: Any) -> Any:
+            return recomputed(self.recompute, block, hidden, residual, state, cu_seqlens)
+
+        return self._run(run, x, state, residual, skips)
 
     def step(
         self,
@@ -258,7 +293,7 @@ class Chain(nn.Module):
         skips: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor], SequenceState]:
         """One position of forward: x (batch, d_model). The given state is overwritten."""
-        y, streams, final_state = self._run(Block.step, x, state, residual, skips)
+        y, streams, final_state = self._run(_step, x, state, residual, skips)
         assert final_state is not None
         return y, streams, final_state
 
@@ -272,7 +307,7 @@ class Chain(nn.Module):
     ) -> tuple[Tensor, list[Tensor], SequenceState | None]:
         absent = [None] * len(self.layers)
         streams: list[Tensor] = []
-        final_state: list[MambaState] = []
+        final_state: list[Any] = []
         for block, block_state, skip in zip(self.layers, state or absent, skips or absent, strict=True):
             hidden, residual, *block_final_state = run(block, hidden, residual, block_state)
             streams.append(residual)
@@ -282,5 +317,9 @@ class Chain(nn.Module):
         assert residual is not None
         return hidden + residual, streams, None if state is None else tuple(final_state)
 
-    def _blocks(self) -> list[Block]:
+    def _blocks(self) -> list[Block | S4DBlock]:
         return list(self.layers)  # type: ignore[arg-type]
+
+
+def _step(block: Block | S4DBlock, *inputs: Any) -> tuple[Tensor, Tensor, Any]:
+    return block.step(*inputs)

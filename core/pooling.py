@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 class Causal(Protocol):
     """A module over (batch, length, channels) whose outputs see no later input."""
 
-    def __call__(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def __call__(self, x: Tensor, state: Any = None, cu_seqlens: Tensor | None = None) -> tuple[Tensor, Any]:
         """x -> (y of the same shape, the state after x, or None where none is given)."""
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -56,11 +56,16 @@ class Pooled(nn.Module):
         inputs, outputs = self._zero_frame(batch_size), self._zero_frame(batch_size)
         return PooledState(0, inputs, outputs, self.inner.initial_state(batch_size))
 
-    def forward(self, x: Tensor, state: PooledState | None = None) -> tuple[Tensor, PooledState | None]:
+    def forward(
+        self, x: Tensor, state: PooledState | None = None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, PooledState | None]:
         """x (batch, length, d_model) -> (y of the same shape, the state after x, or None if none is given).
 
-        The state may be at any phase.
+        The state may be at any phase. cu_seqlens (sequences + 1,) are the bounds of packed sequences,
+        multiples of the pool: the output for the first frame of each is zero, as it is without a state.
         """
+        if cu_seqlens is not None:
+            return self._packed(x, cu_seqlens // self.pool), None
         if state is None:
             read, written, inner = x, self._zero_frame(len(x)), None
         else:
@@ -90,6 +95,14 @@ class Pooled(nn.Module):
             frame, inner = self.inner.step(self._compressed(inputs), inner)
             outputs.copy_(self._expanded(frame))
         return y, PooledState((phase + 1) % self.pool, inputs, outputs, inner)
+
+    def _packed(self, x: Tensor, bounds: Tensor) -> Tensor:
+        """As forward, of whole frames; bounds (sequences + 1,) count frames."""
+        frames, _ = self.inner(self._compressed(x.unflatten(1, (-1, self.pool))), None, bounds)
+        shifted = pad(self._expanded(frames), (0, 0, 0, 0, 1, 0))[:, :-1]
+        is_first = torch.zeros(shifted.shape[1] + 1, dtype=torch.bool, device=x.device)
+        is_first = is_first.index_fill(0, bounds.long(), True)[:-1]
+        return shifted.masked_fill(is_first[:, None, None], 0).flatten(1, 2)
 
     def _compressed(self, frames: Tensor) -> Tensor:
         """(..., pool, d_model) -> (..., 2 * d_model)."""

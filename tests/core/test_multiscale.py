@@ -5,21 +5,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, gelu, pad
 from torch.utils._pytree import tree_leaves
 
+from core.baseline.s4d import S4DBlock
 from core.block import Block
 from core.generation import generate
 from core.multiscale import Centre, MixerConfig, MultiscaleModel, MultiscaleModelConfig, Stage, StageState
 
-S4D, COMPLEX, COMPLEX_S4D = MixerConfig(False, False), MixerConfig(True, True), MixerConfig(True, False)
+S4D, COMPLEX = MixerConfig(complex=False, selective=False), MixerConfig(complex=True, selective=True)
+COMPLEX_S4D, S4D_MLP = MixerConfig(complex=True, selective=False), MixerConfig("s4d_mlp")
 VARIANTS = {
     "S6": {"pools": [4, 4]},
     "S4D around S6": {"pools": [4, 4], "outer": COMPLEX_S4D, "middle": S4D, "centre": COMPLEX},
     "three uneven pools": {"pools": [2, 3, 5], "centre": COMPLEX_S4D},
     "pools of 16": {"pools": [16, 16], "outer": COMPLEX_S4D, "middle": COMPLEX_S4D, "centre": COMPLEX},
-    "one pool": {"pools": [3], "outer": MixerConfig(False, ["dt"])},
+    "one pool": {"pools": [3], "outer": MixerConfig(complex=False, selective=["dt"])},
     "pool of one": {"pools": [3, 1]},
+    "S4D and MLP": {"pools": [4, 4], "outer": S4D_MLP, "middle": S4D_MLP, "centre": S4D_MLP},
 }
 every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -78,8 +81,14 @@ def test_models_have_the_published_sizes(
 def plain_stage(module: Stage | Centre, x: Tensor) -> Tensor:
     """The U-Net in the order of its definition: every layer on the way up adds what its mirror read."""
 
-    def layer(block: Block, x: Tensor) -> Tensor:
-        return x + block.mixer(x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * block.norm.weight)
+    def normed(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+    def layer(block: Block | S4DBlock, x: Tensor) -> Tensor:
+        if isinstance(block, Block):
+            return x + block.mixer(normed(x, block.norm.weight))
+        x = x + block.mixer(normed(x, block.norm.weight))[0]
+        return x + block.out_proj(gelu(block.in_proj(normed(x, block.mlp_norm.weight))))
 
     if isinstance(module, Centre):
         y = x
@@ -162,6 +171,50 @@ def test_gradients_flow_through_everything_and_through_the_state(options: dict) 
         assert (gradient - reference).norm() < 1e-4 * reference.norm()
 
 
+def packed(model: MultiscaleModel, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The sequences (length,) end to end in one row, each filled up to whole frames; and their bounds."""
+    rows = [torch.cat([s, tokens_of(-len(s) % model.frame)]) for s in sequences]
+    bounds = torch.tensor([0, *map(len, rows)], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    return torch.cat(rows)[None], bounds
+
+
+@every_variant
+@settings(max_examples=8, deadline=None)
+@given(lengths=st.lists(st.integers(0, 70), min_size=1, max_size=5))
+def test_packed_sequences_are_separate_ones(options: dict, lengths: list[int]) -> None:
+    model = model_of(**options | {"n_layer": 1})
+    sequences = [tokens_of(sum(lengths))[:length] for length in lengths]
+    tokens, bounds = packed(model, sequences)
+    logits = model(tokens, cu_seqlens=bounds)[0]
+    for sequence, start in zip(sequences, bounds.tolist(), strict=False):
+        torch.testing.assert_close(logits[start : start + len(sequence)], model(sequence[None])[0], **CLOSE)
+
+
+@every_variant
+def test_packed_sequences_have_the_gradients_of_separate_ones(options: dict) -> None:
+    model = model_of(**options)
+    sequences = [tokens_of(length) for length in (300, 17, 600)]
+    alone = sum(model(sequence[None]).square().sum() for sequence in sequences)
+    expected = torch.autograd.grad(alone, list(model.parameters()))
+    tokens, bounds = packed(model, sequences)
+    logits = model(tokens, cu_seqlens=bounds)[0]
+    kept = [
+        logits[start : start + len(s)].square().sum()
+        for s, start in zip(sequences, bounds.tolist(), strict=False)
+    ]
+    gradients = torch.autograd.grad(sum(kept), list(model.parameters()))
+    for gradient, reference in zip(gradients, expected, strict=True):
+        assert (gradient - reference).norm() < 1e-4 * reference.norm()
+
+
+def test_packing_that_cannot_be_is_refused() -> None:
+    model = model_of(pools=[4, 2])
+    with pytest.raises(ValueError, match="each must be a multiple of 8, the product of the pools"):
+        model(tokens_of(1, 16), cu_seqlens=torch.tensor([0, 4, 16]))
+    with pytest.raises(ValueError, match="cu_seqlens or a state, not both"):
+        model(tokens_of(1, 16), model.initial_state(1), torch.tensor([0, 16]))
+
+
 @pytest.mark.parametrize("level", ["cheap", "block"])
 def test_recomputation_changes_no_gradient_and_keeps_less(level: str) -> None:
     def kept_elements(model: MultiscaleModel) -> int:
@@ -191,7 +244,7 @@ def test_autocast_is_within_rounding_of_fp32(options: dict) -> None:
 
 
 def test_each_part_has_its_mixers() -> None:
-    model = model_of(pools=[2, 2, 2], outer=COMPLEX_S4D, middle=MixerConfig(False, ["dt"]), centre=COMPLEX)
+    model = model_of(pools=[2, 2, 2], outer=COMPLEX_S4D, middle=MixerConfig(selective=["dt"]), centre=COMPLEX)
     stage, kinds = model.stage, []
     while isinstance(stage, Stage):
         kinds.append({(b.mixer.complex, *b.mixer.selected) for b in (*stage.down.layers, *stage.up.layers)})
