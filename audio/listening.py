@@ -6,7 +6,6 @@ clips can be opened from a disk, sent, and kept. Without JavaScript it is a tabl
 
 import base64
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -36,8 +35,8 @@ class ListeningClip(NamedTuple):
     """A clip to be heard.
 
     waveform: (length,) at 16 kHz. said: the class that a classifier hears in it, with its confidence in
-    [0, 1]. label: the class that it is known to be. log_likelihood: in nats, of the whole clip under the
-    model. None is what is not known.
+    [0, 1]. label: the class that it is known to be. bits: what a sample of it costs under the model; the
+    fewer, the likelier. None is what is not known.
     """
 
     model: str
@@ -46,14 +45,7 @@ class ListeningClip(NamedTuple):
     said: str | None = None
     confidence: float | None = None
     label: str | None = None
-    log_likelihood: float | None = None
-
-    @property
-    def bits(self) -> float | None:
-        """Bits a sample; the fewer, the likelier."""
-        if self.log_likelihood is None:
-            return None
-        return -self.log_likelihood / math.log(2) / len(self.waveform)
+    bits: float | None = None
 
 
 def listening_page(clips: Sequence[ListeningClip], title: str, description: str, summary: Summary) -> str:
