@@ -127,8 +127,8 @@ def open_data(config: DataConfig, world: World) -> DnaData:
         if leak > MOST_SHARED:
             raise ValueError(
                 f"{leak:.1%} of the {K}-mers of data.valid_fasta ({config.valid_fasta}) stand in the "
-                f"training bases of {config.fasta} too, which is more than repeats explain: the same sequence "
-                "is in both. Name other parts in data.train_chromosomes or data.valid_chromosomes."
+                f"training bases of {config.fasta} too, more than repeats explain: the same sequence is in "
+                "both. Name other parts in data.train_chromosomes or data.valid_chromosomes."
             )
     return DnaData(genome, held_out_genome, splits, train, held_out, leak)
 

@@ -133,9 +133,8 @@ def genome_line(title: str, fasta: str, genome: Genome) -> str:
 def overlap_lines(config: Config, data: DnaData) -> list[str]:
     """What the splits share: bases of one file by their coordinates, bases of two by their k-mers."""
     if data.leak is not None:
-        return [
-            f"overlap   {data.leak:.2%} of the {K}-mers of valid are in train too (up to {MOST_SHARED:.0%} by repeats)"
-        ]
+        usual = f"repeats share up to {MOST_SHARED:.0%}"
+        return [f"overlap   {data.leak:.2%} of the {K}-mers of valid are in train too ({usual})"]
     return [
         f"overlap   {first} and {second} read {shared:,} bases in common (split: {config.data.split})"
         for (first, second), shared in split_overlap(data.windows).items()

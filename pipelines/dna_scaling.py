@@ -2,16 +2,19 @@
 
     python -m pipelines.dna_scaling data.fasta=hg38.ml.fa.gz sizes=[250k,700k,1.4m] lengths=[1024,16384]
     python -m pipelines.dna_scaling --config hg38_1k learning_rates=[4e-3,8e-3] --dry-run
+    python -m pipelines.dna_scaling --config chr20 publish=results/genomics.json
 
 Every key of dna_pretrain holds for every run; sizes stand in for model.d_model and model.n_layer, lengths for
 data.length, learning_rates for train.learning_rate. A step has data.length * train.batch_size bases at every
-length. Each run is a folder in run.dir, trained as dna_pretrain trains. The same command goes on where it was
-stopped: finished runs are read, a started one is resumed. Beside the runs lie scaling.json (a row a run),
-power_laws.json, perplexity_by_parameters.png and perplexity_by_length.png.
+length; where one window is longer, it is a step, and there are fewer steps of as many bases in all. Each run
+is a folder in run.dir, trained as dna_pretrain trains. The same command goes on where it stopped: finished
+runs are read, a started one is resumed. Beside the runs lie scaling.json (a row a run), power_laws.json,
+perplexity_by_parameters.png, perplexity_by_length.png and bits_by_context.png.
 """
 
 import dataclasses
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,11 +26,13 @@ import torch
 from core.files import replaced_atomically
 from core.model import SequenceModel
 from core.training import NonFiniteError, World, joined_world
+from core.training.metrics import read_metrics
 from pipelines import dna_pretrain
 from pipelines.cli import command
 from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
 from pipelines.dna_sizes import SIZES, sized_model
-from pipelines.scaling_table import results_text, write_results
+from pipelines.dna_validation import read_table
+from pipelines.scaling_table import publish, results_text, write_results
 
 DIVERGED = "diverged.txt"
 
@@ -47,6 +52,18 @@ class Config(dna_pretrain.Config):
             "help": "highest learning rates, the best of which counts; none: train.learning_rate alone"
         },
     )
+    also: list[str] = field(
+        default_factory=list,
+        metadata={"help": "single runs besides sizes times lengths, each as size@length: 1.4m@1048576"},
+    )
+    publish: str | None = field(
+        default=None,
+        metadata={"help": "a .json to write the table to at the end, and the bits by context as a .png"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.publish is not None and Path(self.publish).suffix != ".json":
+            raise ValueError(f"publish is {self.publish}; its name must end in .json.")
 
 
 @dataclass(frozen=True)
@@ -82,39 +99,54 @@ def main(arguments: Sequence[str]) -> None:
             if state in ("new", "started"):
                 train(cell, state == "started", world)
             if world.is_first:
-                write_results(Path(config.run.dir), rows(cells), arguments, config.train.seed)
+                folder, seed = Path(config.run.dir), config.train.seed
+                write_results(folder, rows(cells), validations(cells), arguments, seed)
         if world.is_first:
             print(results_text(rows(cells)))
             print(f"{config.run.dir} holds the runs, their table and its pictures.")
+            if config.publish is not None:
+                publish(Path(config.run.dir), Path(config.publish))
 
 
 def planned(config: Config) -> list[Cell]:
-    """Every size at every length with every learning rate.
+    """Every size at every length, and what is planned besides, with every learning rate.
 
-    Raises ValueError for an unknown size, and for a length that does not divide the tokens of a step.
+    Raises ValueError for an unknown size, and for a length that does not fit the tokens of a step.
     """
+    pairs = [(size, length) for size in config.sizes for length in config.lengths or [config.data.length]]
     return [
         cell_of(config, size, length, rate)
-        for size in config.sizes
-        for length in config.lengths or [config.data.length]
+        for size, length in dict.fromkeys([*pairs, *map(size_and_length, config.also)])
         for rate in config.learning_rates or [config.train.learning_rate]
     ]
 
 
+def size_and_length(text: str) -> tuple[str, int]:
+    """1.4m@1048576 as its two parts. Raises ValueError for any other text."""
+    size, _, length = text.partition("@")
+    if not length.isdecimal():
+        raise ValueError(f"also has {text!r}; write a size and a length, as 1.4m@1048576.")
+    return size, int(length)
+
+
 def cell_of(config: Config, size: str, length: int, learning_rate: float) -> Cell:
     """The run of one size, length and learning rate."""
-    tokens = config.data.length * config.train.batch_size
+    tokens, steps = config.data.length * config.train.batch_size, config.train.steps
+    if length > tokens and steps * tokens % length == 0:
+        tokens, steps = length, steps * tokens // length
     if length < 1 or tokens % length:
         raise ValueError(
             f"A step of {tokens:,} tokens (data.length * train.batch_size) does not hold whole windows of "
-            f"{length:,} bases. Choose lengths that divide it."
+            f"{length:,} bases. Choose lengths that divide it, or that divide the tokens of all steps."
         )
     folder = Path(config.run.dir) / f"{size}-{length}-{learning_rate:g}"
     shape = {name: getattr(sized_model(size), name) for name in ("d_model", "n_layer")}
     own = {
         "data": dataclasses.replace(config.data, length=length),
         "model": dataclasses.replace(config.model, **shape),
-        "train": dataclasses.replace(config.train, batch_size=tokens // length, learning_rate=learning_rate),
+        "train": dataclasses.replace(
+            config.train, steps=steps, batch_size=tokens // length, learning_rate=learning_rate
+        ),
         "run": RunConfig(str(folder)),
         "resume": False,
         "dry_run": False,
@@ -132,7 +164,7 @@ def checked_state(cell: Cell) -> str:
     differences = [
         f"{key} is {before[key]} there and {now[key]} here"
         for key in now
-        if before[key] != now[key] and key not in ("data.sha256", "resume", "run.dir")
+        if before[key] != now[key] and key not in ("data.sha256", "data.valid_sha256", "resume", "run.dir")
     ]
     if differences:
         raise ConfigError(
@@ -155,7 +187,7 @@ def train(cell: Cell, resume: bool, world: World) -> None:
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        dna_pretrain.pretrain(dataclasses.replace(cell.config, resume=resume))
+        dna_pretrain.pretrain(dataclasses.replace(cell.config, resume=resume), cell.folder.parent)
     except NonFiniteError as error:
         if world.is_first:
             with replaced_atomically(cell.folder / DIVERGED) as temporary:
@@ -187,9 +219,28 @@ def row(cell: Cell, state: str) -> dict[str, Any]:
         "loss": measured.get("loss"),
         "bits_per_base": measured.get("bits_per_base"),
         "perplexity": measured.get("perplexity"),
-        "tokens_per_s": summary.get("bases_per_second"),
+        "markov_bits": measured.get("markov_bits_per_base"),
+        "tokens_per_s": usual_rate(cell.folder / "metrics.jsonl"),
+        "data_wait": summary.get("data_wait"),
         "peak_gib": summary.get("peak_memory_gib"),
     }
+
+
+def validations(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What each finished run's last validation found, by size, length and, of several, learning rate."""
+    several = len({cell.config.train.learning_rate for cell in cells}) > 1
+    found = {}
+    for cell in cells:
+        if cell.state == "finished":
+            rate = f", {cell.config.train.learning_rate:g}" if several else ""
+            found[f"{cell.size}, {cell.config.data.length:,}{rate}"] = read_table(cell.folder)
+    return found
+
+
+def usual_rate(metrics: Path) -> float | None:
+    """The median of the logged tokens a second: the first steps compile; None before there are any."""
+    rates = [event["tokens_per_second"] for event in read_metrics(metrics) if event["event"] == "train"]
+    return statistics.median(rates) if rates else None
 
 
 def count_parameters(cell: Cell) -> int:

@@ -43,9 +43,15 @@ def validation(
     return validate
 
 
+def read_table(folder: Path) -> dict[str, Any]:
+    """The last validation of the run in a folder."""
+    table: dict[str, Any] = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    return table
+
+
 def content(evaluation: Evaluation, markov: Mapping[int, float]) -> dict[str, Any]:
-    """An evaluation as JSON: a row for all, for repeats and for unique sequence, one a bin of context, and one
-    a Markov model."""
+    """An evaluation as JSON: a row for all, for repeats and for unique sequence, one a bin of context, one a
+    Markov model."""
     parts = {"all": evaluation.all, "repeat": evaluation.repeat, "unique": evaluation.unique}
     return {
         "parts": {

@@ -17,7 +17,17 @@ from core.training import NonFiniteError
 from pipelines import dna_pretrain, dna_scaling
 from pipelines.config import schema_keys
 from pipelines.dna_sizes import SIZES
-from pipelines.scaling_table import BY_LENGTH, BY_PARAMETERS, LAWS, TABLE, best_rows, power_laws, results_text
+from pipelines.scaling_table import (
+    BY_CONTEXT,
+    BY_LENGTH,
+    BY_PARAMETERS,
+    LAWS,
+    TABLE,
+    best_rows,
+    length_texts,
+    power_laws,
+    results_text,
+)
 from tests.pipelines.conftest import TINY
 
 OF_A_RUN = [*TINY, "train.steps=2", "train.checkpoint_every=1", "model.d_state=2"]
@@ -58,7 +68,15 @@ def row(
     measured: dict[str, float | None] = dict.fromkeys(("loss", "bits_per_base", "perplexity"))
     if loss is not None:
         measured = {"loss": loss, "bits_per_base": loss / math.log(2), "perplexity": math.exp(loss)}
-    return {"model": model, "length": length, "learning_rate": rate, "parameters": parameters, **measured}
+    cost = {"markov_bits": 1.9, "tokens_per_s": 1e6, "data_wait": 0.01, "peak_gib": None}
+    return {
+        "model": model,
+        "length": length,
+        "learning_rate": rate,
+        "parameters": parameters,
+        **measured,
+        **cost,
+    }
 
 
 def test_every_size_is_trained_at_every_length(swept: Path) -> None:
@@ -77,7 +95,7 @@ def test_every_size_is_trained_at_every_length(swept: Path) -> None:
     assert rows[0]["parameters"] == rows[1]["parameters"] < rows[2]["parameters"]
     laws = json.loads((swept / LAWS).read_text())
     assert [(law["length"], law["low"]) for law in laws] == [(48, None), (24, None)]
-    for picture in (BY_PARAMETERS, BY_LENGTH):
+    for picture in (BY_PARAMETERS, BY_LENGTH, BY_CONTEXT):
         assert imread(swept / picture).ndim == 3
 
 
@@ -97,9 +115,9 @@ def test_what_is_finished_is_not_trained_again(
     trained: list[str] = []
     original = dna_pretrain.pretrain
 
-    def counted(config: dna_pretrain.Config) -> Any:
+    def counted(config: dna_pretrain.Config, tables: Path) -> Any:
         trained.append(config.run.dir)
-        return original(config)
+        return original(config, tables)
 
     monkeypatch.setattr(dna_pretrain, "pretrain", counted)
     assert dna_scaling.main([*SWEEP, f"data.fasta={fasta}", "run.dir=sweep"]) == 0
@@ -126,13 +144,13 @@ def test_a_run_that_diverges_is_a_row_and_the_others_go_on(
     attempts: list[float] = []
     original = dna_pretrain.pretrain
 
-    def diverging(config: dna_pretrain.Config) -> Any:
+    def diverging(config: dna_pretrain.Config, tables: Path) -> Any:
         attempts.append(config.train.learning_rate)
         if config.train.learning_rate == 1.0:
             Path(config.run.dir).mkdir(parents=True)
             shutil.copy("config.yaml", config.run.dir)
             raise NonFiniteError("10 steps in a row had no finite loss")
-        return original(config)
+        return original(config, tables)
 
     monkeypatch.setattr(dna_pretrain, "pretrain", diverging)
     sweep = [*SWEEP, f"data.fasta={fasta}", "run.dir=sweep", "sizes=[tiny]", "lengths=[]"]
@@ -171,6 +189,10 @@ def test_dry_run_prints_the_runs_and_writes_nothing(capsys: pytest.CaptureFixtur
         ("sizes=[huge]", "no model of size 'huge': it must be one of 250k, 700k"),
         ("lengths=[48,36,7]", "A step of 144 tokens .* whole windows of 7 bases"),
         ("lengths=[0]", "whole windows of 0 bases"),
+        ("lengths=[289]", "whole windows of 289 bases"),
+        ("also=[tiny]", "also has 'tiny'; write a size and a length"),
+        ("also=[huge@48]", "no model of size 'huge'"),
+        ("publish=table.txt", "publish is table.txt; its name must end in .json"),
         ("learning_rates=[0.0]", "learning_rate is 0.0"),
         ("data.fasta=absent.fa", "absent.fa"),
         ("size=[tiny]", "Did you mean sizes"),
@@ -178,6 +200,30 @@ def test_dry_run_prints_the_runs_and_writes_nothing(capsys: pytest.CaptureFixtur
 )
 def test_bad_argument(argument: str, message: str, fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(message, fails(capsys, f"data.fasta={fasta}", argument))
+
+
+def test_a_window_longer_than_a_step_is_a_step_and_there_are_fewer(
+    fasta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["sizes=[tiny]", "lengths=[48]", "also=[tiny@288,tiny@48]", "data.markov_orders=[1,2]"]
+    arguments = [*OF_A_RUN, *chosen, f"data.fasta={fasta}", "run.dir=sweep", "publish=results/tiny.json"]
+    assert dna_scaling.main(arguments) == 0
+    assert "1 steps of 1 windows of 288: new" in capsys.readouterr().out
+    results = json.loads(Path("results/tiny.json").read_text())
+    assert [(row["length"], row["tokens"]) for row in results["rows"]] == [(48, 288), (288, 288)]
+    assert [row["order"] for row in results["markov"]] == [1, 2]
+    best = min(row["bits_per_base"] for row in results["markov"])
+    assert results["rows"][-1]["markov_bits"] == best
+    assert imread("results/tiny_context.png").ndim == 3
+
+
+def test_the_best_length_is_told() -> None:
+    rows = [row("a", 8, 1.3), row("a", 16, 1.2), row("b", 8, 1.3)]
+    told = length_texts(rows)
+    assert told[0].startswith(
+        "a: windows of 16 are best, 1.7312 bits per base, 0.1443 less than windows of 8"
+    )
+    assert told[1:] == ["Markov models of the training bases: 1.9000 bits per base at best"]
 
 
 def test_without_held_out_bases_there_is_nothing_to_compare(
@@ -192,7 +238,7 @@ def test_the_best_learning_rate_counts() -> None:
     rows = [row("a", 8, 1.3, 1e-3), row("a", 8, 1.2, 2e-3), row("a", 8, None, 4e-3), row("b", 8, None)]
     assert best_rows(rows) == [rows[1]]
     text = results_text(rows).splitlines()
-    assert [line.endswith("*") for line in text] == [False, False, True, False, False]
+    assert [line.endswith("*") for line in text] == [False, False, True, False, False, False]
     assert text[3].endswith("diverged")
 
 
@@ -204,7 +250,7 @@ def test_a_law_a_length() -> None:
     ]
     laws = power_laws([*rows, row("alone", 32, 1.0)])
     assert {length: law.scale for length, law in laws.items()} == pytest.approx({8: 4.0, 16: 3.0})
-    assert results_text(rows).splitlines()[-1] == (
+    assert results_text(rows).splitlines()[len(rows) + 2] == (
         "windows of 16: loss = 3 * parameters^-0.1000 nats, 95% interval of the exponent -0.1000 to -0.1000"
     )
 
