@@ -1,6 +1,6 @@
 """Training of any model that maps integers to logits: `train` and what a recipe needs around it."""
 
-from core.training.batches import Batches
+from core.training.batches import Batch, Batches
 from core.training.config import TrainingConfig
 from core.training.distributed import World, joined_world
 from core.training.loop import Validate, train
@@ -11,6 +11,7 @@ from core.training.stopping import NonFiniteError, TrainingInterrupted
 
 __all__ = [
     "IGNORED",
+    "Batch",
     "Batches",
     "NonFiniteError",
     "RunFolder",

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from core.training.batches import Batch
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.step import StepResult, clipped_gradients, training_step
@@ -47,8 +48,7 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
 def silent_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
+    batch: Batch,
     config: TrainingConfig,
     world: World,
 ) -> Tensor:
@@ -56,7 +56,7 @@ def silent_step(
 
     Returns (2,): the loss, and the norm of the gradient before clipping.
     """
-    told = clipped_gradients(model, inputs, targets, config, world)[:2]
+    told = clipped_gradients(model, batch, config, world)[:2]
     optimizer.found_inf = (~told.isfinite().all()).float()  # type: ignore[attr-defined]
     try:
         optimizer.step()
@@ -67,7 +67,10 @@ def silent_step(
 
 
 class CapturedStep:
-    """training_step of a process alone on a GPU; a graph replays it while the shapes of batches repeat."""
+    """training_step of a process alone on a GPU; a graph replays it while the shapes of batches repeat.
+
+    Packed batches, which hardly ever have the same shape again, are left to training_step.
+    """
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainingConfig, world: World
@@ -75,31 +78,32 @@ class CapturedStep:
         self._model, self._optimizer, self._config, self._world = model, optimizer, config, world
         self._shapes: object = None
         self._repeated = 0
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._batch: Batch | None = None
         self._told = torch.zeros(2, device=world.device)
         self._replay: Callable[[], None] | None = None
 
-    def __call__(self, inputs: Tensor, targets: Tensor, stop_requested: bool) -> StepResult:
+    def __call__(self, batch: Batch, stop_requested: bool) -> StepResult:
         """As training_step, with the same numbers."""
-        shapes = [(tensor.shape, tensor.dtype) for tensor in (inputs, targets)]
+        shapes = [(tensor.shape, tensor.dtype) for tensor in batch[:2]]
         if shapes != self._shapes:
             self._shapes, self._repeated, self._batch, self._replay = shapes, 0, None, None
         self._repeated += 1
-        if self._repeated == WARM_UP + 1 and _is_small(self._world.device):
-            self._batch = inputs.clone(), targets.clone()
+        is_packed = batch.cu_seqlens is not None
+        if self._repeated == WARM_UP + 1 and not is_packed and _is_small(self._world.device):
+            self._batch = batch.map(Tensor.clone)
             self._replay = recorded(self._work)
         if self._batch is None or self._replay is None:
-            arguments = self._model, self._optimizer, inputs, targets, self._config, self._world
+            arguments = self._model, self._optimizer, batch, self._config, self._world
             return training_step(*arguments, stop_requested)
-        for held, new in zip(self._batch, (inputs, targets), strict=True):
-            held.copy_(new)
+        self._batch.inputs.copy_(batch.inputs)
+        self._batch.targets.copy_(batch.targets)
         self._replay()
         loss, norm = self._told.tolist()
         return StepResult(loss, norm, stop_requested)
 
     def _work(self) -> None:
         assert self._batch is not None
-        self._told.copy_(silent_step(self._model, self._optimizer, *self._batch, self._config, self._world))
+        self._told.copy_(silent_step(self._model, self._optimizer, self._batch, self._config, self._world))
 
 
 def _is_small(device: torch.device) -> bool:
@@ -148,7 +152,7 @@ class CapturedSteps:
         for index, batch in enumerate(zip(inputs, targets, strict=True)):
             for group in groups:
                 group["lr"] = self._rates[index]
-            told = silent_step(self._model, self._optimizer, *batch, self._config, self._world)
+            told = silent_step(self._model, self._optimizer, Batch(*batch), self._config, self._world)
             self._told[index].copy_(told)
         for group, rate in zip(groups, own_rates, strict=True):
             group["lr"] = rate

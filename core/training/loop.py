@@ -41,9 +41,10 @@ def train(
 
     The model maps a batch's inputs to logits, whose last axis is the vocabulary; the loss is their cross
     entropy over the real targets of the global batch. With `config.backpropagation_length` the model also
-    maps (inputs, state) to (logits, state), from its `initial_state(rows)` on. `unit` names a token ("base",
-    "sample", "byte"). The `stages` of a length warm-up replace `config.steps` and `config.batch_size`; the
-    end of each is logged and validated.
+    maps (inputs, state) to (logits, state), from its `initial_state(rows)` on, and where batches are packed
+    it takes their `cu_seqlens`. `unit` names a token ("base", "sample", "byte"). The `stages` of a length
+    warm-up replace `config.steps` and `config.batch_size`; the end of each is logged and
+    validated.
 
     Raises ValueError if the batch does not divide over the processes, NonFiniteError after
     `config.max_skipped` steps in a row without finite loss and gradient, TrainingInterrupted after SIGINT or

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from core.training.batches import Batches
+from core.training.batches import Batch, Batches
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
 def staged(stages: Sequence[Stage], batches: Mapping[int, Batches]) -> Batches:
     """The batches of a run from those of each length, which count steps from the start of their stage."""
 
-    def of_step(step: int, rows: range) -> tuple[Tensor, Tensor]:
+    def of_step(step: int, rows: range) -> tuple[Tensor, Tensor] | Batch:
         stage = stage_at(stages, step)
         return batches[stage.length](step - stage.first_step, rows)
 

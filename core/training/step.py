@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from core.training.batches import rows_at_once
+from core.training.batches import Batch, micro_batches
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.loss import count_targets, cross_entropy_sum
@@ -32,19 +32,19 @@ class StepResult:
 def training_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
+    batch: Batch,
     config: TrainingConfig,
     world: World,
     stop_requested: bool = False,
 ) -> StepResult:
     """Update the model by the gradient of the loss over the global batch.
 
-    inputs, targets: this process's rows (rows, length). The loss is the sum over the real targets of all
+    batch: this process's rows, or its packed sequences. The loss is the sum over the real targets of all
     processes divided by their number (0 if there is none). With `config.backpropagation_length` it is still
-    that of whole sequences, while its gradient leaves out what passes from piece to piece.
+    that of whole sequences, while its gradient leaves out what passes from piece to piece; packed sequences
+    are never cut.
     """
-    loss, norm, stop = clipped_gradients(model, inputs, targets, config, world, stop_requested).tolist()
+    loss, norm, stop = clipped_gradients(model, batch, config, world, stop_requested).tolist()
     result = StepResult(loss, norm, bool(stop))
     if not result.skipped:
         optimizer.step()
@@ -54,8 +54,7 @@ def training_step(
 
 def clipped_gradients(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    batch: Batch,
     config: TrainingConfig,
     world: World,
     stop_requested: bool = False,
@@ -65,31 +64,32 @@ def clipped_gradients(
     Returns (3,) on the device: the loss, the norm of the gradient before clipping, and how many processes
     were asked to stop. Nothing here waits for the device, so that a CUDA graph can hold it.
     """
-    count = world.sum(count_targets(targets)).clamp(min=1)
+    count = world.sum(count_targets(batch.targets)).clamp(min=1)
     loss = torch.zeros((), device=world.device)
-    rows, length = inputs.shape[:2]
-    piece = min(length, config.backpropagation_length or length)
-    micro_batch = rows_at_once(rows, piece, config.micro_tokens)
-    for some_inputs, some_targets in zip(inputs.split(micro_batch), targets.split(micro_batch), strict=True):
-        logits = _logits_in_pieces(model, some_inputs, piece, autocast(config, world.device))
-        for some_logits, their_targets in zip(logits, some_targets.split(piece, dim=1), strict=True):
-            part = cross_entropy_sum(some_logits, their_targets) / count
-            part.backward()
-            loss += part.detach()
+    length = batch.inputs.shape[1]
+    piece = length if batch.cu_seqlens is not None else min(length, config.backpropagation_length or length)
+    for part in micro_batches(batch, piece, config.micro_tokens):
+        logits = _logits_in_pieces(model, part, piece, autocast(config, world.device))
+        for some_logits, their_targets in zip(logits, part.targets.split(piece, dim=1), strict=True):
+            share = cross_entropy_sum(some_logits, their_targets) / count
+            share.backward()
+            loss += share.detach()
 
     told = world.sum_gradients(model, torch.stack([loss, torch.full_like(loss, stop_requested)]))
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     return torch.stack([told[0], norm, told[1]])
 
 
-def _logits_in_pieces(model: Any, inputs: Tensor, piece: int, precision: torch.autocast) -> Iterator[Tensor]:
-    """Logits (rows, piece, vocabulary) of each `piece` of inputs (rows, length), the last one may be shorter.
+def _logits_in_pieces(model: Any, batch: Batch, piece: int, precision: torch.autocast) -> Iterator[Tensor]:
+    """Logits (rows, piece, vocabulary) of each `piece` of the inputs, the last one may be shorter.
 
     No gradient flows from a piece into the one before: each starts at the other's final state, detached.
     """
+    inputs = batch.inputs
     if inputs.shape[1] <= piece:
+        packing = {} if batch.cu_seqlens is None else {"cu_seqlens": batch.cu_seqlens}
         with precision:
-            logits = model(inputs)
+            logits = model(inputs, **packing)
         yield logits
         return
     state = model.initial_state(len(inputs))

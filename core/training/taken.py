@@ -7,9 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from core.training.batches import Batches, prefetched
+from core.training.batches import Batch, Batches, prefetched
 from core.training.captured import CapturedStep, CapturedSteps, DeviceBatches
 from core.training.config import TrainingConfig
 from core.training.distributed import World
@@ -55,21 +55,21 @@ def steps_taken(
         return
     captured = CapturedStep(model, optimizer, config, world) if alone_on_gpu else None
 
-    def take(inputs: Tensor, targets: Tensor) -> StepResult:
+    def take(batch: Batch) -> StepResult:
         if captured is not None:
-            return captured(inputs, targets, stop.requested)
-        return training_step(model, optimizer, inputs, targets, config, world, stop.requested)
+            return captured(batch, stop.requested)
+        return training_step(model, optimizer, batch, config, world, stop.requested)
 
     with closing(prefetched(batches, steps, rows, world.device)) as data:
-        for step, (inputs, targets, waited) in zip(steps, data, strict=True):
+        for step, (batch, waited) in zip(steps, data, strict=True):
             began = time.perf_counter() - waited
             rate = learning_rate((step + 1) / steps.stop, config)
             set_learning_rate(optimizer, rate)
             # whatever a model draws depends on the step alone: there is no state to carry over a resume
             torch.manual_seed(hash((config.seed, step, world.rank)))
-            result = take(inputs, targets)
-            tokens, seconds = inputs.numel() * world.size, time.perf_counter() - began
-            yield Taken(result, rate, inputs.shape[1], tokens, seconds, waited)
+            result = take(batch)
+            tokens, seconds = batch.inputs.numel() * world.size, time.perf_counter() - began
+            yield Taken(result, rate, batch.inputs.shape[1], tokens, seconds, waited)
 
 
 def _many_at_once(

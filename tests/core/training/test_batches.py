@@ -23,11 +23,12 @@ def test_each_step_once_in_order_with_the_rows_asked_for() -> None:
         asked.append((step, rows))
         return torch.tensor([step]), torch.tensor([-step])
 
-    got = [(int(inputs), int(targets)) for inputs, targets, _ in prefetched(batches, range(3, 7), range, CPU)]
+    stream = prefetched(batches, range(3, 7), range, CPU)
+    got = [(int(batch.inputs), int(batch.targets)) for batch, _ in stream]
     assert got == [(3, -3), (4, -4), (5, -5), (6, -6)]
     assert asked == [(step, range(step)) for step in range(3, 7)]
     assert list(prefetched(batches, range(3, 3), two_rows, CPU)) == []
-    assert [int(inputs) for inputs, _, _ in prefetched(batches, range(3, 4), two_rows, CPU)] == [3]
+    assert [int(batch.inputs) for batch, _ in prefetched(batches, range(3, 4), two_rows, CPU)] == [3]
 
 
 def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
@@ -68,7 +69,7 @@ def test_waiting_is_measured() -> None:
         time.sleep(0.05)
         return torch.zeros(1), torch.zeros(1)
 
-    assert all(waited > 0.04 for _, _, waited in prefetched(batches, range(2), two_rows, CPU))
+    assert all(waited > 0.04 for _, waited in prefetched(batches, range(2), two_rows, CPU))
 
 
 def test_an_error_in_the_data_comes_out_as_it_is() -> None:

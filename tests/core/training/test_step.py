@@ -1,4 +1,7 @@
-"""A step in pieces has the loss of whole sequences, the truncated gradient, and memory for one piece."""
+"""A step in pieces has the loss of whole sequences, the truncated gradient, and memory for one piece.
+
+A step on packed sequences is that on the same sequences padded, in however many parts it runs.
+"""
 
 from typing import Any
 
@@ -7,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from core.model import SequenceModel, SequenceModelConfig
-from core.training import TrainingConfig, count_targets, cross_entropy_sum
-from core.training.step import autocast, training_step
+from core.training import Batch, TrainingConfig, count_targets, cross_entropy_sum
+from core.training.batches import micro_batches
+from core.training.step import autocast, clipped_gradients, training_step
 from tests.core.training.toy import ALONE, CPU, ToyModel, toy_batches
 
 LENGTH, ROWS = 23, 5
@@ -41,7 +45,7 @@ def loss_and_gradients(model: nn.Module, **options: Any) -> tuple[float, dict[st
     optimizer.register_step_pre_hook(keep)
     config = TrainingConfig(clip=1e9, **options)
     inputs, targets = toy_batches(0, range(ROWS), length=LENGTH)
-    return training_step(model, optimizer, inputs, targets, config, ALONE).loss, gradients
+    return training_step(model, optimizer, Batch(inputs, targets), config, ALONE).loss, gradients
 
 
 def truncated_gradients(model: Any, piece: int) -> dict[str, Tensor]:
@@ -116,7 +120,7 @@ def most_held(length: int, piece: int | None) -> int:
     Held.most = 0
     with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
         config = TrainingConfig(backpropagation_length=piece)
-        training_step(model, torch.optim.SGD(model.parameters()), inputs, targets, config, ALONE)
+        training_step(model, torch.optim.SGD(model.parameters()), Batch(inputs, targets), config, ALONE)
     assert Held.bytes == 0
     return Held.most
 
@@ -124,3 +128,39 @@ def most_held(length: int, piece: int | None) -> int:
 def test_memory_is_flat_in_the_length() -> None:
     assert most_held(256, None) > 3 * most_held(64, None)
     assert most_held(256, 16) == most_held(64, 16) < most_held(64, None)
+
+
+def padded_and_packed() -> tuple[Batch, Batch]:
+    """The same sequences of 3 to 9 tokens, a row each with padding, and end to end in one row."""
+    torch.manual_seed(1)
+    sequences = [torch.randint(8, (2, length)) for length in (5, 9, 3, 7)]
+    rows = [nn.functional.pad(both, (0, 9 - both.shape[1]), value=-100) for both in sequences]
+    inputs, targets = torch.stack(rows, dim=1)
+    bounds = torch.tensor([0, 5, 14, 17, 24], dtype=torch.int32)
+    return Batch(inputs.clamp(min=0), targets), Batch(*torch.cat(sequences, dim=1)[:, None], bounds)
+
+
+@pytest.mark.parametrize("tokens", [None, 1, 8, 14, 100])
+def test_packed_sequences_give_the_step_of_padded_ones(tokens: int | None) -> None:
+    losses, gradients = [], []
+    for batch in padded_and_packed():
+        model = sequence_model()
+        config = TrainingConfig(micro_tokens=tokens, backpropagation_length=None if tokens else 100)
+        told = clipped_gradients(model, batch, config, ALONE)
+        losses.append(told[0].item())
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes"), [(None, [24]), (1, [5, 9, 3, 7]), (14, [14, 10]), (23, [17, 7])]
+)
+def test_packed_sequences_are_parted_where_one_begins(tokens: int | None, sizes: list[int]) -> None:
+    _, packed = padded_and_packed()
+    parts = list(micro_batches(packed, 24, tokens))
+    assert [part.inputs.shape for part in parts] == [(1, size) for size in sizes]
+    assert [int(part.cu_seqlens[-1]) for part in parts] == sizes
+    assert all(part.cu_seqlens[0] == 0 for part in parts)
+    assert torch.equal(torch.cat([part.targets for part in parts], dim=1), packed.targets)
