@@ -18,8 +18,13 @@ SEED_BITS = (1 << 64) - 1
 
 def random_words(seed: int, stream: int, counter: Integers) -> Words:
     """64 random bits for each counter (n,); streams of one seed are independent."""
-    key = _mix(_mix(np.array([seed & SEED_BITS], np.uint64)) + np.array([stream], np.uint64))
+    key = stream_key(seed, stream)
     return _mix(_mix(key + counter.astype(np.uint64)) ^ key)
+
+
+def stream_key(seed: int, stream: int) -> np.uint64:
+    """What sets the words of a stream apart from those of all others."""
+    return _mix(_mix(np.array([seed & SEED_BITS], np.uint64)) + np.array([stream], np.uint64))[0]
 
 
 def random_uniform(seed: int, stream: int, counter: Integers) -> npt.NDArray[np.floating]:

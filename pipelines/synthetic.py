@@ -1,0 +1,183 @@
+"""Selective Copying and Induction Heads: what selection is for (Gu and Dao 2023, section 4.1).
+
+    python -m pipelines.synthetic --config induction_heads
+    python -m pipelines.synthetic --config selective_copying publish=results/synthetic.json
+
+Trains a Mamba and, beside it, the same model with a time-invariant S4D in place of the selective scan, then
+asks both for what they have learnt at every length of task.test_lengths, on sequences that no training step
+has. Each run is a folder in run.dir with its accuracy.json; accuracy.png in run.dir compares them. The same
+command goes on where it was stopped: finished runs are read, a started one is resumed.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from tqdm import tqdm
+
+from core.checkpoint import latest_checkpoint, load_weights
+from core.files import replaced_atomically
+from core.model import SequenceModel, SequenceModelConfig
+from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
+from core.training import RunFolder, TrainingConfig, World, joined_world, train
+from core.training.step import autocast
+from kernels.provenance import write_results
+from pipelines.cli import command
+from pipelines.config import RunConfig, parse_config
+from pipelines.pictures import save
+from pipelines.run_state import require_same_settings, run_state
+
+HELD_OUT_SEED = -1  # no seed of a training
+ACCURACY, PICTURE = "accuracy.json", "accuracy.png"
+Mixer = Literal["mamba", "s4d"]
+MIXERS: dict[Mixer, bool] = {"mamba": True, "s4d": False}
+"""Whether a mixer is selective."""
+
+
+@dataclass
+class TaskConfig:
+    name: TaskName = field(
+        default="induction_heads", metadata={"help": "selective_copying or induction_heads"}
+    )
+    length: int = field(default=256, metadata={"help": "positions of a training sequence"})
+    test_lengths: list[int] = field(
+        default_factory=lambda: [64, 256, 1024], metadata={"help": "lengths at which accuracy is measured"}
+    )
+    test_sequences: int = field(
+        default=256, metadata={"help": "sequences of each length, the same ones for every model"}
+    )
+
+
+@dataclass
+class Settings:
+    """Those of one run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: SequenceModelConfig = field(
+        default_factory=lambda: SequenceModelConfig(vocab_size=VOCABULARY_SIZE, d_model=64, n_layer=2)
+    )
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/synthetic"))
+
+
+@dataclass
+class Config(Settings):
+    mixers: list[Mixer] = field(
+        default_factory=lambda: list(MIXERS), metadata={"help": "models to compare: mamba, s4d"}
+    )
+    publish: str | None = field(
+        default=None, metadata={"help": "a .json of results that gets this task's rows"}
+    )
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "synthetic", __doc__ or "")
+    folder = Path(config.run.dir)
+    runs = {mixer: settings_of(config, mixer) for mixer in config.mixers}
+    for settings in runs.values():
+        require_same_settings(Path(settings.run.dir), settings)
+    rows: list[dict[str, Any]] = []
+    with joined_world() as world:
+        if world.size > 1:
+            raise ValueError("The models of these tasks are small: start one process, without torchrun.")
+        for mixer, settings in runs.items():
+            found = accuracies(settings, world)
+            rows += [{"task": config.task.name, "mixer": mixer, **row} for row in found]
+    draw(rows, config.task.length, folder / PICTURE)
+    print(table(rows))
+    print(f"{folder} holds the runs and {PICTURE}.")
+    if config.publish is not None:
+        publish(Path(config.publish), arguments, world.device, config.train.seed, rows)
+
+
+def settings_of(config: Config, mixer: Mixer) -> Settings:
+    """The settings of one mixer's run, in a folder of its own."""
+    model = replace(config.model, selective=MIXERS[mixer])
+    return Settings(config.task, model, config.train, RunConfig(str(Path(config.run.dir) / mixer)))
+
+
+def accuracies(settings: Settings, world: World) -> list[dict[str, Any]]:
+    """A row a length of a model that has been trained to the end, by now at the latest."""
+    folder = Path(settings.run.dir)
+    model = trained(settings, world)
+    if (folder / ACCURACY).exists():
+        return cast(list[dict[str, Any]], json.loads((folder / ACCURACY).read_text(encoding="utf-8")))
+    rows = []
+    for length in tqdm(settings.task.test_lengths, desc="test lengths", mininterval=10.0):
+        batches = SyntheticBatches(settings.task.name, length, HELD_OUT_SEED)
+        with autocast(settings.train, world.device):
+            found = measured(model, batches, settings.task.test_sequences, world.device)
+        rows.append({"length": length, "accuracy": found["accuracy"]})
+    with replaced_atomically(folder / ACCURACY) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def trained(settings: Settings, world: World) -> SequenceModel:
+    """The model after its last step; trained from where its run stands."""
+    folder, task = Path(settings.run.dir), settings.task
+    torch.manual_seed(settings.train.seed)
+    model = SequenceModel(settings.model).to(world.device)
+    state = run_state(folder)
+    if state == "finished":
+        load_weights(latest_checkpoint(folder), model)
+        return model.eval()
+    held_out = SyntheticBatches(task.name, task.length, HELD_OUT_SEED)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return measured(cast(SequenceModel, model), held_out, task.test_sequences, world.device)
+
+    batches = SyntheticBatches(task.name, task.length, settings.train.seed)
+    run = RunFolder(folder, asdict(settings), resume=state == "started")
+    train(model, batches, settings.train, run, world, "token", validate)
+    return model.eval()
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Accuracy by length, a column a mixer."""
+    mixers = list(dict.fromkeys(row["mixer"] for row in rows))
+    found = {(row["length"], row["mixer"]): row["accuracy"] for row in rows}
+    lines = ["".join([f"{'length':>10}", *(f"{mixer:>10}" for mixer in mixers)])]
+    for length in dict.fromkeys(row["length"] for row in rows):
+        cells = [f"{100 * found[length, mixer]:>9.1f}%" for mixer in mixers]
+        lines.append("".join([f"{length:>10,}", *cells]))
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], trained_length: int, picture: Path) -> None:
+    """Accuracy against length, a line a mixer; a dashed line stands at the length of training."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="length of the sequence", ylabel="accuracy (%)", ylim=(0, 105))
+    axes.set_xscale("log", base=2)
+    for mixer in dict.fromkeys(row["mixer"] for row in rows):
+        own = [row for row in rows if row["mixer"] == mixer]
+        accuracy = [100 * row["accuracy"] for row in own]
+        axes.plot([row["length"] for row in own], accuracy, marker="o", label=mixer)
+    axes.axvline(trained_length, color="grey", linewidth=0.8, linestyle="dashed", label="length of training")
+    axes.legend()
+    save(figure, picture)
+
+
+def publish(
+    path: Path, arguments: Sequence[str], device: torch.device, seed: int, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Put the rows of a task into the published results, in place of those that it had there."""
+    commands, others = [], []
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        others = [row for row in before["rows"] if row["task"] != rows[0]["task"]]
+        commands = before["command"].split("; ") if others else []
+    own = " ".join(["python -m pipelines.synthetic", *arguments])
+    commands = [*(item for item in commands if item != own), own]
+    write_results(path, "; ".join(commands), device, seed, [*others, *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
