@@ -1,7 +1,9 @@
 """Training speed on a GPU, ours beside the official mamba-ssm's: `python -m core.benchmark_gpu`.
 
 Both models have the same weights, bf16 autocast, fused AdamW. No ratio is printed unless their logits and
-gradients agree. Writes results/train.json with --publish.
+gradients agree. The small cases are measured twice: with steps as users write them, and replayed as a CUDA
+graph, which core.training does with ours by itself; the official model has to be captured by hand. Writes
+results/train.json with --publish.
 """
 
 import argparse
@@ -18,15 +20,17 @@ from torch import Tensor, nn
 
 from core.model import SequenceModel, SequenceModelConfig
 from core.published import to_official
+from core.training.captured import WARM_UP, recorded
 from core.training.loss import cross_entropy_sum
 from kernels.provenance import write_results
 
 COMMAND = "python -m core.benchmark_gpu --publish"
+D64X2 = SequenceModelConfig(vocab_size=16, d_model=64, n_layer=2)
 D256X8 = SequenceModelConfig(vocab_size=16, d_model=256, n_layer=8)
 D256X16 = SequenceModelConfig(vocab_size=16, d_model=256, n_layer=16, recompute="block")
 D512X24 = SequenceModelConfig(vocab_size=16, d_model=512, n_layer=24, recompute="block")
 SIZE_130M = SequenceModelConfig(vocab_size=50277, d_model=768, n_layer=24)
-ROUNDS = 5
+ROUNDS = 7
 TOLERANCE = 3e-2  # bf16 through several blocks
 
 
@@ -37,6 +41,7 @@ class Case:
     batch: int
     length: int
     with_official: bool = True
+    captured: bool = False  # replay the step of both as a CUDA graph
 
 
 CASES = (
@@ -46,6 +51,9 @@ CASES = (
     Case("d256x8", D256X8, 8, 2**17),
     Case("d256x8", D256X8, 1024, 1024),
     Case("130m", SIZE_130M, 8, 2048),
+    Case("130m", SIZE_130M, 8, 2048, captured=True),
+    Case("d64x2", D64X2, 8, 256),
+    Case("d64x2", D64X2, 8, 256, captured=True),
     Case("d256x16 (7.0M), recompute=block", D256X16, 1, 2**20, with_official=False),
     Case("d512x24 (40.7M), recompute=block", D512X24, 1, 2**20, with_official=False),
 )
@@ -112,6 +120,7 @@ def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
 
 def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None) -> dict[str, Any]:
     row: dict[str, Any] = {"model": case.model, "batch": case.batch, "length": case.length}
+    row["captured"] = case.captured
     makers: dict[str, Callable[[SequenceModelConfig], nn.Module] | None] = {
         "ours": lambda config: SequenceModel(config).cuda(),
         "official": official if case.with_official else None,
@@ -121,8 +130,8 @@ def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None
         row |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
         gc.collect()
         torch.cuda.empty_cache()
-    text = f"{case.model}, {case.batch} x {case.length}: {row['ours_tokens_per_s']:,.0f} tokens/s, "
-    text += f"{row['ours_peak_gib']:.1f} GiB"
+    text = f"{case.model}{', captured' if case.captured else ''}, {case.batch} x {case.length}: "
+    text += f"{row['ours_tokens_per_s']:,.0f} tokens/s, {row['ours_peak_gib']:.1f} GiB"
     if row["official_tokens_per_s"]:
         ratio = row["ours_tokens_per_s"] / row["official_tokens_per_s"]
         text += f"; official {row['official_tokens_per_s']:,.0f}, {row['official_peak_gib']:.1f} GiB"
@@ -133,24 +142,30 @@ def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None
 
 def _measure(model: nn.Module, case: Case) -> tuple[float, float]:
     """Median tokens/s of a training step, and the peak of memory in GiB."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    rate = torch.tensor(1e-3, device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True, capturable=True)
     tokens = torch.randint(12, (case.batch, case.length + 1), device="cuda")
 
-    def step() -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+    def step() -> None:
         loss = cross_entropy_sum(_logits(model, tokens[:, :-1]), tokens[:, 1:]) / tokens[:, 1:].numel()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
 
-    step()
-    step()
+    for _ in range(WARM_UP):
+        step()
     torch.cuda.reset_peak_memory_stats()
-    seconds = sorted(step() for _ in range(ROUNDS))[ROUNDS // 2]
+    take = recorded(step) if case.captured else step
+    seconds = sorted(_seconds(take) for _ in range(ROUNDS))[ROUNDS // 2]
     return case.batch * case.length / seconds, torch.cuda.max_memory_allocated() / 2**30
+
+
+def _seconds(take: Callable[[], None]) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    take()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

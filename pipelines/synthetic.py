@@ -169,7 +169,8 @@ def publish(
     path: Path, arguments: Sequence[str], device: torch.device, seed: int, rows: Sequence[dict[str, Any]]
 ) -> None:
     """Put the rows of a task into the published results, in place of those that it had there."""
-    commands, others = [], []
+    commands: list[str] = []
+    others: list[dict[str, Any]] = []
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         others = [row for row in before["rows"] if row["task"] != rows[0]["task"]]

@@ -61,7 +61,7 @@ def silent_step(
     try:
         optimizer.step()
     finally:
-        del optimizer.found_inf
+        del optimizer.found_inf  # type: ignore[attr-defined]
     optimizer.zero_grad()
     return told
 
