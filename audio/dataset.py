@@ -7,7 +7,6 @@ alone.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +16,9 @@ from audio.pack import PackedAudio
 from audio.quantizer import LEVELS, SILENCE
 from audio.window import Windows
 from core.counter import Integers, shuffled
-from core.training.loss import IGNORED
+from core.training import IGNORED, Batch
 
 ORDER_STREAM = 1
-
-
-class PackedBatch(NamedTuple):
-    """Sequences end to end, for models that take `cu_seqlens`; the state begins anew at each.
-
-    inputs: (1, total) uint8, of a conditional dataset int16. targets: (1, total) int16.
-    cu_seqlens: (rows + 1,) int32, from 0 to total.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    cu_seqlens: Tensor
 
 
 class AudioDataset:
@@ -64,9 +51,9 @@ class AudioDataset:
         width = int(self.windows.lengths[self._chosen(step, range(self.batch_size))].max())
         return read_padded(self.audio, self.windows, self._chosen(step, rows), width, self.conditional)
 
-    def packed(self, step: int, rows: range) -> PackedBatch:
-        """The same windows end to end, without padding: as many samples as they have."""
-        return read_packed(self.audio, self.windows, self._chosen(step, rows), self.conditional)
+    def packed(self, step: int, rows: range, frame: int = 1) -> Batch:
+        """The same windows end to end, as read_packed gives them."""
+        return read_packed(self.audio, self.windows, self._chosen(step, rows), frame, self.conditional)
 
     def labels(self, step: int, rows: range) -> Tensor:
         """The classes (rows,) int64 of the same windows; audio.clip.NO_LABEL where there are none."""
@@ -123,20 +110,26 @@ def read_padded(
 
 
 def read_packed(
-    audio: PackedAudio, windows: Windows, chosen: Integers, conditional: bool = False
-) -> PackedBatch:
-    """The windows numbered `chosen` (rows,) end to end."""
+    audio: PackedAudio, windows: Windows, chosen: Integers, frame: int = 1, conditional: bool = False
+) -> Batch:
+    """The windows numbered `chosen` (rows,) end to end, for models that take `cu_seqlens`.
+
+    Inputs uint8 (conditional: int16) and targets int16 (1, total); cu_seqlens (rows + 1,) int32, of multiples
+    of `frame`: up to there targets are IGNORED beyond the end of a window.
+    """
     starts, lengths = windows.starts[chosen], windows.lengths[chosen]
-    pieces = [
-        audio.codes[start : start + length]
-        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
-    ]
-    inputs, targets = inputs_and_targets(torch.from_numpy(np.concatenate(pieces))[None])
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    bounds = np.concatenate([[0], np.cumsum(-(-lengths // frame) * frame)])
+    codes = np.full(bounds[-1], SILENCE, np.uint8)
+    is_real = np.zeros(bounds[-1], bool)
+    for place, start, length in zip(bounds.tolist(), starts.tolist(), lengths.tolist(), strict=False):
+        codes[place : place + length] = audio.codes[start : start + length]
+        is_real[place : place + length] = True
+    inputs, targets = inputs_and_targets(torch.from_numpy(codes)[None])
     if conditional:
         inputs = inputs.short()
     inputs[0, bounds[:-1]] = class_symbols(windows, chosen) if conditional else SILENCE
-    return PackedBatch(inputs, targets, torch.from_numpy(bounds.astype(np.int32)))
+    targets = targets.masked_fill(torch.from_numpy(~is_real), IGNORED)
+    return Batch(inputs, targets, torch.from_numpy(bounds.astype(np.int32)))
 
 
 def inputs_and_targets(codes: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,10 @@ class AudioDataConfig:
     keep_rest: bool = field(
         default=True, metadata={"help": "train and validate also on what is left of a clip, a shorter window"}
     )
+    packed: bool = field(
+        default=False,
+        metadata={"help": "train on windows end to end, not padded: less is computed (unet only)"},
+    )
     conditional: bool = field(
         default=False, metadata={"help": "let a sequence begin with its class, one more symbol, as its input"}
     )

@@ -12,12 +12,14 @@ table and a picture, and at the end summary.json and loss_curve.png.
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from audio.dataset import AudioDataset
 from audio.waveform import RATE
+from core.multiscale import MultiscaleModel
 from core.training import Batches, RunFolder, TrainingConfig, Validate, World, joined_world, train
 from core.training.progress import Progress
 from pipelines.audio import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
@@ -58,20 +60,33 @@ def pretrain(config: Config) -> Progress | None:
         validate = validate_of(config, data, world)
         if world.is_first:
             print(plan(config, data, model), flush=True)
+        batches = training_batches(config, data, model)
         if config.dry_run:
             return None
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
         run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
-        progress = train(model, training_batches(config, data), config.train, run, world, "sample", validate)
+        progress = train(model, batches, config.train, run, world, "sample", validate)
         return progress if world.is_first else None
 
 
-def training_batches(config: Config, data: AudioData) -> Batches:
-    """The training windows in shuffled epochs, padded to the longest of a batch."""
+def training_batches(config: Config, data: AudioData, model: AudioModel) -> Batches:
+    """The training windows in shuffled epochs, padded to the longest of a batch, or packed.
+
+    Raises ValueError where packing is asked for that the model, or training in pieces, does not allow.
+    """
     train = config.train
-    return AudioDataset(
+    dataset = AudioDataset(
         data.packed, data.windows["train"], train.batch_size, train.seed, config.data.conditional
     )
+    if not config.data.packed:
+        return dataset
+    if not isinstance(model, MultiscaleModel):
+        raise ValueError(f"A {config.model.kind} cannot read packed windows: set data.packed=false.")
+    if train.backpropagation_length is not None:
+        raise ValueError(
+            "Packed windows are never cut: set data.packed=false or train.backpropagation_length=null."
+        )
+    return partial(dataset.packed, frame=model.frame)
 
 
 def validate_of(config: Config, data: AudioData, world: World) -> Validate | None:

@@ -1,6 +1,7 @@
 """Row i of step s depends on (seed, s, i) alone; each sample is a target, no padding is; packed is padded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from audio.dataset import AudioDataset, evaluation_batches, inputs_and_targets, 
 from audio.pack import PackedAudio, open_audio
 from audio.quantizer import SILENCE
 from audio.window import Windows, clip_windows, whole_windows
-from core.training.loss import IGNORED, count_targets, cross_entropy_sum
+from core.training import IGNORED, Batch, count_targets, cross_entropy_sum
 from tests.audio.conftest import write_clips
 
 BATCH = 12
@@ -128,6 +129,38 @@ def test_packed_is_padded_without_the_padding(
     assert packed.cu_seqlens.dtype == torch.int32
     assert packed.cu_seqlens.diff().tolist() == windows.lengths[chosen].tolist()
     assert packed.cu_seqlens[[0, -1]].tolist() == [0, packed.inputs.numel()]
+
+
+@pytest.mark.parametrize("frame", [1, 4, 16])
+@given(data=st.data())
+def test_packed_windows_begin_at_whole_frames(
+    audio: PackedAudio, windows: Windows, frame: int, data: st.DataObject
+) -> None:
+    chosen = np.array(data.draw(st.lists(st.integers(0, len(windows) - 1), min_size=1, max_size=5)))
+    inputs, targets, bounds = read_packed(audio, windows, chosen, frame)
+    assert not (bounds % frame).any()
+    for number, start, end in zip(chosen, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        assert end - start - windows.lengths[number] < frame
+        check_rows(audio, windows, [number], inputs[:, start:end], targets[:, start:end])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_conditional_window_begins_with_its_class(
+    audio: PackedAudio, windows: Windows, packed: bool
+) -> None:
+    labelled = replace(windows, labels=np.arange(len(windows)))
+    plain = AudioDataset(audio, labelled, BATCH)
+    conditional = AudioDataset(audio, labelled, BATCH, conditional=True)
+    if packed:
+        first = plain.packed(2, range(BATCH), 4)
+        batch = conditional.packed(2, range(BATCH), 4)
+        places = (torch.zeros(BATCH, dtype=torch.int64), batch.cu_seqlens[:-1].long())
+    else:
+        first, batch = Batch(*plain(2, range(BATCH))), Batch(*conditional(2, range(BATCH)))
+        places = (torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.int64))
+    assert torch.equal(batch.inputs[places], 256 + plain.labels(2, range(BATCH)))
+    assert torch.equal(batch.inputs.index_put(places, torch.tensor(SILENCE, dtype=torch.int16)), first.inputs)
+    assert torch.equal(batch.targets, first.targets)
 
 
 def test_a_batch_is_as_wide_as_its_longest_window(audio: PackedAudio) -> None:
