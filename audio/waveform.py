@@ -1,13 +1,10 @@
-"""Waveforms: any audio file in, mono at 16 kHz; 16-bit WAV files out, whole at any moment.
+"""Waveforms: any audio file in, mono at 16 kHz; 16-bit WAV files out (audio/stream.py: piece by piece).
 
 A waveform is float32 (length,) in [-1, 1]. What is read is what the file holds: a silent file is silence, a
 clipped one stays clipped, and a floating-point file may reach beyond [-1, 1], where quantizers clip it.
 """
 
 import math
-import wave
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -82,24 +79,6 @@ def write_waveform(path: str | Path, waveform: Waveform) -> None:
     pcm = as_pcm(waveform)
     with replaced_atomically(Path(path)) as temporary:
         soundfile.write(temporary, pcm, RATE, format="WAV")
-
-
-@contextmanager
-def wave_stream(path: str | Path) -> Iterator[Callable[[Waveform], None]]:
-    """Yield append(waveform), which adds samples (length,) at 16 kHz to a new 16-bit WAV file.
-
-    After every append, even if the process is killed, the file is a valid one of all samples so far. append
-    raises ValueError, and adds nothing, for samples that are not finite.
-    """
-    with Path(path).open("wb") as file, wave.open(file, "wb") as stream:
-        stream.setparams((1, 2, RATE, 0, "NONE", ""))
-
-        def append(waveform: Waveform) -> None:
-            stream.writeframes(as_pcm(waveform).tobytes())
-            file.flush()
-
-        append(np.zeros(0, np.float32))
-        yield append
 
 
 def as_pcm(waveform: Waveform) -> npt.NDArray[np.int16]:

@@ -1,108 +1,157 @@
 """Generate DNA from a pretrained model, as FASTA with the log-likelihood of each record.
 
     python -m pipelines.dna_generate checkpoint=runs/mine count=4 length=2000 sampling.temperature=0.9
+    python -m pipelines.dna_generate checkpoint=runs/mine length=1000000 output=- | gzip > drawn.fa.gz
 
 Sequence k of a seed is the same whatever the count and the batch. Only A, C, G and T are drawn. The header's
-log_likelihood is that of the bases under the model, in nats, before temperature and filters.
+log_likelihood is that of the bases under the model, in nats, before temperature and filters; what goes to
+stdout has none there, because its header comes first. Memory does not grow with the length. The file appears
+when it is whole; after Ctrl-C or a kill the same command with resume=true continues to the same bits.
 """
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from bio.fasta_writer import FastaWriter, wrapped
 from bio.vocabulary import A, T, decode, encode
 from core.files import replaced_atomically
-from core.generation import stream
 from core.model import SequenceModel
-from core.sampling import SamplingConfig
 from core.training import joined_world
 from pipelines.cli import command
 from pipelines.config import parse_config
 from pipelines.dna import trained_model
+from pipelines.sampling import (
+    STDOUT,
+    SamplingOptions,
+    SamplingRun,
+    Task,
+    Write,
+    draw_to_stdout,
+    sampling_settings,
+)
 
-LINE = 60
+PIECE = 960  # bases: whole lines
+MOST_NATS = 1000.0  # a base, for the room of its likelihood in the header
 
 
 @dataclass
-class Config:
-    checkpoint: str = field(metadata={"help": "a run folder (its latest checkpoint), or a checkpoint file"})
+class Config(SamplingOptions):
     output: str | None = field(
-        default=None, metadata={"help": "FASTA file to write; null: generated.fa in the run folder"}
+        default=None,
+        metadata={"help": "FASTA file to write, or - for stdout; null: generated.fa in the run folder"},
     )
-    count: int = field(default=1, metadata={"help": "sequences"})
     length: int = field(default=1000, metadata={"help": "bases in a sequence, the prompt not counted"})
     prompt: str | None = field(
         default=None, metadata={"help": "DNA to continue; a record holds what follows it"}
     )
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seed: int = field(default=0, metadata={"help": "of the draws"})
-    batch_size: int = field(default=64, metadata={"help": "sequences that are drawn at once"})
 
     def __post_init__(self) -> None:
-        for name in ("count", "length", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        super().__post_init__()
+        if self.length < 1:
+            raise ValueError(f"length is {self.length}; it must be at least 1.")
+        if self.output == STDOUT and self.resume:
+            raise ValueError("What went to stdout cannot be resumed: name a file as output.")
+
+    @property
+    def path(self) -> Path:
+        return self.run_folder / "generated.fa" if self.output is None else Path(self.output)
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_generate", __doc__ or "")
-    output = generate(config)
-    print(f"{config.count:,} sequence(s) of {config.length:,} bases are in {output}.")
+    path = generate(config)
+    if config.output != STDOUT:
+        print(f"{config.count:,} sequence(s) of {config.length:,} bases are in {path}.")
 
 
 def generate(config: Config) -> Path:
     """Write the sequences of a configuration and return their file, which is there whole or not at all."""
-    checkpoint = Path(config.checkpoint)
+    checkpoint = config.checkpoint_file
     with joined_world() as world:
         model = trained_model(checkpoint, world.device)
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    output = Path(config.output) if config.output is not None else folder / "generated.fa"
-    with replaced_atomically(output) as temporary, temporary.open("w", encoding="ascii") as file:
-        file.writelines(records(model, config))
-    return output
-
-
-def records(model: SequenceModel, config: Config) -> Iterator[str]:
-    """The FASTA records in order, each as text, with a progress bar on stderr."""
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
-    bases = torch.arange(A, T + 1)
-    with progress_bar(config.count * config.length) as bar:
-        for first in range(0, config.count, config.batch_size):
-            count = min(config.batch_size, config.count - first)
-            steps = []
-            for step in stream(
-                model, count, config.length, prompt, config.sampling, config.seed, first, bases
-            ):
-                steps.append(step)
-                bar.update(count)
-            tokens = torch.stack([token for token, _ in steps], dim=1)
-            nats = torch.stack([log.double() for _, log in steps], dim=1).sum(dim=1)
-            for number, (row, log_likelihood) in enumerate(zip(tokens, nats, strict=True), first):
-                yield fasta_record(number, row, float(log_likelihood), config)
+    if config.output == STDOUT:
+        one_by_one = replace(config, batch_size=1)
+        draw_to_stdout(SamplingRun(model, one_by_one, task(config, prompt, pipe_writer(config)), None, None))
+    else:
+        settings = {"length": config.length, "prompt": config.prompt}
+        write_file(model, config, prompt, sampling_settings(config, checkpoint, world.device) | settings)
+    return config.path
 
 
-def progress_bar(bases: int) -> tqdm:
-    """A bar with the rate in bases a second; where stderr is a file, a line every ten seconds."""
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=bases, unit="base", unit_scale=True, dynamic_ncols=True, mininterval=interval)
+def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, settings: dict[str, Any]) -> None:
+    """Draw into `NAME.part`, which gets its name when it is whole."""
+    part = config.path.with_name(f"{config.path.name}.part")
+    state = config.path.with_name(f"{config.path.name}.state.safetensors")
+    if not config.resume:
+        state.unlink(missing_ok=True)
+    if state.exists() and not part.exists():
+        raise ValueError(f"{part} is missing, which {state} continues: delete the latter to begin again.")
+    try:
+        with FastaWriter(part, config.length, header_width(config), keep=state.exists()) as fasta:
+            run = SamplingRun(model, config, task(config, prompt, file_writer(fasta)), state, settings)
+            run.draw()
+            for number, nats in enumerate(run.log_likelihood.tolist()):
+                fasta.write_header(number, header(number, config, nats))
+    except BaseException:
+        if not state.exists():
+            part.unlink(missing_ok=True)
+        raise
+    with replaced_atomically(config.path) as temporary:
+        part.replace(temporary)
+    state.unlink(missing_ok=True)
 
 
-def fasta_record(number: int, tokens: Tensor, log_likelihood: float, config: Config) -> str:
-    """One record: a header with all that makes it again, then lines of 60 bases."""
-    bits = -log_likelihood / math.log(2) / len(tokens)
-    header = (
-        f">sample_{number} length={len(tokens)} log_likelihood={log_likelihood:.3f} bits_per_base={bits:.4f} "
-        f"seed={config.seed} temperature={config.sampling.temperature}"
-    )
-    text = decode(tokens.cpu().numpy())
-    return "\n".join([header, *(text[start : start + LINE] for start in range(0, len(text), LINE)), ""])
+def task(config: Config, prompt: Tensor | None, write: Write) -> Task:
+    """The drawing of a configuration: bases behind a prompt (prompt length,), if there is one."""
+    return Task(config.length, PIECE, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
+
+
+def file_writer(fasta: FastaWriter) -> Write:
+    """Writes each sequence to its record."""
+
+    def write(first: int, position: int, tokens: Tensor) -> None:
+        for record, row in enumerate(tokens, first):
+            fasta.write_bases(record, position, decode(row.numpy()))
+        fasta.flush()
+
+    return write
+
+
+def pipe_writer(config: Config) -> Write:
+    """Writes one sequence after the other to stdout."""
+
+    def write(first: int, position: int, tokens: Tensor) -> None:
+        before = header(first, config) if position == 0 else ""
+        after = "\n" if position + tokens.shape[1] == config.length else ""
+        sys.stdout.write(before + wrapped(decode(tokens[0].numpy()), position) + after)
+        sys.stdout.flush()
+
+    return write
+
+
+def header(number: int, config: Config, nats: float | None = None) -> str:
+    """Of a record: all that makes it again, and its log-likelihood where it is known."""
+    known = "" if nats is None else f" log_likelihood={nats:.3f} bits_per_base={bits(nats, config):.4f}"
+    drawing = f"seed={config.seed} temperature={config.sampling.temperature}"
+    return f">sample_{number} length={config.length}{known} {drawing}"
+
+
+def header_width(config: Config) -> int:
+    """Characters that hold the header of any record."""
+    return len(header(config.count - 1, config, -MOST_NATS * config.length))
+
+
+def bits(nats: float, config: Config) -> float:
+    return -nats / math.log(2) / config.length
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Audio files are read as mono at 16 kHz or refused in one sentence; written ones are whole at any moment."""
 
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audio.waveform import RATE, as_pcm, read_waveform, resample, wave_stream, write_waveform
+from audio.waveform import RATE, as_pcm, read_waveform, resample, write_waveform
 from tests.audio.conftest import noise, tone
 
 
@@ -158,42 +155,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_waveform(tmp_path / "x.wav", noise(20))
     assert (tmp_path / "x.wav").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
-
-
-def test_a_stream_is_a_valid_file_after_every_piece(tmp_path: Path) -> None:
-    whole, path = noise(1000), tmp_path / "x.wav"
-    with wave_stream(path) as append:
-        assert soundfile.info(path).frames == 0
-        for begin, end in [(0, 1), (1, 400), (400, 400), (400, 1000)]:
-            append(whole[begin:end])
-            assert np.array_equal(read_waveform(path), whole[:end])
-        with pytest.raises(ValueError, match="not written"):
-            append(np.array([0.0, np.inf], np.float32))
-    assert np.array_equal(read_waveform(path), whole)
-    assert path.stat().st_size == 44 + 2 * len(whole)
-
-
-def test_an_interrupted_stream_is_a_valid_file(tmp_path: Path) -> None:
-    def stream() -> None:
-        with wave_stream(tmp_path / "x.wav") as append:
-            append(noise(30))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stream()
-    assert np.array_equal(read_waveform(tmp_path / "x.wav"), noise(30))
-
-
-def _stream_and_die(path: Path) -> None:
-    with wave_stream(path) as append:
-        append(noise(30))
-        append(noise(20))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_stream_is_a_valid_file(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_stream_and_die, args=(tmp_path / "x.wav",))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert np.array_equal(read_waveform(tmp_path / "x.wav"), np.concatenate([noise(30), noise(20)]))

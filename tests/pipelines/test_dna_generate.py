@@ -1,13 +1,14 @@
 """Generated FASTA: valid, of A, C, G and T alone, and a function of seed and number."""
 
 import shutil
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
 import pyfaidx
 import pytest
-import torch
 
+from bio.fasta_writer import FastaWriter
 from core.checkpoint import save_checkpoint
 from core.model import SequenceModel, SequenceModelConfig
 from pipelines import dna_generate
@@ -26,9 +27,9 @@ def bases(run: Path, *arguments: str) -> list[str]:
     return list(generate(run, *arguments).values())
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, output: str = "out.fa") -> str:
     before = sorted(Path().iterdir())
-    assert dna_generate.main([*arguments, "output=out.fa"]) == 1
+    assert dna_generate.main([*arguments, f"output={output}"]) == 1
     assert sorted(Path().iterdir()) == before
     error = capsys.readouterr().err
     assert error.count("error: ") == 1
@@ -90,6 +91,7 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         ("count=0", "count is 0"),
         ("length=0", "length is 0"),
         ("batch_size=0", "batch_size is 0"),
+        ("save_every=-1", "save_every is -1"),
         ("sampling.temperature=-1", "temperature is -1"),
         ("sampling.top_p=0", "top_p is 0"),
         ("prompt=ACXT", "'X'"),
@@ -123,9 +125,78 @@ def test_checkpoint_of_another_kind_of_model(capsys: pytest.CaptureFixture[str])
 def test_earlier_file_stays_when_a_call_fails(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("out.fa").write_text("earlier")
 
-    def breaks(*_: object) -> torch.Tensor:
+    def breaks(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dna_generate, "fasta_record", breaks)
+    monkeypatch.setattr(FastaWriter, "write_bases", breaks)
     assert dna_generate.main([f"checkpoint={run}", "length=3", "output=out.fa"]) == 1
+    assert [path.name for path in Path().iterdir()] == ["out.fa"]
     assert Path("out.fa").read_text() == "earlier"
+
+
+@pytest.fixture
+def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dna_generate, "PIECE", 17)
+
+
+def interrupt_at(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SIGINT come while bases from `start` on are written for the first time."""
+    signals, write_bases = [signal.SIGINT], FastaWriter.write_bases
+
+    def interrupted_write(self: FastaWriter, record: int, position: int, bases: str) -> None:
+        write_bases(self, record, position, bases)
+        if position == start and signals:
+            signal.raise_signal(signals.pop())
+
+    monkeypatch.setattr(FastaWriter, "write_bases", interrupted_write)
+
+
+@pytest.mark.usefixtures("short_pieces")
+def test_ctrl_c_and_resume(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [f"checkpoint={run}", "count=3", "length=70", "batch_size=2"]
+    assert dna_generate.main([*call, "output=whole.fa"]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(34, patch)
+        assert dna_generate.main([*call, "output=cut.fa"]) == 130
+    assert "Stopped after 51 of 70 bases in samples 0 to 1 of 3. Start the same" in capsys.readouterr().err
+    assert not Path("cut.fa").exists()
+
+    fails(capsys, *call, "resume=true", "seed=1", output="cut.fa")
+    assert dna_generate.main([*call, "output=cut.fa", "resume=true"]) == 0
+    assert Path("cut.fa").read_bytes() == Path("whole.fa").read_bytes()
+    assert sorted(path.name for path in Path().iterdir()) == ["cut.fa", "whole.fa"]
+
+
+@pytest.mark.usefixtures("short_pieces")
+def test_a_new_call_forgets_the_interrupted_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generate(run, "count=2")
+    with monkeypatch.context() as patch:
+        interrupt_at(34, patch)
+        assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", "seed=5"]) == 130
+    assert generate(run, "count=2") == whole
+    assert [path.name for path in Path().iterdir()] == ["out.fa"]
+
+
+@pytest.mark.usefixtures("short_pieces")
+def test_a_missing_part_is_said(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(34, patch)
+        assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa"]) == 130
+    Path("out.fa.part").unlink()
+    capsys.readouterr()
+    assert "out.fa.part is missing" in fails(capsys, f"checkpoint={run}", "length=70", "resume=true")
+
+
+@pytest.mark.usefixtures("short_pieces")
+def test_stdout_has_the_same_bases(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = generate(run, "count=2")
+    capsys.readouterr()
+    assert dna_generate.main([f"checkpoint={run}", "length=70", "count=2", "output=-"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith(">")] == [">sample_0", ">sample_1"]
+    assert [len(line) for line in lines if not line.startswith(">")] == [60, 10, 60, 10]
+    assert "".join(line for line in lines if not line.startswith(">")) == "".join(file.values())
