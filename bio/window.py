@@ -93,6 +93,12 @@ def drawn_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: f
     return DrawnWindows(length, allowed, regions)
 
 
+def cut_windows(windows: TiledWindows, length: int) -> TiledWindows:
+    """The same bases in windows of `length`, which must divide that of the windows."""
+    offsets = np.arange(0, windows.length, length)
+    return TiledWindows(length, np.add.outer(windows.starts, offsets).ravel(), windows.readable)
+
+
 def listed_windows(
     genome: Genome, starts: Integers, readable: Spans, holders: Spans, length: int, max_n_fraction: float
 ) -> TiledWindows:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from bio.download import TABLE as SOURCES
 from bio.genome import Genome, open_genome
 from bio.interval import Splits, read_bed, split_by_fraction, split_by_region
 from bio.leakage import MOST_SHARED, K, shared_kmers
@@ -19,6 +20,7 @@ from bio.window import TiledWindows, Windows, tiled_windows
 from core.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
 from core.model import SequenceModel, SequenceModelConfig
 from core.training import World
+from core.transfer import read_sources
 
 
 @dataclass
@@ -183,13 +185,24 @@ def _open_genomes(config: DataConfig) -> tuple[Genome, Genome]:
 
 
 def _open_checked(fasta: str, sha256: str | None, key: str, sha256_key: str) -> Genome:
-    genome = open_genome(fasta)
+    try:
+        genome = open_genome(fasta)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}{_how_to_download(fasta)}") from error
     if sha256 not in (None, genome.sha256):
         raise ValueError(
             f"{fasta} is not the file that is meant: its sha256 is {genome.sha256}, {sha256_key} is "
             f"{sha256}. Name the FASTA that the run began with as {key}, or start a new run."
         )
     return genome
+
+
+def _how_to_download(path: str) -> str:
+    """A sentence with the command that downloads the file of that path; empty where there is none."""
+    for name, source in read_sources(SOURCES).items():
+        if Path(path).as_posix().endswith(source.file):
+            return f" It is downloaded by: python -m bio.download {name}"
+    return ""
 
 
 def _splits(config: DataConfig, genome: Genome, held_out_genome: Genome) -> Splits:
@@ -212,7 +225,10 @@ def _splits(config: DataConfig, genome: Genome, held_out_genome: Genome) -> Spli
         valid = split_by_region(held_out_genome, {"train": names["valid"]})
         return {**train, "valid": valid["train"]}
     if config.bed is not None:
-        return read_bed(config.bed, genome)
+        try:
+            return read_bed(config.bed, genome)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}{_how_to_download(config.bed)}") from error
     if any(names.values()):
         return split_by_region(genome, names)
     return split_by_fraction(genome, valid=config.valid_fraction)

@@ -70,14 +70,19 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
     table_folder: where the table of Markov models is read, or left; run.dir if None.
     """
     with joined_world() as world:
-        data = open_data(config.data, world)
+        try:
+            data = open_data(config.data, world)
+        except FileNotFoundError:
+            if config.dry_run and world.is_first:
+                print("\n".join(model_lines(config, world)), flush=True)
+            raise
         torch.manual_seed(config.train.seed)
         model = SequenceModel(config.model).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         windows = validation_windows(config, data)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
         if world.is_first:
-            print(plan(config, data, model, stages, world), flush=True)
+            print(plan(config, data, stages, world), flush=True)
         if config.dry_run:
             return None
         config.data.sha256 = data.genome.sha256
@@ -90,7 +95,8 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
             markov: dict[int, float] = {}
             if world.is_first:  # it alone writes, and logs
                 markov = markov_baseline(data, windows, config.data.markov_orders, table_folder or run.path)
-            validate = validation(data.held_out_genome, windows, world, run.path, markov)
+            shorter = [stage.length for stage in stages[:-1]]
+            validate = validation(data.held_out_genome, windows, world, run.path, markov, shorter)
         progress = train(model, batches, config.train, run, world, "base", validate, stages)
         return progress if world.is_first else None
 
@@ -102,11 +108,8 @@ def validation_windows(config: Config, data: DnaData) -> TiledWindows | None:
     return evenly_spaced(data.held_out["valid"], config.data.validation_windows)
 
 
-def plan(config: Config, data: DnaData, model: torch.nn.Module, stages: Sequence[Stage], world: World) -> str:
+def plan(config: Config, data: DnaData, stages: Sequence[Stage], world: World) -> str:
     """What a run will do: the genome, the windows of each split and their overlap, the model, the amount."""
-    train = config.train
-    tokens = train.steps * train.batch_size * config.data.length
-    epochs = train.steps * train.batch_size / len(data.train)
     lines = [genome_line("genome", config.data.fasta, data.genome)]
     if config.data.valid_fasta is not None:
         lines.append(genome_line("held out", config.data.valid_fasta, data.held_out_genome))
@@ -114,15 +117,25 @@ def plan(config: Config, data: DnaData, model: torch.nn.Module, stages: Sequence
         f"{split:<9} {total(data.splits[split]):,} bases, {len(windows):,} windows of {windows.length:,}"
         for split, windows in data.windows.items()
     ]
-    lines += overlap_lines(config, data)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    lines += [
+    lines += [*overlap_lines(config, data), *model_lines(config, world)]
+    if stages:
+        return "\n".join([*lines, stage_table(stages)])
+    epochs = config.train.steps * config.train.batch_size / len(data.train)
+    return "\n".join([*lines, f"epochs    {epochs:.2f}"])
+
+
+def model_lines(config: Config, world: World) -> list[str]:
+    """The part of the plan that needs no genome: the model, the amount, the memory."""
+    train = config.train
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in SequenceModel(config.model).parameters())
+    tokens = train.steps * train.batch_size * config.data.length
+    gib = training_gib(config.model, parameters, at_once(config, world))
+    return [
         f"model     {config.model.n_layer} blocks of width {config.model.d_model}, {parameters:,} parameters",
-        f"training  {train.steps:,} steps of {train.batch_size:,} windows: "
-        f"{tokens:,} bases, {epochs:.2f} epochs",
-        f"memory    about {training_gib(config.model, parameters, at_once(config, world)):.2f} GiB on a GPU",
+        f"training  {train.steps:,} steps of {train.batch_size:,} windows: {tokens:,} bases",
+        f"memory    about {gib:.2f} GiB on a GPU",
     ]
-    return "\n".join(lines + ([stage_table(stages)] if stages else []))
 
 
 def genome_line(title: str, fasta: str, genome: Genome) -> str:

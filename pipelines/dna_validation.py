@@ -1,7 +1,7 @@
 """What a DNA run measures while it trains: held-out bits, and whether context helps, as table and picture."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -10,7 +10,7 @@ from torch import nn
 
 from bio.evaluation import Evaluation, evaluate
 from bio.genome import Genome
-from bio.window import TiledWindows
+from bio.window import TiledWindows, cut_windows
 from core.files import replaced_atomically
 from core.model import SequenceModel
 from core.training import Validate, World
@@ -25,20 +25,30 @@ def validation(
     world: World,
     folder: Path,
     markov: Mapping[int, float] = MappingProxyType({}),
+    shorter: Sequence[int] = (),
 ) -> Validate:
     """What measures a model on held-out windows; each time the first process leaves the last result in the
-    run folder: TABLE with all parts of it, PICTURE with the bits a base against the context. `markov` has the
-    bits a base of Markov models by order; the best of them goes with the metrics."""
+    run folder: TABLE with all parts of it, PICTURE with the bits a base against the context.
+
+    markov: bits a base of Markov models by order; the best of them goes with the metrics.
+    shorter: the lengths of a warm-up, at which the same bases are measured too, cut into windows of each.
+    """
     best = {"markov_bits_per_base": min(markov.values())} if markov else {}
 
     def validate(model: nn.Module) -> dict[str, float]:
+        def bits(length: int) -> float:
+            cut = cut_windows(windows, length)
+            return evaluate(cast(SequenceModel, model), genome, cut, world).all.bits_per_base
+
         evaluation = evaluate(cast(SequenceModel, model), genome, windows, world)
+        by_length = {length: bits(length) for length in shorter}
         if world.is_first:
-            table = content(evaluation, markov)
+            table = content(evaluation, markov, {**by_length, windows.length: evaluation.all.bits_per_base})
             with replaced_atomically(folder / TABLE) as temporary:
                 temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
             draw_context({f"windows of {windows.length:,}": table}, folder / PICTURE)
-        return {**evaluation.metrics(), **best}
+        at_lengths = {f"bits_per_base_{length}": bits for length, bits in by_length.items()}
+        return {**evaluation.metrics(), **at_lengths, **best}
 
     return validate
 
@@ -49,9 +59,11 @@ def read_table(folder: Path) -> dict[str, Any]:
     return table
 
 
-def content(evaluation: Evaluation, markov: Mapping[int, float]) -> dict[str, Any]:
+def content(
+    evaluation: Evaluation, markov: Mapping[int, float], by_length: Mapping[int, float]
+) -> dict[str, Any]:
     """An evaluation as JSON: a row for all, for repeats and for unique sequence, one a bin of context, one a
-    Markov model."""
+    length of windows, one a Markov model."""
     parts = {"all": evaluation.all, "repeat": evaluation.repeat, "unique": evaluation.unique}
     return {
         "parts": {
@@ -60,5 +72,6 @@ def content(evaluation: Evaluation, markov: Mapping[int, float]) -> dict[str, An
             if score.bases
         },
         "by_context": evaluation.context_rows(),
+        "by_length": [{"length": length, "bits_per_base": bits} for length, bits in by_length.items()],
         "markov": [{"order": order, "bits_per_base": bits} for order, bits in markov.items()],
     }

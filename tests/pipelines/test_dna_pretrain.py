@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -109,6 +110,61 @@ def test_dry_run_prints_the_plan_and_writes_nothing(fasta: Path, capsys: pytest.
     assert "4 steps of 3 windows: 576 bases" in plan
     assert "7,024 parameters" in plan
     assert list(Path().iterdir()) == []
+
+
+HG38_1M = ["--config", "hg38_1m", "--dry-run", "data.fasta=genome.fa", "data.bed=segments.bed"]
+INTERVAL = 1 << 17
+
+
+@pytest.mark.parametrize(("split", "overlap"), [("strict", 0), ("paper", (7 + 8 + 7) * INTERVAL + 1)])
+def test_the_paper_s_longest_run_prints_its_whole_plan(
+    split: str, overlap: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """24 training intervals of 2^17 bases, 8 for validation, 24 for training."""
+    bases = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(0).integers(0, 4, 56 * INTERVAL)]
+    Path("genome.fa").write_bytes(b">chr1\n" + bases.tobytes() + b"\n")
+    rows = [(number * INTERVAL, "valid" if 24 <= number < 32 else "train") for number in range(56)]
+    Path("segments.bed").write_text(
+        "".join(f"chr1\t{start}\t{start + INTERVAL}\t{name}\n" for start, name in rows)
+    )
+    amount = [f"data.split={split}", "train.batch_size=1", "train.steps=600"]
+    assert dna_pretrain.main([*HG38_1M, *amount]) == 0
+    plan = capsys.readouterr().out
+    assert f"train     {48 * INTERVAL:,} bases, {6 if split == 'strict' else 96} windows of 1,048,576" in plan
+    assert f"valid     {8 * INTERVAL:,} bases" in plan
+    assert f"train and valid read {overlap:,} bases in common (split: {split})" in plan
+    assert "12 blocks of width 128, 1,401,472 parameters" in plan
+    assert f"600 steps of 1 windows: {600 * 2**20:,} bases" in plan
+    assert "GiB on a GPU" in plan
+    stages = [line.split()[0] for line in plan.splitlines() if line.split()[0].replace(",", "").isdecimal()]
+    assert stages == [f"{2**power:,}" for power in range(10, 21)]
+    assert not Path("runs").exists()
+
+
+def test_a_plan_without_the_genome_says_how_to_download_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dna_pretrain.main(["--config", "hg38_1m", "--dry-run"]) == 1
+    printed = capsys.readouterr()
+    assert "12 blocks of width 128, 1,401,472 parameters" in printed.out
+    assert "20,000 steps of 16 windows" in printed.out
+    assert "data/hg38/hg38.fa.gz: check the path" in printed.err
+    assert printed.err.endswith("python -m bio.download hg38\n")
+    write_fasta(Path("genome.fa"), {"chr1": 100})
+    assert dna_pretrain.main(["--config", "hg38_1m", "--dry-run", "data.fasta=genome.fa"]) == 1
+    assert capsys.readouterr().err.endswith("python -m bio.download hg38_intervals\n")
+
+
+def test_a_warm_up_is_validated_at_its_lengths(fasta: Path) -> None:
+    warm_up = ["length_warmup.start=12", "length_warmup.epochs=0.05", "train.batch_size=2"]
+    arguments = [*TINY, f"data.fasta={fasta}", "run.dir=run", "train.steps=8", "train.validate_every=100"]
+    assert dna_pretrain.main([*arguments, *warm_up]) == 0
+    logged = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    ends = [event["step"] for event in logged if event["event"] == "stage"]
+    validations = [event for event in logged if event["event"] == "validation"]
+    assert [event["step"] for event in validations] == ends
+    assert len(ends) == 3
+    for event in validations:
+        for key in ("bits_per_base_12", "bits_per_base_24", "bits_per_base"):
+            assert 1.5 < event[key] < 3
 
 
 def test_paper_split_says_what_overlaps(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from bio.evaluation import evaluate
 from bio.genome import open_genome
-from bio.window import tiled_windows
+from bio.window import cut_windows, tiled_windows
 from core.model import SequenceModel, SequenceModelConfig
 from core.training import World
 from pipelines.dna_validation import PICTURE, TABLE, validation
@@ -19,6 +19,25 @@ class NotFirst(World):
     """A process that sees all windows and does not write."""
 
     is_first = False  # type: ignore[assignment]
+
+
+def test_the_same_bases_are_measured_at_every_length_of_a_warm_up(fasta: Path) -> None:
+    genome = open_genome(fasta)
+    windows = tiled_windows(genome, genome.record_spans, 48)
+    model = SequenceModel(SequenceModelConfig(12, 8, 1))
+    world = World(0, 1, torch.device("cpu"))
+
+    metrics = validation(genome, windows, world, Path(), shorter=[12, 24])(model)
+
+    for length in (12, 24):
+        cut = cut_windows(windows, length)
+        assert cut.coverage().tolist() == windows.coverage().tolist()
+        evaluation = evaluate(model, genome, cut, world)
+        assert evaluation.all.bases == evaluate(model, genome, windows, world).all.bases
+        assert metrics[f"bits_per_base_{length}"] == pytest.approx(evaluation.all.bits_per_base)
+    rows = json.loads(Path(TABLE).read_text())["by_length"]
+    assert [row["length"] for row in rows] == [12, 24, 48]
+    assert rows[-1]["bits_per_base"] == pytest.approx(metrics["bits_per_base"])
 
 
 @pytest.mark.parametrize("kind", [World, NotFirst])
