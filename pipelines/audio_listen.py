@@ -1,15 +1,14 @@
 """Make one HTML page to listen to clips, models side by side: it holds the sound and needs no network.
 
-    python -m pipelines.audio_listen folder=[runs/digits/samples]
-    python -m pipelines.audio_listen folder=[runs/mamba/samples,runs/wavenet/samples] output=page.html
-    python -m pipelines.audio_listen folder=[runs/audio_evaluation]
+    python -m pipelines.audio_listen folders=[runs/digits/samples]
+    python -m pipelines.audio_listen folders=[runs/mamba/samples,runs/wavenet/samples] output=page.html
+    python -m pipelines.audio_listen folders=[runs/audio_evaluation]
 
 A folder of audio files is one model, with its likelihoods where audio_sample has left its samples.json; a
 folder of audio_evaluate is all that it has written as sound, with classes, and its metrics above.
 """
 
-import csv
-import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,18 +20,19 @@ import soundfile
 
 from audio.clip import audio_files
 from audio.listening import ListeningClip, Summary, listening_page
+from audio.metric.bootstrap import Interval
 from audio.waveform import RATE, Waveform, read_waveform
 from core.files import replaced_atomically
+from pipelines.audio_index import read_index
 from pipelines.cli import command
 from pipelines.config import parse_config
-
-INDEX, EVALUATION, TABLE = "samples.json", "evaluation.json", "clips.tsv"
-METRICS = {"fid": "FID", "is": "IS", "mis": "modified IS", "am": "AM"}
+from pipelines.evaluation_report import ALL, METRICS, REPORT, interval_text, read_report
+from pipelines.evaluation_source import INDEX, TABLE, read_table
 
 
 @dataclass
 class Config:
-    folder: list[str] = field(
+    folders: list[str] = field(
         metadata={"help": "folders of audio files, one a model, or of audio_evaluate, as [a,b]"}
     )
     output: str = field(default="listening.html", metadata={"help": "the page to write"})
@@ -40,8 +40,8 @@ class Config:
     count: int = field(default=50, metadata={"help": "clips of each model at most, the first ones"})
 
     def __post_init__(self) -> None:
-        if not self.folder:
-            raise ValueError("folder is empty: give one or more, as folder=[a,b].")
+        if not self.folders:
+            raise ValueError("folders is empty: give one or more, as folders=[a,b].")
         if self.count < 1:
             raise ValueError(f"count is {self.count}; it must be at least 1.")
 
@@ -67,15 +67,15 @@ def listen(config: Config) -> list[ListeningClip]:
     """Write the page of a configuration and return its clips. The page is there whole or not at all."""
     listed: list[Listed] = []
     metrics: dict[str, dict[str, str]] = {}
-    for folder, name in zip(map(Path, config.folder), model_names(config.folder), strict=True):
-        if (folder / EVALUATION).is_file():
-            prefix = "" if len(config.folder) == 1 else f"{name}: "
-            for source in read_json(folder / EVALUATION)["sources"]:
+    for folder, name in zip(map(Path, config.folders), model_names(config.folders), strict=True):
+        if (folder / REPORT).is_file():
+            prefix = "" if len(config.folders) == 1 else f"{name}: "
+            for source in read_report(folder)["sources"]:
                 model = prefix + source["name"]
-                listed += evaluated_clips(folder, source["folder"], model, config.count)
-                metrics[model] = metric_cells(source["selections"]["all"])
+                listed += evaluated_clips(folder, source["folder"], model)[: config.count]
+                metrics[model] = metric_cells(source)
         else:
-            listed += folder_clips(folder, name, config.count)
+            listed += folder_clips(folder, name)[: config.count]
     waveforms = read_alike([clip.path for clip in listed])
     clips = [
         ListeningClip(clip.model, clip.path.stem, waveform, **clip.known)
@@ -95,7 +95,7 @@ def model_names(folders: Sequence[str]) -> list[str]:
     """
     paths = [Path(folder).resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
-        raise ValueError("folder names the same folder twice: give each once.")
+        raise ValueError("folders names the same folder twice: give each once.")
     if len(paths) == 1:
         return [Path(folders[0]).as_posix()]
     while min(map(len, paths)) > 1 and len({path[0] for path in paths}) == 1:
@@ -105,20 +105,18 @@ def model_names(folders: Sequence[str]) -> list[str]:
     return ["/".join(path) for path in paths]
 
 
-def folder_clips(folder: Path, model: str, count: int) -> list[Listed]:
-    """The first clips of a folder of audio files, with what its index knows of them, if it has one.
+def folder_clips(folder: Path, model: str) -> list[Listed]:
+    """The clips of a folder of audio files, with what its index knows of them, if it has one.
 
     Raises FileNotFoundError for no folder, ValueError for one without audio or with a damaged index.
     """
-    samples = read_json(folder / INDEX)["samples"] if (folder / INDEX).is_file() else []
-    known = {row["file"]: {"label": row["label"], "log_likelihood": row["log_likelihood"]} for row in samples}
-    return [Listed(model, folder / name, known.get(name, {})) for name in audio_files(folder)[:count]]
+    samples = read_index(folder / INDEX) if (folder / INDEX).is_file() else []
+    known = {row["file"]: {"label": row["label"], "bits": row["bits_per_sample"]} for row in samples}
+    return [Listed(model, folder / name, known.get(name, {})) for name in audio_files(folder)]
 
 
-def evaluated_clips(run: Path, source: str, model: str, count: int) -> list[Listed]:
-    """The first clips of a source of audio_evaluate that it has written as sound."""
-    with (run / source / TABLE).open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["file"]]
+def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
+    """The clips of a source of audio_evaluate that there are as sound."""
     return [
         Listed(
             model,
@@ -127,20 +125,17 @@ def evaluated_clips(run: Path, source: str, model: str, count: int) -> list[List
                 "said": row["class"],
                 "confidence": float(row["confidence"]),
                 "label": row["label"] or None,
-                "log_likelihood": float(row["log_likelihood"]) if row["log_likelihood"] else None,
+                "bits": bits_per_sample(row["log_likelihood"], run / row["file"]),
             },
         )
-        for row in rows[:count]
+        for row in read_table(run / source / TABLE)
+        if row["file"]
     ]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of an index. Raises ValueError where it is not JSON."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): write it again, or remove it.") from error
-    return content
+def bits_per_sample(nats: str, sound: Path) -> float | None:
+    """From the log-likelihood of a file as a table has it; None where it is empty."""
+    return -float(nats) / math.log(2) / soundfile.info(sound).frames if nats else None
 
 
 def read_alike(paths: Sequence[Path]) -> list[Waveform]:
@@ -177,18 +172,16 @@ def summary(clips: Sequence[ListeningClip], metrics: Mapping[str, Mapping[str, s
     return rows
 
 
-def metric_cells(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics of all clips of a source, each with its 95 % interval where there is one."""
-    return {"clips measured": f"{metrics['clips']:,}"} | {
-        name: interval_text(metrics[key]) for key, name in METRICS.items() if metrics[key] is not None
-    }
-
-
-def interval_text(interval: Mapping[str, float | None]) -> str:
-    text = f"{interval['value']:.2f}"
-    if interval["low"] is None:
-        return text
-    return f"{text} ({interval['low']:.2f} to {interval['high']:.2f})"
+def metric_cells(source: Mapping[str, Any]) -> dict[str, str]:
+    """What an evaluation has found of all clips of a source, with half of each 95 % interval."""
+    metrics = source["selections"][ALL]
+    cells = {"clips measured": f"{metrics['clips']:,}"}
+    if source["nll_bits"] is not None:
+        cells["NLL of test clips"] = f"{source['nll_bits']:.3f}"
+    for key, name in METRICS.items():
+        if key in metrics:
+            cells[name] = interval_text(Interval(**metrics[key])).replace("+-", "\N{PLUS-MINUS SIGN}")
+    return cells
 
 
 if __name__ == "__main__":

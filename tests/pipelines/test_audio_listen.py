@@ -1,6 +1,7 @@
 """From folders of sound to a page: all of their clips, with what their indices say, or one clear error."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> Path:
     (folder / "mamba" / "clips.tsv").write_text(
         "file\tlabel\tclass\tconfidence\tlog_likelihood\n"
         "\t\tsix\t0.500000\t-100.0\n"
-        "mamba/wav/00000.wav\t\tseven\t0.750000\t-200.0\n"
+        f"mamba/wav/00000.wav\t\tseven\t0.750000\t{-500 * math.log(2):.3f}\n"
     )
-    source = {"name": "mamba", "folder": "mamba", "selections": {"all": metrics}}
+    source = {"name": "mamba", "folder": "mamba", "nll_bits": 2.125, "selections": {"all": metrics}}
     (folder / "evaluation.json").write_text(json.dumps({"sources": [source]}))
     return folder
 
@@ -48,7 +49,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_sound_alone_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     write_sounds(Path("sounds"), "clip10.wav", "clip2.flac")
-    assert main(["folder=[sounds]", "output=page.html"]) == 0
+    assert main(["folders=[sounds]", "output=page.html"]) == 0
     assert "2 clip(s) of 1 model(s) are in page.html" in capsys.readouterr().out
     page = Path("page.html").read_text()
     assert 0 < page.index('data-name="clip2"') < page.index('data-name="clip10"')
@@ -56,21 +57,22 @@ def test_sound_alone_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_index_of_audio_sample_tells_likelihoods() -> None:
     folder = write_sounds(Path("run/samples"), "sample_00000.wav", "sample_00001.wav")
-    row = {"file": "sample_00001.wav", "label": "seven", "log_likelihood": -123.0}
+    row = {"file": "sample_00001.wav", "label": "seven", "bits_per_sample": 2.5}
     (folder / "samples.json").write_text(json.dumps({"samples": [row]}))
-    silent, told = listen(Config([str(folder)]))
-    assert (silent.log_likelihood, silent.label) == (None, None)
-    assert (told.log_likelihood, told.label) == (-123.0, "seven")
+    unknown, told = listen(Config([str(folder)]))
+    assert (unknown.bits, unknown.label) == (None, None)
+    assert (told.bits, told.label) == (2.5, "seven")
 
 
 def test_evaluation_tells_classes_and_metrics() -> None:
-    metrics = {"clips": 2048, "fid": INTERVAL, "is": INTERVAL | {"low": None, "high": None}, "mis": None}
-    folder = write_evaluation(Path("evaluation"), metrics | {"am": INTERVAL})
+    metrics = {"clips": 2048, "fid": INTERVAL, "is": INTERVAL | {"low": None, "high": None}}
+    folder = write_evaluation(Path("evaluation"), metrics)
     (clip,) = listen(Config([str(folder)]))
-    assert clip[3:] == ("seven", 0.75, None, -200.0)
+    assert clip[3:] == ("seven", 0.75, None, pytest.approx(1.25, abs=1e-5))
     page = Path("listening.html").read_text()
     assert '<td class="number">2,048</td>' in page
-    assert '<td class="number">1.50 (1.25 to 1.75)</td><td class="number">1.50</td>' in page
+    assert '<td class="number">2.125</td><td class="number">1.500 \N{PLUS-MINUS SIGN} 0.250</td>' in page
+    assert '<td class="number">1.500</td>' in page
     assert "modified IS" not in page
 
 
@@ -97,22 +99,22 @@ def test_models_are_named_by_what_tells_them_apart(folders: list[str], names: li
 def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     good = write_sounds(Path("good"), "a.wav")
     Path("empty").mkdir()
-    assert "empty holds no audio" in fails(capsys, "folder=[empty]")
-    assert "There is no folder absent" in fails(capsys, f"folder=[{good},absent]")
-    assert "twice" in fails(capsys, f"folder=[{good},./{good}]")
-    assert "folder is empty" in fails(capsys, "folder=[]")
-    assert "count is 0" in fails(capsys, "folder=[good]", "count=0")
+    assert "empty holds no audio" in fails(capsys, "folders=[empty]")
+    assert "There is no folder absent" in fails(capsys, f"folders=[{good},absent]")
+    assert "twice" in fails(capsys, f"folders=[{good},./{good}]")
+    assert "folders is empty" in fails(capsys, "folders=[]")
+    assert "count is 0" in fails(capsys, "folders=[good]", "count=0")
     write_sounds(Path("slow"), "b.wav", rate=8000)
-    error = fails(capsys, f"folder=[{good},slow]")
+    error = fails(capsys, f"folders=[{good},slow]")
     assert "slow/b.wav has 8,000 samples a second, but good/a.wav has 16,000" in error
     (write_sounds(Path("broken"), "a.wav") / "b.wav").write_bytes(b"no sound at all")
-    assert "broken/b.wav cannot be read as audio" in fails(capsys, "folder=[broken]")
+    assert "broken/b.wav cannot be read as audio" in fails(capsys, "folders=[broken]")
     (good / "samples.json").write_text('{"samples": [')
-    assert "good/samples.json is damaged" in fails(capsys, "folder=[good]")
+    assert "good/samples.json is not the index" in fails(capsys, "folders=[good]")
 
 
 def test_a_page_that_was_there_stays_when_a_new_one_fails() -> None:
     Path("listening.html").write_text("before")
     Path("empty").mkdir()
-    assert main(["folder=[empty]"]) == 1
+    assert main(["folders=[empty]"]) == 1
     assert Path("listening.html").read_text() == "before"
