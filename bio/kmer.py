@@ -1,5 +1,7 @@
 """k-mer spectra of sequences and how far two of them are apart."""
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,6 +44,27 @@ def kmer_spectrum(tokens: Bytes, k: int) -> Spectrum:
     if not counts.sum():
         raise ValueError(f"The sequences hold no {k}-mer of A, C, G, T: give longer ones or a smaller k.")
     return counts / counts.sum()
+
+
+def strandless_spectrum(tokens: Bytes, k: int) -> Spectrum:
+    """The share of each k-mer or its reverse complement, (strandless k-mers,), in tokens (length,).
+
+    It is the same for either strand; zeros where there is no k-mer of A, C, G, T. Raises as kmer_ids does.
+    """
+    columns = strandless_columns(k)
+    ids = kmer_ids(tokens, k)
+    known = columns[ids[ids >= 0]]
+    return np.bincount(known, minlength=columns.max() + 1) / max(1, len(known))
+
+
+@cache
+def strandless_columns(k: int) -> Integers:
+    """(4^k,): the column of each k-mer in a strandless spectrum, shared with its reverse complement."""
+    ids = np.arange(4**k)
+    reverse = np.zeros_like(ids)
+    for place in range(k):
+        reverse = reverse * 4 + (3 - ids // 4**place % 4)
+    return np.unique(np.minimum(ids, reverse), return_inverse=True)[1]
 
 
 def kmer_names(k: int) -> list[str]:

@@ -1,0 +1,227 @@
+"""The published runs of species classification: three sets of species, each at several lengths of windows.
+
+    python -m pipelines.dna_species folder=genomes
+    python -m pipelines.dna_species folder=genomes classify=[train.steps=800,head.dropout=0.3] dir=runs/again
+
+For every set a Mamba is pretrained on training sequences (species_pretrain.yaml), then fine-tuned and tested
+at each length (species_classify.yaml), beside logistic regression on k-mers and on the frozen backbone.
+Several of these runs share the GPU as processes. Each has a folder and a log in `dir`; an interrupted command
+continues with resume=true. The results are a table, a picture in `dir`, and a file under results/.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from tqdm import tqdm
+
+from bio.species import read_species
+from bio.species_stretch import open_species
+from core.training import joined_world
+from kernels.provenance import write_results
+from pipelines.cli import command
+from pipelines.config import parse_config
+from pipelines.dna_classification import BASELINE, OURS, PROBE
+from pipelines.dna_classify import RESULT
+from pipelines.species_pictures import draw_accuracy_by_length
+
+PRETRAINING = {
+    "encode_mammals": "encode_pretraining",
+    "encode_primates": "encode_pretraining",
+    "chr22_apes": "chr22_apes",
+}
+"""Task -> the set whose training sequences it is pretrained on."""
+MOST_FIT_WINDOWS, FIT_BASES = 6000, 1 << 26
+
+
+@dataclass
+class Config:
+    folder: str = field(default=MISSING, metadata={"help": "the folder that the sets' files are in"})
+    tasks: list[str] = field(
+        default_factory=lambda: list(PRETRAINING), metadata={"help": "sets of species to tell apart"}
+    )
+    lengths: list[int] = field(
+        default_factory=lambda: [1 << 10, 1 << 13, 1 << 15], metadata={"help": "bases in a window"}
+    )
+    step_bases: int = field(default=1 << 17, metadata={"help": "bases in a step of fine-tuning"})
+    pretrain: list[str] = field(
+        default_factory=list, metadata={"help": "key=value of every pretraining, over species_pretrain.yaml"}
+    )
+    classify: list[str] = field(
+        default_factory=list, metadata={"help": "key=value of every fine-tuning, over species_classify.yaml"}
+    )
+    seed: int = field(default=0, metadata={"help": "of all runs"})
+    processes: int = field(default=3, metadata={"help": "runs at a time"})
+    dir: str = field(default="runs/species", metadata={"help": "the folder of all runs and their logs"})
+    results: str = field(default="results/species.json", metadata={"help": "the file of results to write"})
+    resume: bool = field(
+        default=False, metadata={"help": "go on with the runs in dir; finished ones are kept"}
+    )
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in PRETRAINING]
+        if unknown or not self.tasks:
+            raise ValueError(f"tasks is {self.tasks}; it must name some of {', '.join(PRETRAINING)}.")
+        if not self.lengths or any(length < 1 or self.step_bases % length for length in self.lengths):
+            raise ValueError(f"lengths is {self.lengths}; each must divide step_bases, {self.step_bases:,}.")
+        if self.processes < 1:
+            raise ValueError(f"processes is {self.processes}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a module of pipelines with its arguments, its folder, and the file that it writes last."""
+
+    module: str
+    arguments: list[str]
+    folder: Path
+    last: str
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "dna_species", __doc__ or "")
+    folder = Path(config.dir)
+    if folder.exists() and any(folder.iterdir()) and not config.resume:
+        raise ValueError(f"{folder} holds runs already: go on with resume=true, or choose another dir.")
+    for name in {*config.tasks, *(PRETRAINING[task] for task in config.tasks)}:
+        open_species(read_species(name), config.folder)  # packed once, and bad data refused before any run
+    pretrainings = {name: pretraining(config, name) for name in {PRETRAINING[task] for task in config.tasks}}
+    run_all(list(pretrainings.values()), config.processes, "pretraining")
+    jobs = {
+        (task, length): fine_tuning(config, task, length, pretrainings[PRETRAINING[task]].folder)
+        for task in config.tasks
+        for length in config.lengths
+    }
+    longest_first = [jobs[key] for key in sorted(jobs, key=lambda key: -key[1])]
+    run_all(longest_first, config.processes, "fine-tuning")
+    rows = [row(task, length, job.folder) for (task, length), job in jobs.items()]
+    with joined_world() as world:
+        line = " ".join(["python -m pipelines.dna_species", *arguments])
+        write_results(Path(config.results), line, world.device, config.seed, rows)
+    draw(rows, folder / "accuracy_by_length.png")
+    print(f"{table(rows)}\n{config.results} holds the results, {folder} the runs.")
+
+
+def pretraining(config: Config, name: str) -> Job:
+    folder = Path(config.dir, f"pretrain_{name}")
+    arguments = [
+        "--config=species_pretrain",
+        f"data.species={name}",
+        f"data.folder={config.folder}",
+        f"train.seed={config.seed}",
+        f"run.dir={folder}",
+        *config.pretrain,
+    ]
+    return Job("pipelines.dna_species_pretrain", arguments, folder, "summary.json")
+
+
+def fine_tuning(config: Config, task: str, length: int, pretrained: Path) -> Job:
+    folder = Path(config.dir, f"{task}_{length}")
+    arguments = [
+        "--config=species_classify",
+        f"data.species={task}",
+        f"data.folder={config.folder}",
+        f"data.length={length}",
+        f"checkpoint={pretrained}",
+        f"train.batch_size={config.step_bases // length}",
+        f"train.seed={config.seed}",
+        f"evaluation.fit_windows={min(MOST_FIT_WINDOWS, max(1, FIT_BASES // length))}",
+        f"run.dir={folder}",
+        *config.classify,
+    ]
+    return Job("pipelines.dna_classify", arguments, folder, RESULT)
+
+
+def run_all(jobs: Sequence[Job], processes: int, what: str) -> None:
+    """Run the jobs that are not finished, `processes` at a time; ValueError where one fails."""
+    waiting = [job for job in jobs if not (job.folder / job.last).is_file()]
+    with (
+        ThreadPoolExecutor(processes) as pool,
+        tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run", desc=what) as bar,
+    ):
+        running = [pool.submit(run, job, processes) for job in waiting]
+        try:
+            for done in as_completed(running):
+                done.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run(job: Job, processes: int) -> None:
+    """One job in a process of its own; what it prints goes to a log beside its folder."""
+    resume = ["resume=true"] if (job.folder / "config.yaml").is_file() else []
+    log = job.folder.with_name(f"{job.folder.name}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", job.module, *job.arguments, *resume],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+    if done.returncode:
+        last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise ValueError(f"The run {job.folder} failed ({''.join(last)}); {log} has all that it printed.")
+
+
+def row(task: str, length: int, folder: Path) -> dict[str, Any]:
+    """A line of the results, from a run's evaluation."""
+    result = json.loads((folder / RESULT).read_text())
+    models = {row["model"]: row for row in result["rows"]}
+    ours, baseline, gain = models[OURS], models[BASELINE], result["gain"]
+    return {
+        "task": task,
+        "length": length,
+        "windows": result["windows"],
+        "chance": 1 / len(result["classes"]),
+        "accuracy": ours["accuracy"],
+        "low": ours["low"],
+        "high": ours["high"],
+        "macro_f1": ours["macro_f1"],
+        "baseline": baseline["accuracy"],
+        "baseline_low": baseline["low"],
+        "baseline_high": baseline["high"],
+        "gain": gain["value"],
+        "gain_low": gain["low"],
+        "gain_high": gain["high"],
+        "probe": models[PROBE]["accuracy"],
+    }
+
+
+def draw(rows: Sequence[dict[str, Any]], picture: Path) -> None:
+    """Accuracy against length, two lines a task."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(row["task"], []).append(row)
+        baseline = {"length": row["length"], "accuracy": row["baseline"]}
+        interval = {"low": row["baseline_low"], "high": row["baseline_high"]}
+        lines.setdefault(f"{row['task']}, {BASELINE}", []).append(baseline | interval)
+    draw_accuracy_by_length(lines, min(row["chance"] for row in rows), picture)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The results in words."""
+    lines = [f"{'task':<16} {'length':>7} windows  {OURS:<27} {BASELINE:<27} gain"]
+    for row in rows:
+        lines.append(
+            f"{row['task']:<16} {row['length']:>7,} {row['windows']:>7,}  "
+            f"{row['accuracy']:.4f} ({row['low']:.4f} to {row['high']:.4f})   "
+            f"{row['baseline']:.4f} ({row['baseline_low']:.4f} to {row['baseline_high']:.4f})   "
+            f"{row['gain']:+.4f} ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

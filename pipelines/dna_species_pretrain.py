@@ -1,0 +1,92 @@
+"""Pretrain a Mamba on the training sequences of a set of species: predict each base from those before it.
+
+    python -m pipelines.dna_species_pretrain data.species=my_species.yaml data.folder=genomes run.dir=runs/x
+
+Windows come from all species alike. The run folder is that of dna_pretrain, and dna_classify starts from it.
+Sequences of the test split are never read.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from bio.dataset import inputs_and_targets
+from bio.likelihood import base_losses
+from bio.species_dataset import WindowList
+from bio.species_stretch import SpeciesData
+from bio.vocabulary import VOCABULARY_SIZE
+from core.model import SequenceModel, SequenceModelConfig
+from core.training import RunFolder, TrainingConfig, Validate, World, count_targets, joined_world, train
+from pipelines.cli import command
+from pipelines.config import RunConfig, parse_config
+from pipelines.dna_classification import BASES_AT_ONCE
+from pipelines.dna_species_data import (
+    GrowthConfig,
+    SpeciesConfig,
+    open_set,
+    split_windows,
+    training_batches,
+)
+
+
+@dataclass
+class Config:
+    data: SpeciesConfig = field(default_factory=SpeciesConfig)
+    model: SequenceModelConfig = field(
+        default_factory=lambda: SequenceModelConfig(vocab_size=VOCABULARY_SIZE, d_model=128, n_layer=8)
+    )
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_species_pretrain"))
+    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
+
+
+@command
+def main(arguments: Sequence[str]) -> None:
+    config = parse_config(Config, arguments, "dna_species_pretrain", __doc__ or "")
+    with joined_world() as world:
+        data = open_set(config.data, world)
+        torch.manual_seed(config.train.seed)
+        model = SequenceModel(config.model).to(world.device)
+        world.rows(config.train.batch_size)  # raises before there is a run folder
+        batches, _ = training_batches(data, config.data, config.train, GrowthConfig(), next_base=True)
+        validate = validation(config, data, world)
+        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        progress = train(model, batches, config.train, run, world, "base", validate)
+    if world.is_first:
+        bits = progress.validation.get("bits_per_base", math.nan)
+        print(f"{progress.step:,} steps done, held-out {bits:.4f} bits per base; {config.run.dir} has it.")
+
+
+def validation(config: Config, data: SpeciesData, world: World) -> Validate | None:
+    """What measures loss (nats) and bits a base on the validation split; None where there is none."""
+    if "valid" not in data.stretches:
+        return None
+    length = config.data.length
+    windows = split_windows(data, config.data, "valid", length + 1)
+    listed = windows.listed(config.data.validation_windows, length + 1)
+    rows = max(1, BASES_AT_ONCE // length)
+    own = listed[world.rank :: world.size]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        model = cast(SequenceModel, model)
+        sums = torch.zeros(2, dtype=torch.float64, device=world.device)
+        for packed in DataLoader(WindowList(windows, own), batch_size=rows):
+            inputs, targets = inputs_and_targets(packed.to(world.device))
+            losses, _ = base_losses(model, inputs, targets, model.initial_state(len(inputs)))
+            sums += torch.stack([losses.sum(dtype=torch.float64), count_targets(targets)])
+        nats, bases = world.sum(sums).tolist()
+        return {"loss": nats / bases, "bits_per_base": nats / bases / math.log(2)}
+
+    return validate
+
+
+if __name__ == "__main__":
+    sys.exit(main())
