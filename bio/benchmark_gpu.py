@@ -1,8 +1,8 @@
-"""Streaming's speed and memory on a GPU: `python -m bio.benchmark_gpu FASTA [--record NAME] [--publish FILE]`.
+"""Streaming's speed and memory on a GPU: `python -m bio.benchmark_gpu FASTA [--publish FILE]`.
 
-A model of 1.4M parameters, freshly initialised, reads a record from its first base to its last in one pass with
-carried state, in pieces of several sizes. Before that, what streaming gives is held against one forward over
-the record's beginning.
+A model of 1.4M parameters, freshly initialised, reads a record from its first base to its last in one pass
+with carried state, in pieces of several sizes. Before that, what streaming gives is held against one forward
+over the record's beginning.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def checked(model: SequenceModel, genome: Genome, record: str, dtype: torch.dtype) -> float:
-    """The largest difference, in nats, of a base's loss between streaming and one forward over the first WINDOW
-    bases of known sequence. Ends the program where it is larger than it may be."""
+    """The largest difference, in nats, of a base's loss between streaming and one forward over the first
+    WINDOW bases from where the record is known. Ends the program where it is larger than it may be."""
     start, end = genome.span(record)
     known = start + int(np.argmax(genome.bases[start:end] & 0x7F != genome.bases[start]))
     span = (known, min(known + WINDOW, end))
@@ -85,7 +85,7 @@ def streamed(model: SequenceModel, genome: Genome, span: tuple[int, int], piece:
 
 @torch.no_grad()
 def whole(model: SequenceModel, genome: Genome, span: tuple[int, int]) -> Losses:
-    """The losses of a span's bases by one forward over all of it; NaN for the first, which nothing predicts."""
+    """The losses of a span's bases by one forward over all of it; NaN for the first, which has none."""
     bases = torch.from_numpy(genome.bases[slice(*span)].copy())[None]
     packed = to_device(bases, model.embedding.weight.device)
     inputs, targets = inputs_and_targets(packed)
