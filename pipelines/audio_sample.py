@@ -39,8 +39,6 @@ from pipelines.sampling import (
     sampling_settings,
 )
 
-PIECE = 1600  # samples: a tenth of a second, soon enough for a player
-
 
 @dataclass
 class Config(SamplingOptions):
@@ -199,7 +197,7 @@ def task(request: Request, write: Write) -> Task:
         first = torch.tensor([request.model.first_symbol(labels[number % len(labels)]) for number in rows])
         return torch.cat([first[:, None], request.prompt.long().expand(len(rows), -1)], dim=1)
 
-    return Task(request.length, PIECE, "sample", torch.arange(LEVELS), prompts, write)
+    return Task(request.length, "sample", torch.arange(LEVELS), prompts, write)
 
 
 def file_writer(request: Request, files: Sequence[Path]) -> Write:

@@ -37,7 +37,6 @@ from pipelines.sampling import (
     sampling_settings,
 )
 
-PIECE = 960  # bases: whole lines
 MOST_NATS = 1000.0  # a base, for the room of its likelihood in the header
 
 
@@ -112,7 +111,7 @@ def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, sett
 
 def task(config: Config, prompt: Tensor | None, write: Write) -> Task:
     """The drawing of a configuration: bases behind a prompt (prompt length,), if there is one."""
-    return Task(config.length, PIECE, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
+    return Task(config.length, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
 
 
 def file_writer(fasta: FastaWriter) -> Write:

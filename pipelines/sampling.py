@@ -29,6 +29,11 @@ from pipelines.sampling_state import SavedState, load_state, save_state
 STDOUT = "-"
 NO_MEMORY = ("out of memory", "can't allocate memory")
 
+# Tokens of a sample that are drawn before they are written: as many as take between SHORT and LONG seconds,
+# so that a player gets its sound in time and Ctrl-C is heard soon, on a fast machine and on a slow one.
+SHORTEST_PIECE, FIRST_PIECE, LONGEST_PIECE = 16, 256, 4096
+SHORT, LONG = 0.1, 0.4
+
 
 @dataclass
 class SamplingOptions:
@@ -78,14 +83,13 @@ class Write(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What is drawn: `length` tokens a sample, of `unit`, written in pieces of at most `piece`.
+    """What is drawn: `length` tokens a sample, of `unit`, written in pieces of at most LONGEST_PIECE.
 
     allowed: (symbols,) int64. prompts: what the samples numbered so begin with, (prompt length,) or (rows,
     prompt length), or None.
     """
 
     length: int
-    piece: int
     unit: str
     allowed: Tensor
     prompts: Callable[[range], Tensor | None]
@@ -114,6 +118,7 @@ class SamplingRun:
         self.finished, self._position, self._batch_size, self.log_likelihood, self._decoder = saved or nothing
         self.drawn, self.seconds = 0, 0.0
         self._saved_at = 0.0
+        self._piece = FIRST_PIECE
 
     def draw(self) -> None:
         """Draw what is left, with a bar on stderr.
@@ -152,7 +157,7 @@ class SamplingRun:
     def _draw_pieces(self, decoder: Decoder, stop: StopRequest, bar: tqdm) -> None:
         rows = self._rows()
         while self._position < self.task.length:
-            steps = min(self.task.piece, self.task.length - self._position)
+            began, steps = time.perf_counter(), min(self._piece, self.task.length - self._position)
             tokens, log_probability = decoder.advance(steps)
             self.task.write(rows.start, self._position, tokens.to(torch.uint8).cpu())
             # summed on the CPU, where the order of a row's sum does not depend on the batch
@@ -160,6 +165,7 @@ class SamplingRun:
             self._position += steps
             self.drawn += steps * len(rows)
             bar.update(steps * len(rows))
+            self._piece = next_piece(self._piece, time.perf_counter() - began)
             if stop.requested or time.perf_counter() - self._saved_at >= self.options.save_every:
                 self._save(decoder)
             if stop.requested and (self._position < self.task.length or rows.stop < self.options.count):
@@ -210,6 +216,13 @@ class SamplingRun:
         self._position, self._batch_size, self._decoder = 0, len(rows) // 2, {}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def next_piece(piece: int, seconds: float) -> int:
+    """How many tokens to draw at once after a piece that took so long."""
+    if seconds < SHORT:
+        return min(2 * piece, LONGEST_PIECE)
+    return max(piece // 2, SHORTEST_PIECE) if seconds > LONG else piece
 
 
 def draw_to_stdout(run: SamplingRun) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import core.training.distributed
-from pipelines import dna_pretrain
+from pipelines import dna_pretrain, sampling
 
 TINY = [
     "data.length=48",
@@ -22,6 +22,9 @@ TINY = [
     "train.validate_every=2",
     "train.log_every=1",
 ]
+
+
+PIECE = 15
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +43,14 @@ def write_fasta(path: Path, lengths: dict[str, int], seed: int = 0) -> Path:
     records = {name: "".join(random.choice(list("ACGT"), length)) for name, length in lengths.items()}
     path.write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
     return path
+
+
+@pytest.fixture
+def short_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Samples are written in pieces of so many tokens, however long they take."""
+    for name in ("SHORTEST_PIECE", "FIRST_PIECE", "LONGEST_PIECE"):
+        monkeypatch.setattr(sampling, name, PIECE)
+    return PIECE
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,15 +28,12 @@ from pipelines.audio import trained_model
 from pipelines.audio_model import AudioModelConfig, new_model
 from pipelines.schema import schema_keys
 from tests.audio.conftest import noise, tone
+from tests.pipelines.conftest import PIECE
 
-PIECE = 15
+pytestmark = pytest.mark.usefixtures("short_pieces")
+
 LENGTH = 48
 SECONDS = f"seconds={LENGTH / RATE}"
-
-
-@pytest.fixture(autouse=True)
-def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_sample, "PIECE", PIECE)
 
 
 def write_checkpoint(path: Path, classes: list[str]) -> Path:
@@ -128,7 +125,8 @@ def test_a_sample_is_the_same_in_any_batch_and_piece(plain: Path, monkeypatch: p
     rows = draw(plain, "whole", "count=5", "seed=3")
     pairs = draw(plain, "pairs", "count=5", "seed=3", "batch_size=2")
     assert [row["file"] for row in pairs] == [row["file"] for row in rows]
-    monkeypatch.setattr(audio_sample, "PIECE", 7)
+    for name in ("SHORTEST_PIECE", "FIRST_PIECE", "LONGEST_PIECE"):
+        monkeypatch.setattr(sampling, name, 7)
     draw(plain, "few", "count=2", "seed=3")
     draw(plain, "other", "count=5", "seed=4")
     assert sounds("pairs") == sounds("whole")
@@ -257,10 +255,10 @@ def test_ctrl_c_and_resume(
 KILLED = f"""
 import os, signal, sys
 import torch
-from pipelines import audio_sample
+from pipelines import audio_sample, sampling
 
 torch.set_num_threads(1)
-audio_sample.PIECE = {PIECE}
+sampling.SHORTEST_PIECE = sampling.FIRST_PIECE = sampling.LONGEST_PIECE = {PIECE}
 write_samples = audio_sample.write_samples
 
 def last_write(path, start, waveform):

@@ -134,11 +134,6 @@ def test_earlier_file_stays_when_a_call_fails(run: Path, monkeypatch: pytest.Mon
     assert Path("out.fa").read_text() == "earlier"
 
 
-@pytest.fixture
-def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dna_generate, "PIECE", 17)
-
-
 def interrupt_at(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SIGINT come while bases from `start` on are written for the first time."""
     signals, write_bases = [signal.SIGINT], FastaWriter.write_bases
@@ -158,9 +153,9 @@ def test_ctrl_c_and_resume(
     call = [f"checkpoint={run}", "count=3", "length=70", "batch_size=2"]
     assert dna_generate.main([*call, "output=whole.fa"]) == 0
     with monkeypatch.context() as patch:
-        interrupt_at(34, patch)
+        interrupt_at(30, patch)
         assert dna_generate.main([*call, "output=cut.fa"]) == 130
-    assert "Stopped after 51 of 70 bases in samples 0 to 1 of 3. Start the same" in capsys.readouterr().err
+    assert "Stopped after 45 of 70 bases in samples 0 to 1 of 3. Start the same" in capsys.readouterr().err
     assert not Path("cut.fa").exists()
 
     fails(capsys, *call, "resume=true", "seed=1", output="cut.fa")
@@ -173,7 +168,7 @@ def test_ctrl_c_and_resume(
 def test_a_new_call_forgets_the_interrupted_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = generate(run, "count=2")
     with monkeypatch.context() as patch:
-        interrupt_at(34, patch)
+        interrupt_at(30, patch)
         assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", "seed=5"]) == 130
     assert generate(run, "count=2") == whole
     assert [path.name for path in Path().iterdir()] == ["out.fa"]
@@ -184,7 +179,7 @@ def test_a_missing_part_is_said(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_at(34, patch)
+        interrupt_at(30, patch)
         assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa"]) == 130
     Path("out.fa.part").unlink()
     capsys.readouterr()
