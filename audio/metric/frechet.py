@@ -62,7 +62,8 @@ def frechet_distance(reference: Gaussian, features: Tensor) -> float:
     values = torch.linalg.eigvalsh(reference.root @ covariance @ reference.root)
     overlap = values.clamp(min=0).sqrt().sum()
     apart = (reference.mean - mean).square().sum()
-    return (apart + reference.covariance.trace() + covariance.trace() - 2 * overlap).item()
+    distance = apart + reference.covariance.trace() + covariance.trace() - 2 * overlap
+    return distance.clamp(min=0).item()  # it is not negative, but for rounding
 
 
 def frechet_infinity(reference: Gaussian, features: Tensor, order: Tensor) -> float:

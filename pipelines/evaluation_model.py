@@ -1,0 +1,83 @@
+"""The part of an evaluation that needs the models themselves: their samples, and their bits on test clips."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from audio.likelihood import likelihood
+from core.checkpoint import read_header
+from core.files import replaced_atomically
+from core.training import World
+from pipelines import audio_sample
+from pipelines.audio import AudioCheckpoint, AudioDataConfig, open_audio_data, trained_model
+from pipelines.evaluation_source import SOUNDS, Source, folder_source
+from pipelines.sampling import file_sha256, progress_bar
+
+SECONDS = 1.0
+LIKELIHOOD = "likelihood.json"
+
+
+def sampled_source(
+    name: str, checkpoint: Path, run: Path, data: AudioDataConfig, world: World, **options: Any
+) -> Source:
+    """Clips of a second sampled from a model into the evaluation's folder, and its bits on the test clips.
+
+    options: count, batch_size, seed and sampling of audio_sample. What an interrupted evaluation has sampled
+    is continued. Raises ValueError where the folder holds samples of other options.
+    """
+    asked = audio_sample.Config(
+        checkpoint=str(checkpoint),
+        output=str(run / name / SOUNDS),
+        seconds=SECONDS,
+        resume=True,
+        **options,
+    )
+    model = trained_model(checkpoint, world.device)
+    facts = {
+        "path": str(checkpoint),
+        "checkpoint_sha256": file_sha256(asked.checkpoint_file),
+        "quantizer": model.quantizer,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+    }
+    facts["nll_bits"] = test_bits(name, model, facts["checkpoint_sha256"], run, data, world)
+    audio_sample.generate(asked)
+    source = folder_source(name, "model", run / name / SOUNDS, run, facts)
+    return replace(source, notes=[*source.notes, *training_notes(asked.checkpoint_file, data)])
+
+
+def test_bits(
+    name: str, model: AudioCheckpoint, checkpoint_sha256: str, run: Path, data: AudioDataConfig, world: World
+) -> float:
+    """Bits a sample of the test clips under a model, in the model's own codes; measured once."""
+    own = replace(data, quantizer=model.quantizer, conditional=bool(model.classes))
+    opened = open_audio_data(own, world)
+    windows = opened.windows["test"]
+    key = {
+        "checkpoint": checkpoint_sha256,
+        "data": opened.packed.name,
+        "sha256": opened.packed.sha256,
+        "length": data.length,
+    }
+    path = run / name / LIKELIHOOD
+    if path.is_file() and (kept := json.loads(path.read_text()))["of"] == key:
+        return kept["nll_bits"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar(len(windows), 0, "clip") as bar:
+        bar.set_description(f"likelihood, {name}")
+        conditional = bool(model.classes)
+        bits = likelihood(model.model, opened.packed, windows, world, conditional, advance=bar.update).bits
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(json.dumps({"of": key, "nll_bits": bits}, indent=1) + "\n", encoding="utf-8")
+    return bits
+
+
+def training_notes(checkpoint: Path, data: AudioDataConfig) -> list[str]:
+    """A sentence where a model was trained on other clips, or another split, than it is measured against."""
+    trained = read_header(checkpoint).config["data"]
+    if (trained["source"], trained["sha256"]) == (data.source, data.sha256):
+        return []
+    return [
+        f"This model was trained on other clips, or another split ({trained['source']}), than it is measured "
+        f"against ({data.source}): its bits and distances are not those of held-out clips."
+    ]
