@@ -9,10 +9,22 @@ from omegaconf.errors import OmegaConfBaseException
 from audio.quantizer import LEVELS
 from core.baseline.samplernn import SampleRnn, SampleRnnConfig
 from core.baseline.wavenet import WaveNet, WaveNetConfig
-from core.multiscale import MultiscaleModel, MultiscaleModelConfig
+from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 
 AudioModel = MultiscaleModel | WaveNet | SampleRnn
 """Maps symbols (batch, length) to logits, by forward and by step: codes below 256, then a symbol a class."""
+
+
+def for_sound() -> MultiscaleModelConfig:
+    """S4D next to the samples, which are smooth, and S6 on the slowest clock, both in complex numbers.
+
+    What figure 10 of the paper (Gu and Dao 2023) recommends for raw waveforms.
+    """
+    return MultiscaleModelConfig(
+        outer=MixerConfig(complex=True, selective=False),
+        middle=MixerConfig(complex=True, selective=False),
+        centre=MixerConfig(complex=True),
+    )
 
 
 @dataclass
@@ -26,7 +38,7 @@ class AudioModelConfig:
             "samplernn: GRUs on slower and slower clocks"
         },
     )
-    unet: MultiscaleModelConfig = field(default_factory=MultiscaleModelConfig)
+    unet: MultiscaleModelConfig = field(default_factory=for_sound)
     wavenet: WaveNetConfig = field(default_factory=WaveNetConfig)
     samplernn: SampleRnnConfig = field(default_factory=SampleRnnConfig)
 
