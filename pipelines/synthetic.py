@@ -81,6 +81,8 @@ def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "synthetic", __doc__ or "")
     folder = Path(config.run.dir)
     runs = {mixer: settings_of(config, mixer) for mixer in config.mixers}
+    for length in (config.task.length, *config.task.test_lengths):
+        SyntheticBatches(config.task.name, length, config.train.seed)  # refused now, not after the training
     for settings in runs.values():
         require_same_settings(Path(settings.run.dir), settings)
     rows: list[dict[str, Any]] = []
@@ -176,7 +178,7 @@ def publish(
         others = [row for row in before["rows"] if row["task"] != rows[0]["task"]]
         commands = before["command"].split("; ") if others else []
     own = " ".join(["python -m pipelines.synthetic", *arguments])
-    commands = [*(item for item in commands if item != own), own]
+    commands = [*(command for command in commands if command != own), own]
     write_results(path, "; ".join(commands), device, seed, [*others, *rows])
 
 

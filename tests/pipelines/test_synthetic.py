@@ -1,0 +1,123 @@
+"""Selection learns in seconds what time invariance does not; a comparison goes on where it was stopped."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.training.metrics import read_metrics
+from pipelines import synthetic
+from pipelines.synthetic import main
+
+SMALL = [
+    "task.length=16",
+    "task.test_lengths=[8,16,32]",
+    "model.d_model=16",
+    "train.steps=320",
+    "train.batch_size=16",
+    "train.learning_rate=1e-2",
+    "train.minimum_learning_rate=1e-2",
+    "train.warmup=0",
+    "train.betas=[0.9,0.999]",
+    "train.weight_decay=0",
+    "train.validate_every=160",
+    "train.checkpoint_every=160",
+]
+
+
+def accuracy(folder: Path, mixer: str) -> dict[int, float]:
+    rows = json.loads((folder / mixer / "accuracy.json").read_text())
+    return {row["length"]: row["accuracy"] for row in rows}
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of both runs, published beside it."""
+    folder = tmp_path_factory.mktemp("synthetic") / "run"
+    assert main([*SMALL, f"run.dir={folder}", f"publish={folder.parent / 'results.json'}"]) == 0
+    return folder
+
+
+def test_selection_learns_what_time_invariance_does_not(compared: Path) -> None:
+    selective, invariant = (accuracy(compared, mixer) for mixer in ("mamba", "s4d"))
+    assert selective[16] > 0.95
+    assert selective[32] > 0.8  # twice the length of training
+    assert invariant[16] < 0.6
+    assert invariant[32] < 0.4
+
+
+def test_a_comparison_leaves_runs_a_picture_and_results(compared: Path) -> None:
+    assert (compared / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    for mixer in ("mamba", "s4d"):
+        assert (compared / mixer / "summary.json").exists()
+        events = read_metrics(compared / mixer / "metrics.jsonl")
+        assert [event["step"] for event in events if event["event"] == "validation"] == [160, 320]
+    results = json.loads((compared.parent / "results.json").read_text())
+    assert results["command"].startswith("python -m pipelines.synthetic task.length=16")
+    assert [(row["task"], row["mixer"], row["length"]) for row in results["rows"]] == [
+        ("induction_heads", mixer, length) for mixer in ("mamba", "s4d") for length in (8, 16, 32)
+    ]
+    assert results["rows"][1]["accuracy"] == accuracy(compared, "mamba")[16]
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run is finished, the other lost what came after its checkpoint in the middle."""
+    folder = tmp_path / "run"
+    shutil.copytree(compared, folder)
+    for file in (folder / "s4d").rglob("*"):
+        if file.name in ("summary.json", "accuracy.json", "step-00000320.safetensors", "best.safetensors"):
+            file.unlink()
+    for mixer in ("mamba", "s4d"):
+        config = folder / mixer / "config.yaml"
+        config.write_text(config.read_text().replace(str(compared), str(folder)))
+    before = (folder / "mamba" / "metrics.jsonl").stat().st_mtime_ns
+    assert main([*SMALL, f"run.dir={folder}"]) == 0
+    assert (folder / "mamba" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert accuracy(folder, "s4d") == accuracy(compared, "s4d")
+    table = capsys.readouterr().out
+    assert f"        16{100 * accuracy(folder, 'mamba')[16]:>9.1f}%" in table
+
+
+def test_a_run_of_other_settings_is_refused_by_its_keys(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, f"run.dir={compared}", "train.seed=1", "task.length=24"]) == 1
+    message = capsys.readouterr().err
+    assert "task.length is 16 there and 24 here; train.seed is 0 there and 1 here" in message
+    assert "choose another run.dir" in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["task.name=copying"], "task.name should be"),
+        (["mixers=[mamba,s5]"], "mixers should be"),
+        (["task.length=2"], "The length of induction_heads is 2"),
+        (["task.test_lengths=[16,1]"], "The length of induction_heads is 1"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(
+    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"run.dir={tmp_path / 'run'}", *wrong]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def row(task: str, value: float) -> dict[str, Any]:
+    return {"task": task, "mixer": "mamba", "length": 8, "accuracy": value}
+
+
+def test_publishing_a_task_keeps_the_rows_of_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    for task, value in (("a", 0.1), ("b", 0.2), ("a", 0.3)):
+        synthetic.publish(path, ["--config", task], synthetic.torch.device("cpu"), 0, [row(task, value)])
+    results = json.loads(path.read_text())
+    assert results["rows"] == [row("b", 0.2), row("a", 0.3)]
+    assert results["command"] == (
+        "python -m pipelines.synthetic --config b; python -m pipelines.synthetic --config a"
+    )
