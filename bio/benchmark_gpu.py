@@ -46,10 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = genome.resolve(chosen.record or next(iter(genome.records))).name
     torch.manual_seed(0)
     model = SequenceModel(CONFIG).cuda().eval()
-    with (
-        torch.no_grad()
-    ):  # as initialised, every base is all but equally likely, so that nothing could differ
-        model.embedding.weight.mul_(30)
+    # as initialised, every base is all but equally likely, so that nothing could differ
+    model.embedding.weight.data.mul_(30)
     worst = {str(dtype): checked(model, genome, record, dtype) for dtype in LARGEST_DIFFERENCE}
     rows = [{**row(model, genome, record, piece), "largest_difference": worst} for piece in PIECES]
     if chosen.publish is not None:

@@ -15,6 +15,7 @@ from core.training.progress import Progress
 from kernels.provenance import commit, hardware
 
 SMOOTHED_POINTS = 50
+FEWEST_POINTS = 20
 
 
 def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> di
 def plot_loss(metrics: Path, picture: Path) -> None:
     """Draw the training loss (in nats; each value, and smoothed) and the validation loss against the step.
 
-    A line stands at the end of each stage of a length warm-up, beside it the length of its sequences.
+    A line stands at the end of each stage of a length warm-up, beside it the length of its sequences. The
+    steep fall of the first steps runs out of the picture, which would otherwise show nothing else.
     """
     events = read_metrics(metrics)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -57,11 +59,15 @@ def plot_loss(metrics: Path, picture: Path) -> None:
     if len(steps):
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smoothed(losses), color="tab:blue", label="train (smoothed)")
-    steps, losses = _curve(events, "validation")
-    if len(steps):
-        axes.plot(steps, losses, color="tab:orange", marker="o", markersize=3, label="validation")
+    validated_steps, validated = _curve(events, "validation")
+    if len(validated):
+        axes.plot(
+            validated_steps, validated, color="tab:orange", marker="o", markersize=3, label="validation"
+        )
     if axes.lines:
         axes.legend()
+    if (shown := limits(losses, validated)) is not None:
+        axes.set_ylim(*shown)
     for stage in (event for event in events if event["event"] == "stage"):
         axes.axvline(stage["step"], color="grey", linewidth=0.6)
         place = {"x": stage["step"], "y": 1.0, "transform": axes.get_xaxis_transform()}
@@ -79,6 +85,18 @@ def _curve(events: list[dict[str, Any]], kind: str) -> tuple[np.ndarray, np.ndar
     points = [(event["step"], float(event["loss"])) for event in events if event["event"] == kind]
     steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return steps, losses
+
+
+def limits(losses: np.ndarray, validated: np.ndarray) -> tuple[float, float] | None:
+    """The range of losses (n,) and (m,) that is worth seeing: of all but the first tenth of the training's,
+    and but for their outliers, with the validation's last; None for few."""
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < FEWEST_POINTS:
+        return None
+    low, high = np.percentile(losses[len(losses) // 10 :], (1, 99))
+    shown = [low, high, *validated[np.isfinite(validated)][-1:]]
+    margin = 0.1 * (max(shown) - min(shown)) or 0.1
+    return min(shown) - margin, max(shown) + margin
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from pipelines.cli import Command, command
 
@@ -28,6 +29,20 @@ def test_bad_input_is_one_message_and_status_1(
 ) -> None:
     assert raises(error)([]) == 1
     assert capsys.readouterr() == ("", message)
+
+
+def test_a_gpu_that_is_too_small_is_one_message_with_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text is that of torch 2.11."""
+    text = (
+        "CUDA out of memory. Tried to allocate 40.00 GiB. GPU 0 has a total capacity of 139.72 GiB of which "
+        "1.2 GiB is free. Process 7 has 3 GiB memory in use."
+    )
+    assert raises(torch.cuda.OutOfMemoryError(text))([]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: The GPU's memory is too small: CUDA out of memory. Tried to allocate 40")
+    assert error.count("\n") == 1
+    for key in ("train.micro_tokens", "model.recompute=block", "train.backpropagation_length"):
+        assert key in error
 
 
 def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
