@@ -25,6 +25,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "seconds": 0.02,
         "resamples": 2,
     },
+    "genome_analysis": {
+        "steps": 2,
+        "validation_windows": 2,
+        "scaling_steps": 2,
+        "count": 2,
+        "length": 40,
+    },
 }
 """What a notebook's cell of parameters is overruled by, so that it is done in seconds."""
 LONGEST_CELL = 12
