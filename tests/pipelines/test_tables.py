@@ -48,3 +48,116 @@ def test_an_unknown_table_is_refused_by_name() -> None:
 def test_published_files_make_tables(capsys: pytest.CaptureFixture[str]) -> None:
     tables.main(["scan", "train"])
     assert capsys.readouterr().out.count("NVIDIA H200") == 2
+
+
+def published(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(FACTS | {"seed": 7, "rows": rows}))
+
+
+EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
+    "sampling": (
+        {"case": "sc09_small", "batch": 64, "ours_per_s": 5000.0, "official_per_s": 2000.0},
+        "| sc09_small | 64 | 2,000 | 5,000 | 2.50x |",
+    ),
+    "loader": ({"length": 1024, "mbase_per_s": 695.4}, "| 1,024 | 695 |"),
+    "memory": (
+        {"model": "130m", "batch": 8, "length": 2048, "ours_peak_gib": 9.0, "official_peak_gib": None},
+        "| 130m | 8 x 2,048 |  | 9.0 |  |",
+    ),
+    "train": (
+        {
+            "model": "130m",
+            "captured": True,
+            "batch": 8,
+            "length": 2048,
+            "ours_tokens_per_s": 3e5,
+            "ours_peak_gib": 9.0,
+            "official_tokens_per_s": 2e5,
+            "official_peak_gib": 8.0,
+        },
+        "| 130m, as a CUDA graph | 8 x 2,048 | 200,000, 8.0 GiB | 300,000, 9.0 GiB | 1.50x |",
+    ),
+    "genomics": (
+        {
+            "model": "1.4m",
+            "parameters": 1_400_000,
+            "length": 1024,
+            "tokens": 10**9,
+            "bits_per_base": 1.9,
+            "markov_bits": None,
+            "tokens_per_s": 2e6,
+            "peak_gib": 10.0,
+        },
+        "| 1.4m | 1,400,000 | 1,024 | 1,000,000,000 | 1.9000 |  | 2,000,000 | 10.0 |",
+    ),
+    "species": (
+        {
+            "task": "chr22_apes",
+            "length": 1024,
+            "accuracy": 0.5,
+            "low": 0.45,
+            "high": 0.55,
+            "baseline": 0.25,
+        },
+        "| chr22_apes | 1,024 | 50.0 % | 45.0 to 55.0 % | 25.0 % |",
+    ),
+    "audio": (
+        {"data": "sc09", "model": "mamba", "parameters": 6_100_000, "nll_bits": 1.85, "fid": 0.94},
+        "| sc09 | mamba | 6,100,000 | 1.850 | 0.94 |  |  |  |",
+    ),
+    "synthetic": (
+        {"task": "induction_heads", "mixer": "mamba", "length": 2**20, "accuracy": 1.0},
+        "| induction heads | 1,048,576 | 100.0 % |  |",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_row_is_a_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    row, line = EXAMPLES[name]
+    published(tmp_path, name, [row])
+    tables.main([name])
+    _, _, heads, _, found, *_ = capsys.readouterr().out.split("\n")
+    assert found == line
+    assert heads.count("|") == line.count("|")
+
+
+def test_mixers_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"task": "induction_heads", "mixer": mixer, "length": length, "accuracy": accuracy}
+        for mixer, length, accuracy in (("mamba", 64, 1.0), ("mamba", 128, 0.9), ("s4d", 64, 0.2))
+    ]
+    results = FACTS | {"seed": 0, "rows": rows}
+    lines = tables.table(results, tables.TABLES["synthetic"]).split("\n")[4:]
+    assert lines == ["| induction heads | 64 | 100.0 % | 20.0 % |", "| induction heads | 128 | 90.0 % |  |"]
+
+
+def test_a_document_gets_the_tables_that_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    published(tmp_path, "loader", [EXAMPLES["loader"][0]])
+    document = tmp_path / "room" / "README.md"
+    document.parent.mkdir()
+    document.write_text("Before.\n<!-- table: loader -->\nold\n<!-- end of table -->\nAfter.\n")
+    tables.main(["--write"])
+    text = document.read_text()
+    assert text.startswith("Before.\n<!-- table: loader -->\n`python -m x`: a GPU")
+    assert text.endswith("| 1,024 | 695 |\n<!-- end of table -->\nAfter.\n")
+    assert str(document) in capsys.readouterr().out
+    tables.main(["--write"])
+    assert capsys.readouterr().out == ""
+    document.write_text("<!-- table: scan -->\n<!-- end of table -->\n")
+    with pytest.raises(SystemExit, match=r"README.md shows the table scan, but there is no .*scan.json"):
+        tables.main(["--write"])
+
+
+@pytest.mark.parametrize("document", tables.documents(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_tables_of_every_document_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert tables.with_tables(text, document.name) == text, "Run `python -m pipelines.tables --write`."
+    assert text.count("<!-- table: ") == text.count("<!-- end of table -->") == len(tables.places(text))
