@@ -10,6 +10,7 @@ A prompt is any WAV, FLAC or OGG file; a sample holds it, as the model's codes h
 log-likelihood is that of what follows, under the model, in nats, before temperature and filters.
 """
 
+import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -124,6 +125,7 @@ def read_request(config: Config) -> Request:
         "labels": labels,
         "prompt": config.prompt,
         "prompt_length": len(prompt),
+        "prompt_sha256": hashlib.sha256(prompt.numpy().tobytes()).hexdigest() if len(prompt) else None,
     }
     return Request(model, labels, prompt, length, settings)
 

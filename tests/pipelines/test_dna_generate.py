@@ -4,6 +4,7 @@ import shutil
 import signal
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyfaidx
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from bio.fasta_writer import FastaWriter
 from core.checkpoint import save_checkpoint
 from core.model import SequenceModel, SequenceModelConfig
-from pipelines import dna_generate
+from pipelines import dna_generate, sampling
+from pipelines.sampling_state import SavedState, save_state
 from pipelines.schema import schema_keys
 
 
@@ -162,6 +164,25 @@ def test_ctrl_c_and_resume(
     assert dna_generate.main([*call, "output=cut.fa", "resume=true"]) == 0
     assert Path("cut.fa").read_bytes() == Path("whole.fa").read_bytes()
     assert sorted(path.name for path in Path().iterdir()) == ["cut.fa", "whole.fa"]
+
+
+@pytest.mark.usefixtures("short_pieces")
+def test_a_killed_call_resumes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill right after a saved state leaves on the disk is enough to go on."""
+
+    def save_and_copy(path: Path, settings: dict[str, Any], state: SavedState) -> None:
+        save_state(path, settings, state)
+        if state.position == 30:
+            shutil.copytree(".", "killed", dirs_exist_ok=True, ignore=shutil.ignore_patterns("killed"))
+
+    monkeypatch.setattr(sampling, "save_state", save_and_copy)
+    whole = generate(run, "count=3", "batch_size=2", "save_every=0")
+    assert sorted(path.name for path in Path("killed").iterdir()) == [
+        "out.fa.part",
+        "out.fa.state.safetensors",
+    ]
+    monkeypatch.chdir("killed")
+    assert generate(run, "count=3", "batch_size=2", "resume=true") == whole
 
 
 @pytest.mark.usefixtures("short_pieces")
