@@ -82,7 +82,18 @@ class EagerEngine:
 
 
 def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> Engine:
-    """The engine for a model on its device."""
+    """The engine for a model on its device.
+
+    On an NVIDIA GPU of compute capability 9.0 one kernel runs all steps, if it takes the model's sizes; else,
+    on any GPU, CUDA graphs of model.step do.
+    """
+    if allowed.device.type == "cuda":
+        from core.decoding_graph import GraphEngine
+        from core.decoding_persistent import PersistentEngine, takes
+
+        return (PersistentEngine if takes(model, allowed.device) else GraphEngine)(
+            model, count, config, allowed
+        )
     return EagerEngine(model, config, allowed)
 
 

@@ -1,0 +1,107 @@
+"""The arguments of the decoding kernel, laid out as the structures that cuda_source/types.cuh so names."""
+
+import ctypes
+from typing import NamedTuple
+
+_POINTERS = (
+    *("bias", "conv_weight", "conv_bias", "dt_weight", "dt_bias", "A", "B", "C", "D"),
+    *("conv", "ssm", "frames_in", "frames_out"),
+)
+_NUMBERS = (
+    *("kind", "period", "depth", "width", "own_channels", "pool"),
+    *("dt_rank", "projected", "is_complex", "has_dt", "has_B", "has_C"),
+    *("residual", "save", "add"),
+)
+BLOCK, HEAD, COMPRESS, EXPAND = range(4)
+BARRIERS = 6
+
+
+class Product(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("high", "low")),
+        *((name, ctypes.c_int) for name in ("tiles", "steps")),
+    )
+
+
+class Operation(ctypes.Structure):
+    _fields_ = (
+        *((name, Product) for name in ("first", "second", "third")),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int) for name in _NUMBERS),
+    )
+
+
+class Arguments(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("operations", "embedding_operand", "embedding", "keys", "allowed"),
+                *("logits", "tokens", "log_probabilities"),
+            )
+        ),
+        ("position", ctypes.c_int64),
+        *((name, ctypes.c_int) for name in ("steps", "slowest_period", "top_k")),
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "epsilon")),
+    )
+
+
+class Sizes(NamedTuple):
+    """The macros of the source; see cuda_source/types.cuh."""
+
+    CLUSTER: int
+    STREAMS: int
+    THREADS: int
+    STATE: int
+    CONV: int
+    PLANES: int
+    VOCABULARY: int
+    WIDEST: int
+    OWN_CHANNELS: int
+    OPERAND: int
+    PROJECTED: int
+    RESIDUAL_ROWS: int
+    SKIP_ROWS: int
+    OPERATIONS: int
+
+    def shared_memory(self) -> int:
+        """Bytes of shared memory of a block."""
+        return ctypes.sizeof(_shared(self))
+
+
+def _shared(sizes: Sizes) -> type[ctypes.Structure]:
+    streams, word = sizes.STREAMS, ctypes.c_float
+
+    class Local(ctypes.Structure):
+        _fields_ = (
+            ("projected", word * (streams * sizes.PROJECTED)),
+            ("u", word * (streams * (sizes.OWN_CHANNELS + 4))),
+            ("z", word * (streams * (sizes.OWN_CHANNELS + 4))),
+            ("operand", word * (streams * _apart(sizes.OPERAND))),
+        )
+
+    class Drawing(ctypes.Structure):
+        _fields_ = (("logits_and_noise", word * (2 * sizes.VOCABULARY * (streams + 2))),)
+
+    class Union(ctypes.Union):
+        _fields_ = (("local", Local), ("drawing", Drawing))
+
+    class Shared(ctypes.Structure):
+        _fields_ = (
+            ("barriers", ctypes.c_uint64 * BARRIERS),
+            ("stream", word * (2 * streams * _apart(sizes.WIDEST))),
+            ("union", Union),
+            ("outputs", word * (sizes.WIDEST * streams)),
+            ("projections", word * (sizes.CLUSTER * sizes.PROJECTED * streams)),
+            ("residual", word * (2 * sizes.RESIDUAL_ROWS * streams)),
+            ("skips", word * (sizes.SKIP_ROWS * streams)),
+            ("scale", word * streams),
+            ("tokens", word * streams),
+            ("operations", Operation * sizes.OPERATIONS),
+        )
+
+    return Shared
+
+
+def _apart(words: int) -> int:
+    return words + (16 if words % 32 == 0 else 0)

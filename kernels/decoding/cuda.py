@@ -1,0 +1,28 @@
+"""Compiling and launching the decoding kernel."""
+
+import functools
+from pathlib import Path
+
+import torch
+
+from kernels import nvrtc
+from kernels.decoding.arguments import Arguments, Sizes
+
+FILES = ("types", "primitives", "products", "exchange", "block", "frames", "sampling", "decode")
+THREADS = 256
+
+
+def sources() -> tuple[Path, ...]:
+    return tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in FILES)
+
+
+@functools.cache
+def _compiled(sizes: Sizes, device: torch.device) -> nvrtc.Kernels:
+    return nvrtc.load(sources(), device, **sizes._asdict())
+
+
+def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.device) -> None:
+    """Decode on the current stream; each cluster has sizes.STREAMS streams."""
+    kernels = _compiled(sizes, device)
+    blocks = clusters * sizes.CLUSTER
+    kernels.launch("decode", blocks, sizes.THREADS, [arguments], sizes.shared_memory())

@@ -1,0 +1,161 @@
+// Logits, and a token drawn from them: the arithmetic of core/sampling.py, a warp a stream.
+
+__device__ u64 hash(u64 key, u64 index) {
+  u64 bits = key + (index + 1) * 0x9E3779B97F4A7C15ull;
+  bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ull;
+  bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBull;
+  return bits ^ (bits >> 31);
+}
+__device__ float gumbel_noise(u64 key_at_position, int symbol) {
+  float uniform = ((float)(u32)(hash(key_at_position, symbol) >> 41) + 0.5f) * (1.0f / 8388608);
+  return -logf(-logf(uniform));
+}
+
+
+// Logits of the next token, and the noise that will choose among them, for all. A rank has some tiles of 16 symbols.
+__device__ void run_head(Shared& m, const Operation& op, Place& at, const Arguments& a, i64 position) {
+  Fragments f;
+  fetch_first(f, op.first, at);
+  await_stream(m, at);
+  measure_streams(m, at, op.width, a.epsilon);
+  __syncthreads();
+  int symbols = op.first.tiles * 16, first = at.rank * symbols;
+  u64* barrier = m.barriers + LOGITS;
+  multiply(op.first, f, &m.stream[at.current][0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
+    int symbol = first + row;
+    if (symbol >= VOCABULARY) return;
+    float bias = op.bias ? op.bias[symbol] : 0;
+    x = x * m.scale[stream] + bias;
+    y = y * m.scale[stream + 1] + bias;
+    for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.drawing.logits[symbol][stream], barrier, rank, x, y);
+  });
+  for (int item = at.thread; item < symbols * STREAMS / 2; item += THREADS) {
+    int symbol = first + item % symbols, stream = item / symbols * 2;
+    if (symbol >= VOCABULARY) continue;
+    float x = gumbel_noise(hash(a.keys[at.row + stream], position), symbol);
+    float y = gumbel_noise(hash(a.keys[at.row + stream + 1], position), symbol);
+    for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.drawing.noise[symbol][stream], barrier, rank, x, y);
+  }
+  await(m, at, LOGITS, VOCABULARY * STREAMS * 8);
+}
+
+// The logits that the launch begins with, and their noise.
+__device__ void load_drawing(Shared& m, const Place& at, const Arguments& a) {
+  for (int item = at.thread; item < VOCABULARY * STREAMS; item += THREADS) {
+    int symbol = item % VOCABULARY, stream = item / VOCABULARY;
+    m.drawing.logits[symbol][stream] = a.logits[(at.row + stream) * VOCABULARY + symbol];
+    m.drawing.noise[symbol][stream] = gumbel_noise(hash(a.keys[at.row + stream], a.position), symbol);
+  }
+  __syncthreads();
+}
+__device__ void store_logits(const Shared& m, const Place& at, const Arguments& a) {
+  for (int item = at.thread; item < VOCABULARY * STREAMS; item += THREADS)
+    a.logits[(at.row + item / VOCABULARY) * VOCABULARY + item % VOCABULARY] =
+        m.drawing.logits[item % VOCABULARY][item / VOCABULARY];
+}
+
+constexpr int SYMBOLS = (VOCABULARY + 31) / 32;  // of a lane
+constexpr float NEVER = -1e30f;
+
+__device__ float warp_sum(float x) {
+  for (int apart = 16; apart; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
+  return x;
+}
+__device__ float warp_max(float x) {
+  for (int apart = 16; apart; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
+  return x;
+}
+
+// The largest t in [lowest, 0] for which enough(t) holds; it holds at the lowest, and falls as t rises.
+template <class Enough>
+__device__ float bisect(float lowest, Enough enough) {
+  float low = lowest, high = 0;
+  for (int i = 0; i < 40; i++) {
+    float middle = 0.5f * (low + high);
+    if (enough(middle)) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+// Marks as NEVER the scores (the largest is 0) that the filters forbid.
+__device__ void filter(float (&score)[SYMBOLS], const Arguments& a) {
+  float least = 0;
+  for (int i = 0; i < SYMBOLS; i++)
+    if (score[i] > NEVER) least = fminf(least, score[i]);
+  least = -warp_max(-least) - 1;
+  float threshold = least;
+  if (a.top_k > 0)
+    threshold = bisect(least, [&](float t) {
+      int count = 0;
+      for (int i = 0; i < SYMBOLS; i++) count += __popc(__ballot_sync(~0u, score[i] >= t));
+      return count >= a.top_k;
+    });
+  for (int i = 0; i < SYMBOLS; i++)
+    if (score[i] < threshold) score[i] = NEVER;
+  if (a.top_p < 1) {
+    float total = 0;
+    for (int i = 0; i < SYMBOLS; i++) total += expf(score[i]);
+    total = warp_sum(total) * a.top_p;
+    // A symbol stays where the more probable ones have less than top_p: below the least such score they have more.
+    threshold = bisect(least, [&](float t) {
+      float above = 0;
+      for (int i = 0; i < SYMBOLS; i++) above += score[i] > t ? expf(score[i]) : 0;
+      return warp_sum(above) >= total;
+    });
+    for (int i = 0; i < SYMBOLS; i++)
+      if (score[i] <= threshold && score[i] < 0) score[i] = NEVER;
+  }
+  for (int i = 0; i < SYMBOLS; i++)
+    if (expf(score[i]) < a.min_p) score[i] = NEVER;
+}
+
+// Draws the next token of each stream, and writes it as number `step` of the launch.
+__device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
+  for (int stream = at.warp; stream < STREAMS; stream += WARPS) {
+    float logit[SYMBOLS], score[SYMBOLS], largest = NEVER, best = NEVER;
+    for (int i = 0; i < SYMBOLS; i++) {
+      int symbol = at.lane + 32 * i;
+      logit[i] = symbol < VOCABULARY ? m.drawing.logits[symbol][stream] : NEVER;
+      score[i] = symbol < VOCABULARY && a.allowed[symbol] ? logit[i] : NEVER;
+      largest = fmaxf(largest, logit[i]);
+      best = fmaxf(best, score[i]);
+    }
+    largest = warp_max(largest);
+    best = warp_max(best);
+    float total = 0;
+    for (int i = 0; i < SYMBOLS; i++) total += expf(logit[i] - largest);
+    total = warp_sum(total);
+    if (a.temperature > 0) {
+      for (int i = 0; i < SYMBOLS; i++)
+        if (score[i] > NEVER) score[i] = fmaxf((score[i] - best) / a.temperature, 0.5f * NEVER);
+      if (a.top_k > 0 || a.top_p < 1 || a.min_p > 0) filter(score, a);
+      for (int i = 0; i < SYMBOLS; i++)
+        if (score[i] > NEVER) score[i] += m.drawing.noise[at.lane + 32 * i][stream];
+    }
+    float top = NEVER;
+    int token = VOCABULARY;
+    for (int i = 0; i < SYMBOLS; i++)
+      if (score[i] > top) {
+        top = score[i];
+        token = at.lane + 32 * i;
+      }
+    for (int apart = 16; apart; apart /= 2) {
+      float other = __shfl_xor_sync(~0u, top, apart);
+      int others = __shfl_xor_sync(~0u, token, apart);
+      if (other > top || (other == top && others < token)) {
+        top = other;
+        token = others;
+      }
+    }
+    if (at.lane == 0) {
+      m.tokens[stream] = token;
+      if (at.rank == 0) {
+        i64 to = (at.row + stream) * a.steps + step;
+        a.tokens[to] = token;
+        a.log_probabilities[to] = m.drawing.logits[token][stream] - largest - logf(total);
+      }
+    }
+  }
+  __syncthreads();
+}

@@ -1,0 +1,175 @@
+"""Decoding on a GPU: its engines are forward, and a sample is the same however it is batched, cut or saved."""
+
+import os
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from core.decoding import EagerEngine, Engine, Model, Situation
+from core.generation import Decoder
+from core.model import SequenceModel, SequenceModelConfig
+from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
+from core.sampling import SamplingConfig, sample, sample_keys
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.")
+
+S4D = MixerConfig(complex=True, selective=False)
+CONFIGS = {
+    "plain": SequenceModelConfig(vocab_size=16, d_model=64, n_layer=3),
+    "complex": SequenceModelConfig(vocab_size=12, d_model=32, n_layer=2, complex=True, tie_embeddings=False),
+    "time-invariant": SequenceModelConfig(vocab_size=256, d_model=64, n_layer=2, selective=False),
+    "only dt": SequenceModelConfig(vocab_size=20, d_model=48, n_layer=2, selective=["dt"], d_state=32),
+    "wide": SequenceModelConfig(vocab_size=16, d_model=768, n_layer=2),
+    "clocks": MultiscaleModelConfig(n_layer=2),
+    "clocks around S4D": MultiscaleModelConfig(
+        n_layer=1, pools=[16, 16], outer=S4D, centre=MixerConfig(True)
+    ),
+    "uneven clocks": MultiscaleModelConfig(n_layer=2, d_model=32, pools=[3, 2, 2], middle=S4D),
+}
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+STEPS = int(os.environ.get("DECODED_STEPS", "1500"))  # 32000 for the full check
+
+
+def engines() -> list:
+    from core.decoding_graph import GraphEngine
+    from core.decoding_persistent import PersistentEngine
+
+    return [GraphEngine, PersistentEngine]
+
+
+every_engine = pytest.mark.parametrize("make", engines() if torch.cuda.is_available() else [])
+
+
+def model_of(config: SequenceModelConfig | MultiscaleModelConfig) -> Model:
+    torch.manual_seed(0)
+    model: Model = (SequenceModel if isinstance(config, SequenceModelConfig) else MultiscaleModel)(config)
+    model.embedding.weight.data *= 10
+    return model.cuda()
+
+
+def begun(make: type, model: Model, count: int, config: SamplingConfig | None = None) -> Engine:
+    mask = torch.arange(model.config.padded_vocab_size, device="cuda") < model.config.vocab_size
+    engine = make(model, count, config or SamplingConfig(), mask)
+    logits = torch.zeros(count, len(mask), device="cuda")
+    engine.begin(Situation(logits, model.initial_state(count), 0), sample_keys(0, 0, count, "cuda"))
+    return engine
+
+
+@torch.no_grad()
+def errors(model: Model, engine: Engine, tokens: Tensor, log_probability: Tensor) -> tuple[float, float]:
+    """How far log-probabilities and the last logits are from those of forward."""
+    logits = model(tokens)
+    expected = logits.log_softmax(dim=-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    last = engine.situation().logits
+    return (
+        (log_probability[:, 1:] - expected).abs().max().item(),
+        (last - logits[:, -1]).abs().max().item(),
+    )
+
+
+@every_engine
+@every_config
+def test_decoding_is_forward(make: type, config: SequenceModelConfig | MultiscaleModelConfig) -> None:
+    model = model_of(config)
+    engine = begun(make, model, 3)
+    found = errors(model, engine, *engine.advance(STEPS))
+    print(f"log-probabilities {found[0]:.1e} and logits {found[1]:.1e} off after {STEPS} steps")
+    assert max(found) < 1e-4
+
+
+@every_config
+def test_bf16_weights_are_close(config: SequenceModelConfig | MultiscaleModelConfig) -> None:
+    model = model_of(config)
+    with torch.autocast("cuda", torch.bfloat16):
+        engine = begun(engines()[1], model, 3)
+    found = errors(model, engine, *engine.advance(STEPS))
+    print(f"log-probabilities {found[0]:.1e} and logits {found[1]:.1e} off in bf16")
+    assert max(found) < 0.1
+
+
+@every_engine
+def test_engines_draw_what_the_eager_one_draws(make: type) -> None:
+    model = model_of(CONFIGS["clocks"])
+    expected, _ = begun(_Eager, model, 5).advance(100)
+    found, _ = begun(make, model, 5).advance(100)
+    assert torch.equal(found, expected)
+
+
+class _Eager(EagerEngine):
+    def __init__(self, model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> None:
+        super().__init__(model, config, allowed)
+
+
+@pytest.mark.parametrize("name", ["plain", "clocks"])
+def test_a_sample_is_the_same_in_any_batch(name: str) -> None:
+    model = model_of(CONFIGS[name])
+    together = Decoder(model, 600, seed=3).advance(400)
+    for count, first in [(1, 0), (1, 599), (7, 300), (200, 100), (300, 300)]:
+        drawn = Decoder(model, count, seed=3, first_sample=first).advance(400)
+        for part, whole in zip(drawn, together, strict=True):
+            assert torch.equal(part, whole[first : first + count])
+
+
+@every_engine
+def test_any_cuts_give_the_same_bits(make: type) -> None:
+    model = model_of(CONFIGS["clocks"])
+    whole = begun(make, model, 4).advance(200)
+    engine = begun(make, model, 4)
+    parts = [engine.advance(steps) for steps in (1, 5, 16, 17, 161)]
+    for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(one, torch.cat(pieces, dim=1))
+
+
+def test_a_restored_decoder_continues_bit_by_bit() -> None:
+    model = model_of(CONFIGS["clocks"])
+    decoder = Decoder(model, 3, seed=1)
+    decoder.prefill(torch.arange(100))
+    decoder.advance(37)
+    saved = {name: tensor.cpu() for name, tensor in decoder.state_dict().items()}
+    expected = decoder.advance(300)
+    restored = Decoder(model, 3)
+    restored.load_state_dict(saved)
+    for found, wanted in zip(restored.advance(300), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplingConfig(0.0),
+        SamplingConfig(1e-30),
+        SamplingConfig(0.7),
+        SamplingConfig(top_k=5),
+        SamplingConfig(top_p=0.6),
+        SamplingConfig(min_p=0.2),
+        SamplingConfig(1.3, top_k=20, top_p=0.9, min_p=0.05),
+    ],
+    ids=str,
+)
+def test_tokens_are_those_of_sample(config: SamplingConfig) -> None:
+    model, count = model_of(CONFIGS["clocks"]), 500
+    engine = begun(engines()[1], model, count, config)
+    logits = torch.randn(count, 256, device="cuda") * 3
+    keys = sample_keys(5, 0, count, "cuda")
+    engine.begin(Situation(logits.clone(), model.initial_state(count), 12), keys)
+    tokens, log_probability = engine.advance(1)
+    expected, expected_log = sample(
+        logits, keys, 12, config, torch.ones(256, dtype=torch.bool, device="cuda")
+    )
+    assert (tokens[:, 0] == expected).float().mean() > 0.995  # a tie in the last bit may fall otherwise
+    same = tokens[:, 0] == expected
+    torch.testing.assert_close(log_probability[same, 0], expected_log[same], rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_follow_the_softmax() -> None:
+    model, count = model_of(CONFIGS["plain"]), 20_000
+    engine = begun(engines()[1], model, count)
+    logits = torch.linspace(-2, 2, 16, device="cuda")
+    engine.begin(
+        Situation(logits.expand(count, -1).clone(), model.initial_state(count), 3),
+        sample_keys(0, 0, count, "cuda"),
+    )
+    counts = engine.advance(1)[0].flatten().bincount(minlength=16).cpu()
+    assert chisquare(counts, logits.cpu().double().softmax(0) * count).pvalue > 0.001
