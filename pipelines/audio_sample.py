@@ -237,7 +237,7 @@ def rows_of(request: Request, run: SamplingRun, files: Sequence[Path]) -> list[R
 def report_speed(run: SamplingRun, request: Request) -> None:
     """Say on stderr how much sound took how long; the real-time factor is seconds of sound in a second."""
     sound = run.drawn / request.model.rate
-    if run.drawn:
+    if run.drawn > 0:
         print(
             f"real-time factor {sound / run.seconds:.3g}: {sound:.2f} s of sound in {run.seconds:.2f} s, "
             f"{run.drawn / run.seconds:,.0f} samples a second",

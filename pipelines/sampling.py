@@ -116,9 +116,13 @@ class SamplingRun:
         nothing = SavedState(0, 0, options.batch_size, torch.zeros(options.count, dtype=torch.float64), {})
         saved = load_state(state_path, settings) if options.resume and state_path is not None else None
         self.finished, self._position, self._batch_size, self.log_likelihood, self._decoder = saved or nothing
-        self.drawn, self.seconds = 0, 0.0
-        self._saved_at = 0.0
+        self._tokens_before = self._tokens()
+        self._saved_at = self.seconds = 0.0
         self._piece = FIRST_PIECE
+
+    @property
+    def drawn(self) -> int:
+        return self._tokens() - self._tokens_before
 
     def draw(self) -> None:
         """Draw what is left, with a bar on stderr.
@@ -127,10 +131,9 @@ class SamplingRun:
         ValueError where not even one sample fits into the memory.
         """
         began = self._saved_at = time.perf_counter()
-        done = self.finished * self.task.length + self._position * len(self._rows())
         total = self.options.count * self.task.length
         try:
-            with StopRequest() as stop, progress_bar(total, done, self.task.unit) as bar:
+            with StopRequest() as stop, progress_bar(total, self._tokens(), self.task.unit) as bar:
                 while self.finished < self.options.count:
                     if self._draw_batch(stop, bar):
                         self.finished, self._position = self._rows().stop, 0
@@ -138,6 +141,10 @@ class SamplingRun:
                         self._halve(bar)
         finally:
             self.seconds = time.perf_counter() - began
+
+    def _tokens(self) -> int:
+        """Tokens that are drawn, by earlier processes too."""
+        return self.finished * self.task.length + self._position * len(self._rows())
 
     def _rows(self) -> range:
         """The samples of the present batch."""
@@ -163,7 +170,6 @@ class SamplingRun:
             # summed on the CPU, where the order of a row's sum does not depend on the batch
             self.log_likelihood[rows.start : rows.stop] += log_probability.cpu().double().sum(dim=1)
             self._position += steps
-            self.drawn += steps * len(rows)
             bar.update(steps * len(rows))
             self._piece = next_piece(self._piece, time.perf_counter() - began)
             if stop.requested or time.perf_counter() - self._saved_at >= self.options.save_every:
@@ -211,7 +217,6 @@ class SamplingRun:
             file=sys.stderr,
         )
         bar.update(-self._position * len(rows))
-        self.drawn -= self._position * len(rows)
         self.log_likelihood[rows.start : rows.stop] = 0
         self._position, self._batch_size, self._decoder = 0, len(rows) // 2, {}
         if torch.cuda.is_available():
