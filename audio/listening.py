@@ -28,7 +28,7 @@ HEADERS = {
 NUMBERS = ("confidence", "bits")
 
 Summary = Mapping[str, Mapping[str, str]]
-"""Model -> column -> what its cell says."""
+"""Model -> column -> what its cell says; a column that says nothing of any model is left out."""
 
 
 class ListeningClip(NamedTuple):
@@ -68,7 +68,8 @@ def listening_page(clips: Sequence[ListeningClip], title: str, description: str,
 
 def _summary_table(summary: Summary, models: Sequence[str]) -> str:
     """A row a model, a column for whatever is known of any."""
-    columns = list(dict.fromkeys(column for cells in summary.values() for column in cells))
+    named = dict.fromkeys(column for cells in summary.values() for column in cells)
+    columns = [column for column in named if any(cells.get(column) for cells in summary.values())]
     head = "".join(f'<th scope="col" class="number">{escape(column)}</th>' for column in columns)
     rows = "".join(
         f"<tr>{_model_header(model, models)}"

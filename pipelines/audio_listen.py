@@ -26,8 +26,10 @@ from core.files import replaced_atomically
 from pipelines.audio_index import read_index
 from pipelines.cli import command
 from pipelines.config import parse_config
-from pipelines.evaluation_report import ALL, METRICS, REPORT, interval_text, read_report
+from pipelines.evaluation_report import ALL, METRICS, REPORT, read_report
 from pipelines.evaluation_source import INDEX, TABLE, read_table
+
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Config:
     )
     output: str = field(default="listening.html", metadata={"help": "the page to write"})
     title: str = field(default="Listening", metadata={"help": "of the page"})
-    count: int = field(default=50, metadata={"help": "clips of each model at most, the first ones"})
+    count: int = field(default=50, metadata={"help": "clips of each model at most, evenly spaced"})
 
     def __post_init__(self) -> None:
         if not self.folders:
@@ -67,21 +69,24 @@ def listen(config: Config) -> list[ListeningClip]:
     """Write the page of a configuration and return its clips. The page is there whole or not at all."""
     listed: list[Listed] = []
     metrics: dict[str, dict[str, str]] = {}
+    facts: list[str] = []
     for folder, name in zip(map(Path, config.folders), model_names(config.folders), strict=True):
         if (folder / REPORT).is_file():
             prefix = "" if len(config.folders) == 1 else f"{name}: "
-            for source in read_report(folder)["sources"]:
+            evaluation = read_report(folder)
+            facts.append(prefix + evaluation_facts(evaluation))
+            for source in evaluation["sources"]:
                 model = prefix + source["name"]
-                listed += evaluated_clips(folder, source["folder"], model)[: config.count]
+                listed += evenly_spaced(evaluated_clips(folder, source["folder"], model), config.count)
                 metrics[model] = metric_cells(source)
         else:
-            listed += folder_clips(folder, name)[: config.count]
+            listed += evenly_spaced(folder_clips(folder, name), config.count)
     waveforms = read_alike([clip.path for clip in listed])
     clips = [
         ListeningClip(clip.model, clip.path.stem, waveform, **clip.known)
         for clip, waveform in zip(listed, waveforms, strict=True)
     ]
-    description = f"{len(clips):,} clips, {RATE:,} samples a second."
+    description = " ".join([f"{len(clips):,} clips, {RATE:,} samples a second.", *facts])
     page = listening_page(clips, config.title, description, summary(clips, metrics))
     with replaced_atomically(Path(config.output)) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -133,6 +138,11 @@ def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
     ]
 
 
+def evenly_spaced(clips: list[Listed], count: int) -> list[Listed]:
+    """At most `count` of the clips, from the first on, so that all of their classes are heard."""
+    return clips[:: -(-len(clips) // count)] if clips else []
+
+
 def bits_per_sample(nats: str, sound: Path) -> float | None:
     """From the log-likelihood of a file as a table has it; None where it is empty."""
     return -float(nats) / math.log(2) / soundfile.info(sound).frames if nats else None
@@ -160,28 +170,38 @@ def summary(clips: Sequence[ListeningClip], metrics: Mapping[str, Mapping[str, s
     rows = {}
     for model in dict.fromkeys(clip.model for clip in clips):
         own = [clip for clip in clips if clip.model == model]
-        cells = {
-            "clips": f"{len(own):,}",
-            "seconds": f"{sum(len(clip.waveform) for clip in own) / RATE:.1f}",
-        }
-        if bits := [clip.bits for clip in own if clip.bits is not None]:
-            cells["bits a sample"] = f"{fmean(bits):.3f}"
-        if confidence := [clip.confidence for clip in own if clip.confidence is not None]:
-            cells["confidence"] = f"{fmean(confidence):.0%}"
+        bits = [clip.bits for clip in own if clip.bits is not None]
+        cells = {"clips here": f"{len(own):,}", "bits a sample": f"{fmean(bits):.3f}" if bits else ""}
         rows[model] = cells | dict(metrics.get(model, {}))
     return rows
 
 
+def evaluation_facts(evaluation: Mapping[str, Any]) -> str:
+    """What a listener must know of an evaluation, in sentences."""
+    right = evaluation["classifier"]["test_accuracy"]
+    return (
+        f"Classes are those that a classifier hears, which is right on {right:.1%} of the test clips of "
+        f"{evaluation['data']['name']}. Behind {PLUS_MINUS} stands half of a 95 % interval."
+    )
+
+
 def metric_cells(source: Mapping[str, Any]) -> dict[str, str]:
-    """What an evaluation has found of all clips of a source, with half of each 95 % interval."""
+    """What an evaluation has found of all clips of a source."""
     metrics = source["selections"][ALL]
-    cells = {"clips measured": f"{metrics['clips']:,}"}
-    if source["nll_bits"] is not None:
-        cells["NLL of test clips"] = f"{source['nll_bits']:.3f}"
-    for key, name in METRICS.items():
-        if key in metrics:
-            cells[name] = interval_text(Interval(**metrics[key])).replace("+-", "\N{PLUS-MINUS SIGN}")
-    return cells
+    bits = source["nll_bits"]
+    cells = {"clips measured": f"{metrics['clips']:,}", "test NLL": "" if bits is None else f"{bits:.3f}"}
+    return cells | {
+        name: interval_text(Interval(**metrics[key])) for key, name in METRICS.items() if key in metrics
+    }
+
+
+def interval_text(interval: Interval) -> str:
+    """A value with half its interval, to the second digit of that: 587 and 62, 7.92 and 0.11."""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.3f}"
+    reach = (interval.high - interval.low) / 2
+    digits = min(3, max(0, 1 - math.floor(math.log10(reach)))) if reach > 0 else 3
+    return f"{interval.value:,.{digits}f} {PLUS_MINUS} {reach:,.{digits}f}"
 
 
 if __name__ == "__main__":

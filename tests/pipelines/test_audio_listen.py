@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from audio.metric.bootstrap import Interval
 from audio.waveform import RATE
-from pipelines.audio_listen import Config, listen, main, model_names
+from pipelines.audio_listen import Config, interval_text, listen, main, model_names
 
 INTERVAL = {"value": 1.5, "low": 1.25, "high": 1.75}
 
@@ -34,7 +35,8 @@ def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> Path:
         f"mamba/wav/00000.wav\t\tseven\t0.750000\t{-500 * math.log(2):.3f}\n"
     )
     source = {"name": "mamba", "folder": "mamba", "nll_bits": 2.125, "selections": {"all": metrics}}
-    (folder / "evaluation.json").write_text(json.dumps({"sources": [source]}))
+    facts = {"classifier": {"test_accuracy": 0.975}, "data": {"name": "fsdd"}}
+    (folder / "evaluation.json").write_text(json.dumps(facts | {"sources": [source]}))
     return folder
 
 
@@ -71,7 +73,8 @@ def test_evaluation_tells_classes_and_metrics() -> None:
     assert clip[3:] == ("seven", 0.75, None, pytest.approx(1.25, abs=1e-5))
     page = Path("listening.html").read_text()
     assert '<td class="number">2,048</td>' in page
-    assert '<td class="number">2.125</td><td class="number">1.500 \N{PLUS-MINUS SIGN} 0.250</td>' in page
+    assert '<td class="number">2.125</td><td class="number">1.50 \N{PLUS-MINUS SIGN} 0.25</td>' in page
+    assert "right on 97.5% of the test clips of fsdd" in page
     assert '<td class="number">1.500</td>' in page
     assert "modified IS" not in page
 
@@ -80,7 +83,7 @@ def test_models_stand_side_by_side_in_the_order_given() -> None:
     write_sounds(Path("runs/b/samples"), "x.wav", "y.wav", "z.wav")
     write_sounds(Path("runs/a/samples"), "x.wav")
     clips = listen(Config(["runs/b/samples", "runs/a/samples"], count=2))
-    assert [(clip.model, clip.name) for clip in clips] == [("b", "x"), ("b", "y"), ("a", "x")]
+    assert [(clip.model, clip.name) for clip in clips] == [("b", "x"), ("b", "z"), ("a", "x")]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,19 @@ def test_models_stand_side_by_side_in_the_order_given() -> None:
 )
 def test_models_are_named_by_what_tells_them_apart(folders: list[str], names: list[str]) -> None:
     assert model_names(folders) == names
+
+
+@pytest.mark.parametrize(
+    ("value", "reach", "text"),
+    [
+        (587.4, 61.7, "587 ± 62"),
+        (4698.0, 1456.8, "4,698 ± 1,457"),
+        (7.919, 0.106, "7.92 ± 0.11"),
+        (0.0, 0.0, "0.000 ± 0.000"),
+    ],
+)
+def test_intervals_tell_the_digits_that_count(value: float, reach: float, text: str) -> None:
+    assert interval_text(Interval(value, value - reach, value + reach)) == text
 
 
 def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
