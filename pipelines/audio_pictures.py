@@ -1,7 +1,8 @@
 """Pictures of what a model of waveforms has learnt, as PNG files that are whole or absent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -21,4 +22,21 @@ def draw_positions(measured: Mapping[str, Likelihood], picture: Path) -> None:
         (line,) = axes.plot(middles, bits, marker="o", markersize=3, label=name)
         axes.axhline(one.bits, color=line.get_color(), linewidth=0.8, linestyle="dashed")
     axes.legend(title="dashed: the mean")
+    save(figure, picture)
+
+
+def draw_bits(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
+    """Held-out bits of each row of audio_compare, a panel a table, a point a seed."""
+    tables = list(dict.fromkeys(row["table"] for row in rows))
+    figure = Figure(figsize=(4.5 * len(tables), 4.5), layout="constrained")
+    for index, table in enumerate(tables):
+        of_table = [row for row in rows if row["table"] == table]
+        axes = figure.add_subplot(
+            1, len(tables), index + 1, title=f"{table} (lower is better)", ylabel="test bits per sample"
+        )
+        names = list(dict.fromkeys(row["model"] for row in of_table))
+        axes.plot([row["model"] for row in of_table], [row["nll_bits"] for row in of_table], "o")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.margins(0.1)
+        axes.grid(axis="y", linewidth=0.4)
     save(figure, picture)
