@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import MISSING
 from tqdm import tqdm
@@ -164,15 +164,16 @@ def run(job: Job, processes: int) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // processes)
     with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", job.module, *job.arguments, *resume],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-    if done.returncode:
+        status = start([sys.executable, "-m", job.module, *job.arguments, *resume], file, threads)
+    if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
         raise ValueError(f"The run {job.folder} failed ({''.join(last)}); {log} has all that it printed.")
+
+
+def start(command: Sequence[str], output: TextIO, threads: int) -> int:
+    """Run a command to its end and return its status."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
 
 
 def row(task: str, length: int, folder: Path) -> dict[str, Any]:

@@ -5,8 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bio.kmer import jensen_shannon, kmer_ids, kmer_names, kmer_spectrum, pearson
-from bio.vocabulary import encode
+from bio.kmer import (
+    jensen_shannon,
+    kmer_ids,
+    kmer_names,
+    kmer_spectrum,
+    pearson,
+    strandless_columns,
+    strandless_spectrum,
+)
+from bio.vocabulary import encode, reverse_complement
 from tests.bio.conftest import random_bases
 
 
@@ -59,3 +67,20 @@ def test_divergence_is_symmetric_bounded_and_zero_for_equals(first: int, second:
 def test_disjoint_spectra_are_one_bit_apart() -> None:
     one, other = kmer_spectrum(encode("AAAA"), 2), kmer_spectrum(encode("CCCC"), 2)
     assert jensen_shannon(one, other) == pytest.approx(1)
+
+
+@given(text=st.text("ACGTN", min_size=8, max_size=60), k=st.integers(1, 5))
+def test_a_strandless_spectrum_is_that_of_either_strand(text: str, k: int) -> None:
+    tokens = encode(text)
+    spectrum = strandless_spectrum(tokens, k)
+    np.testing.assert_array_equal(spectrum, strandless_spectrum(reverse_complement(tokens), k))
+    palindromes = 4 ** (k // 2) if k % 2 == 0 else 0
+    assert spectrum.shape == ((4**k + palindromes) // 2,)
+    known = sum("N" not in text[i : i + k] for i in range(len(text) - k + 1))
+    assert spectrum.sum() == pytest.approx(1.0 if known else 0.0)
+
+
+def test_a_k_mer_and_its_reverse_complement_share_a_column() -> None:
+    columns = dict(zip(kmer_names(3), strandless_columns(3).tolist(), strict=True))
+    assert columns["AAC"] == columns["GTT"]
+    assert columns["AAC"] != columns["AAG"]

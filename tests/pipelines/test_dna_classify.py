@@ -1,0 +1,278 @@
+"""Telling species apart as a user does: better than luck, the same numbers each time, bad input refused."""
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bio.species_dataset import WindowList
+from core.checkpoint import save_checkpoint
+from core.model import SequenceModel, SequenceModelConfig
+from core.training import World
+from pipelines import dna_classify, dna_species_pretrain
+from pipelines.config import merge, read_yaml
+from pipelines.dna_classification import probabilities
+from pipelines.dna_classifier import best_checkpoint, trained_classifier
+from pipelines.dna_species_data import open_set, split_windows
+from pipelines.schema import schema_keys
+from tests.bio.conftest import random_bases, write_fasta
+from tests.bio.species_sets import NAMES, markov_species, two_species, write_set
+
+TINY = [
+    "data.length=96",
+    "data.validation_windows=10",
+    "model.d_model=16",
+    "model.n_layer=2",
+    "head.pooling=mean",
+    "train.steps=60",
+    "train.batch_size=16",
+    "train.learning_rate=1e-2",
+    "train.validate_every=20",
+    "train.checkpoint_every=40",
+    "evaluation.k=3",
+    "evaluation.fit_windows=200",
+    "evaluation.lengths=[48]",
+]
+HERE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def species(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a set of five simulated species, its FASTA files beside it."""
+    return markov_species(tmp_path_factory.mktemp("species"), 16_000)
+
+
+@pytest.fixture(scope="module")
+def trained(species: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("runs") / "apes"
+    assert dna_classify.main([*given(species), *TINY, f"run.dir={folder}"]) == 0
+    return folder
+
+
+def given(species: Path) -> list[str]:
+    return [f"data.species={species}", f"data.folder={species.parent}"]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one message of a start that cannot work, after which there is no run folder."""
+    assert dna_classify.main([*TINY, "run.dir=run", *arguments]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert not Path("run").exists()
+    return error
+
+
+def result_of(folder: Path) -> dict[str, list[dict[str, float]]]:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_five_species_are_told_apart_by_more_than_luck(trained: Path) -> None:
+    result = result_of(trained)
+    ours, kmers, probe = result["rows"]
+    assert result["classes"] == list(NAMES)
+    assert result["windows"] == 5 * 41
+    assert ours["low"] > 0.5  # chance is 0.2
+    assert ours["low"] < ours["accuracy"] < ours["high"]
+    assert (kmers["model"], probe["model"]) == ("k-mers", "frozen backbone")
+    assert kmers["accuracy"] > 0.5
+    assert np.trace(result["confusion"]) / np.sum(result["confusion"]) == ours["accuracy"]
+    assert [row["length"] for row in result["by_length"]] == [48, 96]
+    assert [vote["named"] for vote in result["votes"]] == list(NAMES)
+
+
+def test_a_run_fills_its_folder(trained: Path) -> None:
+    pictures = {"confusion.png", "accuracy_by_length.png", "loss_curve.png"}
+    assert pictures | {"config.yaml", "evaluation.json", "summary.json"} <= {
+        path.name for path in trained.iterdir()
+    }
+    config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
+    assert config.data.classes == list(NAMES)
+    assert config.data.sha256 is not None
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
+def test_an_evaluation_is_the_same_each_time_and_for_any_number_of_workers(trained: Path) -> None:
+    before = (trained / "evaluation.json").read_bytes()
+    for workers in (0, 1, 4):
+        shutil.copytree(trained, f"again{workers}")
+        arguments = ["evaluate", f"run.dir=again{workers}", f"evaluation.workers={workers}"]
+        assert dna_classify.main(arguments) == 0
+        assert Path(f"again{workers}/evaluation.json").read_bytes() == before
+
+
+@dataclass(frozen=True)
+class Alone(World):
+    """One of several processes, whose sums stay its own."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+def test_any_number_of_processes_gives_every_window_the_same(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.dna_classification.BASES_AT_ONCE", 96 * 7)
+    config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
+    windows = split_windows(open_set(config.data, HERE), config.data, "test")
+    listed = WindowList(windows, windows.listed(None, 96))
+    model = trained_classifier(best_checkpoint(trained), HERE.device).model
+    whole = probabilities(model, listed, 5, HERE, both_strands=True)
+    np.testing.assert_allclose(whole.sum(axis=1), 1)
+    for size in (2, 3):
+        shares = [
+            probabilities(model, listed, 5, Alone(rank, size, HERE.device), both_strands=True)
+            for rank in range(size)
+        ]
+        np.testing.assert_array_equal(sum(shares), whole)
+
+
+def test_resumed_equals_uninterrupted(trained: Path) -> None:
+    shutil.copytree(trained, "killed")
+    last = "checkpoints/step-00000060.safetensors"
+    for name in (last, "summary.json", "evaluation.json"):
+        Path("killed", name).unlink()
+    assert dna_classify.main(["run.dir=killed", "--resume"]) == 0
+    resumed, uninterrupted = load_file(f"killed/{last}"), load_file(trained / last)
+    assert resumed.keys() == uninterrupted.keys()
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+    assert result_of(Path("killed")) == result_of(trained)
+
+
+def test_predict_names_the_species_of_each_record(
+    trained: Path, species: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [
+        (species.parent / f"{name}.fa").read_text().split(">c3\n")[1].replace("\n", "") for name in NAMES
+    ]
+    records = {f"of_{name}": text[:2000] for name, text in zip(NAMES, texts, strict=True)}
+    write_fasta(Path("unknown.fa"), {**records, "short": texts[0][:40], "gap": "N" * 200})
+    assert dna_classify.main(["predict", f"checkpoint={trained}", "fasta=unknown.fa", "windows=20"]) == 0
+    assert "by 101 windows of 7 record(s)" in capsys.readouterr().out  # one of the short, none of the gap
+    rows = list(csv.DictReader(Path("species.tsv").read_text().splitlines(), delimiter="\t"))
+    assert [row["species"] for row in rows[:5]] == list(NAMES)
+    assert [row["windows"] for row in rows] == ["20"] * 5 + ["1", "0", "101"]
+    assert rows[6]["species"] == ""
+    assert rows[7]["record"] == "all"
+    for row in rows[:6]:
+        assert sum(float(row[name]) for name in NAMES) == pytest.approx(1, abs=1e-3)
+
+
+def test_predict_refuses_what_it_cannot_read(
+    trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fasta(Path("gap.fa"), {"gap": "N" * 200})
+    assert dna_classify.main(["predict", f"checkpoint={trained}", "fasta=gap.fa"]) == 1
+    assert "Every window of gap.fa holds more than 50% N" in capsys.readouterr().err
+    assert dna_classify.main(["predict", f"checkpoint={run}", "fasta=gap.fa"]) == 1
+    assert "is of no classifier of DNA" in capsys.readouterr().err
+    assert not Path("species.tsv").exists()
+
+
+def test_it_starts_from_a_model_pretrained_on_the_same_species(species: Path) -> None:
+    arguments = [*given(species), "data.length=64", "model.d_model=8", "model.n_layer=1", "train.steps=2"]
+    assert dna_species_pretrain.main([*arguments, "train.batch_size=4", "run.dir=pretrained"]) == 0
+    bits = json.loads(Path("pretrained/summary.json").read_text())["validation"]["bits_per_base"]
+    assert 1.5 < bits < 4
+    chosen = ["checkpoint=pretrained", "train.steps=1", "evaluation.windows=3"]
+    assert dna_classify.main([*given(species), *TINY, *chosen, "run.dir=tuned"]) == 0
+    config = merge(dna_classify.Config, read_yaml("tuned/config.yaml"))
+    assert (config.model.d_model, config.model.n_layer) == (8, 1)
+    pretrained = load_file("pretrained/checkpoints/step-00000002.safetensors")
+    tuned = load_file("tuned/checkpoints/step-00000001.safetensors")
+    moved = (tuned["model.backbone.embedding.weight"] - pretrained["model.embedding.weight"]).abs().max()
+    assert 0 < moved < 0.05
+
+
+def test_length_warm_up_doubles_with_the_batch_as_it_is(
+    species: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growth = ["length_warmup.start=24", "length_warmup.steps=20", "--dry-run"]
+    assert dna_classify.main([*given(species), *TINY, *growth, "run.dir=run"]) == 0
+    plan = capsys.readouterr().out
+    assert "60 steps of 16 windows" in plan
+    table = [line.replace(",", "").split()[:4] for line in plan.splitlines()[-5:-1]]
+    assert table[1:] == [["24", "16", "1", "20"], ["48", "16", "21", "20"], ["96", "16", "41", "20"]]
+    assert list(Path().iterdir()) == []
+
+
+def test_what_cannot_be_trained_on_is_refused(species: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, *given(species), "data.length=9000")
+    assert "Species human has no window of 9,000 bases in split train: its longest sequence, c1" in error
+    error = fails(
+        capsys, *given(species), "evaluation.lengths=[48]", "evaluation.split=valid", "data.length=5000"
+    )
+    assert "no window of 5,000 bases in split valid" in error
+    error = fails(capsys, *given(species), "length_warmup.start=48", "length_warmup.steps=60")
+    assert "The stages before 96 bases take 60 steps" in error
+    assert "must be null" in fails(capsys, *given(species), "train.backpropagation_length=10")
+    assert "model.vocab_size is 256" in fails(capsys, *given(species), "model.vocab_size=256")
+    assert "sha256" in fails(capsys, *given(species), "data.sha256=abc")
+    error = fails(capsys, *given(species), "data.classes=[human,mouse]")
+    assert "the run has human, mouse" in error
+    assert "no set of species apes" in fails(capsys, "data.species=apes")
+
+
+def test_a_set_that_cannot_be_told_apart_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = two_species(tmp_path, {"a": 900, "b": 900}, split={"train": ["a"], "test": ["b"]})
+    both = content["species"]
+    chosen = given(write_set(tmp_path, {**content, "species": {"one": both["one"]}}))  # type: ignore[index]
+    assert "There is only one species, one" in fails(capsys, *chosen)
+    clashing = {"one": both["one"], "ONE": both["two"]}  # type: ignore[index]
+    chosen = given(write_set(tmp_path, {**content, "species": clashing}))
+    assert "'one' and 'ONE' have clashing names" in fails(capsys, *chosen)
+    chosen = given(write_set(tmp_path, {**content, "species": {n: {"fasta": "one.fa"} for n in ("x", "y")}}))
+    assert "one.fa is listed twice, for x and for y" in fails(capsys, *chosen)
+    unequal = {"x": {"train": ["one.fa"], "test": ["two.fa"]}, "y": {"train": ["three.fa"]}}
+    chosen = given(write_set(tmp_path, {"species": unequal}))
+    assert "The splits are unequal: x have files for test, y have none" in fails(capsys, *chosen)
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(
+    species: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"vocab_size": 256, "d_model": 8, "n_layer": 1}
+    model = SequenceModel(SequenceModelConfig(**shape))
+    save_checkpoint(Path("bytes.safetensors"), model, {"model": shape}, {"step": 1})
+    error = fails(capsys, *given(species), "checkpoint=bytes.safetensors")
+    assert "256 symbols, a model of DNA has 12" in error
+    assert "no checkpoint missing" in fails(capsys, *given(species), "checkpoint=missing").lower()
+
+
+def test_validation_windows_are_of_the_validation_split(trained: Path) -> None:
+    events = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    validations = [event for event in events if event["event"] == "validation"]
+    assert [event["step"] for event in validations] == [20, 40, 60]
+    assert validations[-1]["accuracy"] > 0.4
+    assert validations[-1]["loss"] < np.log(5)
+
+
+@pytest.mark.parametrize("schema", [dna_classify.Config, dna_species_pretrain.Config])
+def test_every_key_has_its_help(schema: type) -> None:
+    for key, entry in schema_keys(schema).items():
+        assert entry.help, f"{key} has no help"
+
+
+def test_help_of_predict(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dna_classify.main(["predict", "--help"])
+    assert "max_n_fraction" in capsys.readouterr().out
+
+
+def test_without_validation_the_last_checkpoint_is_evaluated(tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "two")):
+        write_fasta(tmp_path / f"{name}.fa", {r: random_bases(400, seed, "AACG"[seed:]) for r in "ab"})
+    both = {name: {"fasta": f"{name}.fa"} for name in ("one", "two")}
+    path = write_set(tmp_path, {"species": both, "split": {"train": ["a"], "test": ["b"]}})
+    arguments = [*given(path), *TINY, "train.steps=3", "evaluation.fit_windows=20", "run.dir=run"]
+    assert dna_classify.main(arguments) == 0
+    assert json.loads(Path("run/evaluation.json").read_text())["step"] == 3

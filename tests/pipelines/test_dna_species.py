@@ -1,0 +1,125 @@
+"""The published runs, in small: every run of the plan is made once, continued, and stands in the results."""
+
+import gzip
+import importlib
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from bio.species import read_species
+from pipelines import dna_species
+from pipelines.config import ConfigError, parse_config
+from pipelines.dna_classification import BASELINE, OURS, PROBE
+from tests.bio.conftest import random_bases
+
+SMALL = [
+    "folder=data",
+    "tasks=[encode_mammals]",
+    "lengths=[32,64]",
+    "step_bases=128",
+    "processes=1",
+    "classify=[train.steps=7]",
+    "results=results/species.json",
+]
+
+
+def evaluation(accuracy: float) -> dict[str, Any]:
+    """What of an evaluation.json the results are made of."""
+    rows = [
+        {"model": name, "accuracy": value, "low": value - 0.1, "high": value + 0.1, "macro_f1": value}
+        for name, value in ((OURS, accuracy), (BASELINE, 0.5), (PROBE, 0.4))
+    ]
+    gain = {"value": accuracy - 0.5, "low": 0.0, "high": 0.4}
+    return {"classes": list("abcde"), "windows": 100, "rows": rows, "gain": gain}
+
+
+@pytest.fixture
+def calls(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations that runs are started with; each is finished at once."""
+    made: list[Any] = []
+
+    def start(command: list[str], output: TextIO, _: int) -> int:
+        module = importlib.import_module(command[2])
+        try:
+            config = parse_config(module.Config, command[3:], "test", "")
+        except ConfigError as error:
+            output.write(f"error: {error}\n")
+            return 1
+        made.append(config)
+        folder = Path(config.run.dir)
+        folder.mkdir(exist_ok=True)
+        (folder / "summary.json").write_text("{}")
+        (folder / "evaluation.json").write_text(json.dumps(evaluation(0.6 + len(made) / 100)))
+        return 0
+
+    monkeypatch.setattr(dna_species, "start", start)
+    files = {
+        file
+        for name in ("encode_mammals", "encode_pretraining")
+        for species in read_species(name).species.values()
+        for of_split in species.by_split.values()
+        for file in of_split
+    }
+    Path("data/vertebrates_ENCODE_MAY2005").mkdir(parents=True)
+    for seed, file in enumerate(sorted(files)):
+        Path("data", file).write_bytes(gzip.compress(f">x\n{random_bases(700, seed)}\n".encode()))
+    return made
+
+
+def test_all_runs_are_made_and_published(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dna_species.main(SMALL) == 0
+    pretraining, *tuned = calls
+    assert pretraining.data.species == "encode_pretraining"
+    assert [(config.data.length, config.train.batch_size) for config in tuned] == [(64, 2), (32, 4)]
+    for config in tuned:
+        assert config.checkpoint == pretraining.run.dir
+        assert (config.data.species, config.data.folder) == ("encode_mammals", "data")
+        assert (config.train.steps, config.head.pooling) == (7, "mean")
+    results = json.loads(Path("results/species.json").read_text())
+    assert [(row["task"], row["length"], row["accuracy"]) for row in results["rows"]] == [
+        ("encode_mammals", 32, 0.63),
+        ("encode_mammals", 64, 0.62),
+    ]
+    assert results["rows"][0] == results["rows"][0] | {"baseline": 0.5, "probe": 0.4, "chance": 0.2}
+    assert results["command"].startswith("python -m pipelines.dna_species folder=data")
+    assert Path("runs/species/accuracy_by_length.png").is_file()
+    assert "encode_mammals" in capsys.readouterr().out
+
+
+def test_finished_runs_are_not_made_again(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dna_species.main(SMALL) == 0
+    before = Path("results/species.json").read_text()
+    calls.clear()
+    assert dna_species.main(SMALL) == 1
+    assert "runs/species holds runs already" in capsys.readouterr().err
+    assert dna_species.main([*SMALL, "resume=true"]) == 0
+    assert calls == []
+    assert json.loads(before)["rows"] == json.loads(Path("results/species.json").read_text())["rows"]
+
+
+def test_a_run_that_fails_is_named(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dna_species.main([*SMALL, "classify=[train.stepps=7]"]) == 1
+    error = capsys.readouterr().err
+    assert "The run runs/species/encode_mammals_64 failed (error: " in error
+    assert "there is no key train.stepps" in error
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("tasks=[apes]", "it must name some of encode_mammals"),
+        ("lengths=[100]", "each must divide step_bases"),
+        ("processes=0", "processes is 0"),
+        ("folder=absent", "There is no FASTA file"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(
+    calls: list[Any], argument: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dna_species.main([*SMALL, argument]) == 1
+    assert message in capsys.readouterr().err
+    assert calls == []
+    assert not Path("runs").exists()
