@@ -54,6 +54,7 @@ class Sizes(NamedTuple):
     THREADS: int
     STATE: int
     CONV: int
+    COMPLEX: int
     PLANES: int
     VOCABULARY: int
     WIDEST: int

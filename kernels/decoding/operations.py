@@ -71,6 +71,7 @@ class Program:
         summed = [operation.third.steps for operation in blocks]
         summed += [operation.first.steps for operation in self.operations if operation.kind == COMPRESS]
         return {
+            "COMPLEX": max(operation.is_complex for operation in blocks),
             "WIDEST": max(operation.width for operation in blocks),
             "OWN_CHANNELS": max(operation.own_channels for operation in blocks),
             "OPERAND": TILE * max(summed),

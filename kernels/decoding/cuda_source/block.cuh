@@ -3,8 +3,10 @@
 
 // The reciprocal root mean square of each stream, a warp a stream.
 __device__ void measure_streams(Shared& m, const Place& at, int width, float epsilon) {
+#pragma unroll 1
   for (int stream = at.warp; stream < STREAMS; stream += WARPS) {
     float squares = 0;
+#pragma unroll 2
     for (int pair = at.lane; pair < width / 2; pair += 32) {
       uint2 w = *(const uint2*)&m.stream[at.current][stream][2 * pair];
       float a = float_of(w.x << 16) + float_of(w.y << 16);
@@ -61,6 +63,7 @@ __device__ States load_states(const float* from) { return *(const States*)from; 
 __device__ float advance(States& s, const States& A, const States& B, const States& C, float dt, float u,
                          bool is_complex) {
   float sum = 0, dt_u = dt * u;
+#if COMPLEX
   if (is_complex) {
 #pragma unroll
     for (int i = 0; i < QUARTER; i += 2) {
@@ -74,6 +77,7 @@ __device__ float advance(States& s, const States& A, const States& B, const Stat
     }
     return 2 * sum;
   }
+#endif
 #pragma unroll
   for (int i = 0; i < QUARTER; i++) {
     s.h[i] = power_of_two(dt * A.h[i]) * s.h[i] + dt_u * B.h[i];
@@ -110,6 +114,7 @@ __device__ void scan_column(Shared& m, const Operation& op, const Place& at, con
   if (!op.has_B) B = load_states(op.B + at_states);
   if (!op.has_C) C = load_states(op.C + at_states);
   float bias = op.dt_bias[channel], skip = op.D[channel];
+#pragma unroll 1
   for (int first = c.stream; first < STREAMS; first += STATES_AHEAD * c.apart) {
     States now[STATES_AHEAD];
 #pragma unroll
@@ -122,6 +127,7 @@ __device__ void scan_column(Shared& m, const Operation& op, const Place& at, con
       const float* projected = m.local.projected[stream];
       float dt = 0;
       if (op.has_dt) {
+#pragma unroll 4
         for (int r = c.part; r < op.dt_rank; r += 4) dt += op.dt_weight[channel * op.dt_rank + r] * projected[r];
         dt = sum_quad(dt);
       }
@@ -156,6 +162,7 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   if (op.projected) fetch_first(projection, op.second, at);
   __syncthreads();
 
+#pragma unroll 1
   for (int item = at.thread; item < items; item += THREADS) {
     if (item != at.thread) load_past(past, op, at, item);
     convolve(m, op, at, past, item);
@@ -174,6 +181,7 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
           send_floats(&m.projections[at.rank][row][stream], m.barriers + PROJECTION, rank, a, b);
     });
     await(m, at, PROJECTION, CLUSTER * op.projected * STREAMS * 4);
+#pragma unroll 1
     for (int item = at.thread; item < op.projected * STREAMS; item += THREADS) {
       float sum = 0;
       for (int rank = 0; rank < CLUSTER; rank++) sum += m.projections[rank][item / STREAMS][item % STREAMS];
@@ -183,11 +191,13 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   fetch_first(out, op.third, at);
   __syncthreads();
 
-  if (is_scanning) scan_column(m, op, at, column, ahead);
-  for (int more = at.thread + THREADS; more < lanes; more += THREADS) {
+#pragma unroll 1
+  for (int more = at.thread; is_scanning;) {
+    scan_column(m, op, at, column, ahead);
+    more += THREADS;
+    if (more >= lanes) break;
     column = {more / 4, more % 4, 0, 1};
     load_ahead(ahead, op, at, column, 0);
-    scan_column(m, op, at, column, ahead);
   }
   __syncthreads();
 

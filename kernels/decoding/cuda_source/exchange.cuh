@@ -35,6 +35,7 @@ __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
   float2 written = make_float2(0, 0);
   if (is_framed && at.thread < items * replicas) written = *(const float2*)(op.frames_out + frame_of(at.thread % items));
   await(m, at, OUTPUT, width * STREAMS * 4);
+#pragma unroll 1
   for (int index = at.thread; index < items * replicas; index += THREADS) {
     int item = index % items, replica = index / items, stream = item % STREAMS, row = item / STREAMS * 2;
     int channel = at.rank * rows + row;
@@ -72,6 +73,7 @@ __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
     }
     Pair pair = split(a, b);
     const u32* place = &m.stream[next][stream][operand_word(channel)];
+#pragma unroll 1
     for (int rank = replica; rank < CLUSTER; rank += replicas)
       send(place, m.barriers + STREAM + next, rank, pair.high, pair.low);
   }

@@ -3,12 +3,14 @@
 __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
   at.current ^= 1;
   int quads = width / 4, rows = width / CLUSTER;
+#pragma unroll 1
   for (int item = at.thread; item < STREAMS * quads; item += THREADS) {
     int stream = item / quads, quad = item % quads;
     const uint4* from = (const uint4*)(a.embedding_operand + (i64)m.tokens[stream] * width);
     ((uint4*)m.stream[at.current][stream])[quad] = __ldg(from + quad);
   }
   float(*residual)[STREAMS] = m.residual[at.residuals & 1];
+#pragma unroll 1
   for (int item = at.thread; item < STREAMS * rows; item += THREADS) {
     int stream = item % STREAMS, row = item / STREAMS;
     residual[row][stream] = __ldg(a.embedding + (i64)m.tokens[stream] * width + at.rank * rows + row);
@@ -21,6 +23,7 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER, pairs = op.first.steps * 8;
   Fragments f;
   fetch_first(f, op.first, at);
+#pragma unroll 1
   for (int item = at.thread; item < pairs * STREAMS; item += THREADS) {
     int stream = item / pairs, k = item % pairs * 2, phase = k / rows;
     float2 read = make_float2(0, 0);

@@ -45,8 +45,10 @@ template <class Finish>
 __device__ void multiply(const Product& p, Fragments& f, const u32* operand, int stride, const Place& at,
                          Finish finish) {
   int group = at.lane / 4, part = at.lane % 4;
+#pragma unroll 1
   for (int tile = at.warp; tile < p.tiles; tile += WARPS) {
     float high[TILES][4] = {}, low[TILES][4] = {};
+#pragma unroll 1
     for (int step = 0; step < p.steps; step += AHEAD) {
       Fragments now = f;
       bool same_tile = step + AHEAD < p.steps;

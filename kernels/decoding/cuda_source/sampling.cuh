@@ -29,6 +29,7 @@ __device__ void run_head(Shared& m, const Operation& op, Place& at, const Argume
     y = y * m.scale[stream + 1] + bias;
     for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.drawing.logits[symbol][stream], barrier, rank, x, y);
   });
+#pragma unroll 1
   for (int item = at.thread; item < symbols * STREAMS / 2; item += THREADS) {
     int symbol = first + item % symbols, stream = item / symbols * 2;
     if (symbol >= VOCABULARY) continue;
@@ -41,6 +42,7 @@ __device__ void run_head(Shared& m, const Operation& op, Place& at, const Argume
 
 // The logits that the launch begins with, and their noise.
 __device__ void load_drawing(Shared& m, const Place& at, const Arguments& a) {
+#pragma unroll 1
   for (int item = at.thread; item < VOCABULARY * STREAMS; item += THREADS) {
     int symbol = item % VOCABULARY, stream = item / VOCABULARY;
     m.drawing.logits[symbol][stream] = a.logits[(at.row + stream) * VOCABULARY + symbol];
@@ -49,6 +51,7 @@ __device__ void load_drawing(Shared& m, const Place& at, const Arguments& a) {
   __syncthreads();
 }
 __device__ void store_logits(const Shared& m, const Place& at, const Arguments& a) {
+#pragma unroll 1
   for (int item = at.thread; item < VOCABULARY * STREAMS; item += THREADS)
     a.logits[(at.row + item / VOCABULARY) * VOCABULARY + item % VOCABULARY] =
         m.drawing.logits[item % VOCABULARY][item / VOCABULARY];
@@ -70,6 +73,7 @@ __device__ float warp_max(float x) {
 template <class Enough>
 __device__ float bisect(float lowest, Enough enough) {
   float low = lowest, high = 0;
+#pragma unroll 1
   for (int i = 0; i < 40; i++) {
     float middle = 0.5f * (low + high);
     if (enough(middle)) low = middle;
@@ -79,7 +83,7 @@ __device__ float bisect(float lowest, Enough enough) {
 }
 
 // Marks as NEVER the scores (the largest is 0) that the filters forbid.
-__device__ void filter(float (&score)[SYMBOLS], const Arguments& a) {
+__device__ __noinline__ void filter(float (&score)[SYMBOLS], const Arguments& a) {
   float least = 0;
   for (int i = 0; i < SYMBOLS; i++)
     if (score[i] > NEVER) least = fminf(least, score[i]);
@@ -112,6 +116,7 @@ __device__ void filter(float (&score)[SYMBOLS], const Arguments& a) {
 
 // Draws the next token of each stream, and writes it as number `step` of the launch.
 __device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
+#pragma unroll 1
   for (int stream = at.warp; stream < STREAMS; stream += WARPS) {
     float logit[SYMBOLS], score[SYMBOLS], largest = NEVER, best = NEVER;
     for (int i = 0; i < SYMBOLS; i++) {

@@ -16,6 +16,7 @@
 #define __device__
 #define __host__
 #define __global__
+#define __noinline__
 #define __cluster_dims__(...)
 #define __launch_bounds__(...)
 
