@@ -4,7 +4,8 @@ Two assemblies of one chromosome hold nearly the same sequence under other coord
 hold shares its k-mers; k is so long that unrelated sequence shares none but those of young repeats.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +29,13 @@ def shared_kmers(train: Genome, train_spans: Spans, held_out: Genome, held_out_s
 
     Spans (n, 2) are of their own genome. nan where no held-out K-mer of A, C, G and T was sampled.
     """
-    wanted = [_sampled(bases) for bases in _chunks(held_out, held_out_spans)]
-    known, which = np.unique(np.concatenate([np.empty(0, np.uint64), *wanted]), return_inverse=True)
-    if not known.size:
-        return float("nan")
-    is_shared = np.zeros(known.size, np.bool_)
-    for bases in _chunks(train, train_spans):
-        for strand in (bases, reverse_complement(bases)):
-            found = _sampled(strand)
+    with ThreadPoolExecutor() as pool:
+        wanted = pool.map(_sampled, _chunks(held_out, held_out_spans))
+        known, which = np.unique(np.concatenate([np.empty(0, np.uint64), *wanted]), return_inverse=True)
+        if not known.size:
+            return float("nan")
+        is_shared = np.zeros(known.size, np.bool_)
+        for found in pool.map(_sampled, _both_strands(_chunks(train, train_spans))):
             place = np.minimum(np.searchsorted(known, found), known.size - 1)
             is_shared[place[known[place] == found]] = True
     return float(is_shared[which].mean())
@@ -46,6 +46,12 @@ def _chunks(genome: Genome, spans: Spans) -> Iterator[Bytes]:
     for start, end in spans.tolist():
         for first in range(start, end - K + 1, CHUNK_BASES):
             yield without_mask(genome.bases[first : min(first + CHUNK_BASES + K - 1, end)])
+
+
+def _both_strands(pieces: Iterable[Bytes]) -> Iterator[Bytes]:
+    for tokens in pieces:
+        yield tokens
+        yield reverse_complement(tokens)
 
 
 def _sampled(tokens: Bytes) -> Hashes:

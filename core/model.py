@@ -10,7 +10,8 @@ from torch.nn.functional import linear
 
 from core.block import Block, RMSNorm
 from core.mamba import Mamba, MambaState
-from core.recompute import check_level, recomputed
+from core.recompute import check_level
+from core.residual import RecomputedBlocks
 
 SequenceState = tuple[MambaState, ...]
 
@@ -154,9 +155,9 @@ class SequenceModel(nn.Module):
             raise ValueError(f"The state is of {len(state)} blocks; the model has {len(self.layers)}.")
         hidden, residual = embedded(tokens, self.embedding, "batch, length"), None
         final_state: list[MambaState] = []
+        run = RecomputedBlocks(self.config.recompute)
         for block, block_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
-            inputs = hidden, residual, block_state, cu_seqlens
-            hidden, residual, *block_final_state = recomputed(self.config.recompute, block, *inputs)
+            hidden, residual, *block_final_state = run(block, hidden, residual, block_state, cu_seqlens)
             final_state += block_final_state
         return self.norm_f(hidden, residual)[0], tuple(final_state)
 

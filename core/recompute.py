@@ -6,8 +6,9 @@ Bytes that a mixer keeps for each position and inner channel, under bf16 autocas
     cheap   8   without the convolution's output and dt, which cost little to compute again
     block   0   nothing: the whole block runs again
 
-Besides, each block keeps its residual stream, 4 bytes for each position and channel of the model. The idea is
-the paper's (Gu and Dao 2023, section 3.3.2), a block at a time as Chen et al. 2016.
+Besides, a block keeps for each position and channel of the model its residual stream (4 bytes) and the norm
+of it (2) at none, and else its input (2); core.residual says why not the stream. The idea is the paper's (Gu
+and Dao 2023, section 3.3.2), a block at a time as Chen et al. 2016.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,14 @@ def check_level(level: str) -> None:
         raise ValueError(f"recompute is {level}; it must be one of {', '.join(LEVELS)}.")
 
 
+def recomputes(level: str) -> bool:
+    """Whether anything will be computed again: nothing is at level none, or where no gradient is wanted."""
+    return level != "none" and torch.is_grad_enabled()
+
+
 def recomputed(level: str, function: Callable[..., Any], *inputs: Any) -> Any:
     """Call `function`; what it keeps for the backward pass is as the level says."""
-    if level == "none" or not torch.is_grad_enabled():
+    if not recomputes(level):
         return function(*inputs)
     contexts: dict[str, Any] = {"context_fn": _contexts} if level == "cheap" else {}
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, **contexts)

@@ -1,6 +1,7 @@
 """How much GPU memory training a SequenceModel will take, before it is tried."""
 
 from core.model import SequenceModelConfig
+from core.residual import KEPT_EVERY
 
 KEPT = {"none": 12, "cheap": 8, "block": 0}
 """Bytes that a mixer keeps for the backward pass, a position and inner channel, in bf16 (core.recompute)."""
@@ -13,10 +14,12 @@ OF_A_PARAMETER = 16
 def training_gib(model: SequenceModelConfig, parameters: int, tokens: int) -> float:
     """An estimate for `tokens` that one GPU runs at once under bf16 autocast, in GiB.
 
-    What is kept is counted: the residual stream of each block (4 bytes a channel), the input of its mixer or
-    the block's own (2), and what KEPT says. The backward pass needs, besides, what one block takes.
+    What is kept is counted: of each block the input of its mixer or its own (2 bytes a channel), and what
+    KEPT says; the residual stream (4) of each at none, else of one in KEPT_EVERY. The backward pass needs,
+    besides, what one block takes.
     """
     d_inner, kept = model.expand * model.d_model, KEPT[model.recompute]
-    of_a_block = kept * d_inner + 6 * model.d_model
+    streams = model.n_layer if model.recompute == "none" else (model.n_layer - 1) // KEPT_EVERY
+    of_blocks = model.n_layer * (kept * d_inner + 2 * model.d_model) + 4 * streams * model.d_model
     working = (KEPT["none"] - kept + IN_BACKWARD) * d_inner + 12 * (model.d_model + model.padded_vocab_size)
-    return (tokens * (model.n_layer * of_a_block + working) + OF_A_PARAMETER * parameters) / 2**30
+    return (tokens * (of_blocks + working) + OF_A_PARAMETER * parameters) / 2**30
