@@ -36,7 +36,7 @@ class Measured(NamedTuple):
     """A source and its metrics: of ALL clips, and of those SELECTED by likelihood where that is known.
 
     accuracy: the fraction of clips that the classifier hears as what they are labelled; None without labels.
-    seconds: that judging took, None where it was kept from before. notes: whole sentences.
+    notes: whole sentences.
     """
 
     source: Source
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 
 def write_report(run: Path, facts: Mapping[str, Any], measured: Sequence[Measured]) -> None:
     """Write evaluation.json: the facts, and for each source what is known and what was measured of it."""
-    content = standard_json({**facts, "sources": [_described(one) for one in measured]})
+    content = {**standard_json(dict(facts)), "sources": [standard_json(_described(one)) for one in measured]}
     with replaced_atomically(run / REPORT) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -103,7 +103,7 @@ def write_rows(
     rows = {(row["data"], row["model"]): row for row in before["rows"]}
     for one in measured:
         key = data, one.source.name
-        rows[key] = rows.get(key, {"data": data, "model": one.source.name}) | _row(one)
+        rows[key] = rows.get(key, {"data": data, "model": one.source.name}) | standard_json(_row(one))
     earlier = before.get("command")
     commands = command if earlier in (None, command) else f"{earlier.removesuffix(f'; {command}')}; {command}"
     with replaced_atomically(path) as temporary:

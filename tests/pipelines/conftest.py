@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import core.training.distributed
-from pipelines import dna_pretrain, sampling
+from pipelines import audio_classifier, audio_pretrain, dna_pretrain, sampling
+from tests.pipelines.digits import TINY_CLASSIFIER, TINY_MODEL, write_digits
 
 TINY = [
     "data.length=48",
@@ -74,4 +75,26 @@ def run(fasta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     assert dna_pretrain.main([f"data.fasta={fasta}", f"run.dir={folder}", *TINY]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic digits of one speaker: 50 clips for training, 50 for validation, 50 for test."""
+    return write_digits(tmp_path_factory.mktemp("digits") / "digits", takes=range(15))
+
+
+@pytest.fixture(scope="session")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained classifier of the digits."""
+    folder = tmp_path_factory.mktemp("runs") / "classifier"
+    assert audio_classifier.main([*TINY_CLASSIFIER, f"data.folder={digits}", f"run.dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audio_model(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of the digits, hardly trained."""
+    folder = tmp_path_factory.mktemp("runs") / "audio_model"
+    assert audio_pretrain.main([*TINY_MODEL, f"data.folder={digits}", f"run.dir={folder}"]) == 0
     return folder

@@ -1,0 +1,272 @@
+"""Evaluations of folders and models: what they hold, that they go on where they stopped, and bad input."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio.judgement import FILE
+from audio.waveform import RATE
+from pipelines import audio_evaluate, audio_sample, evaluation_model, evaluation_source
+from pipelines.audio_index import read_index
+from pipelines.evaluation_report import read_report
+from pipelines.evaluation_source import read_table
+
+
+@pytest.fixture
+def base(classifier: Path, digits: Path) -> list[str]:
+    return [f"classifier={classifier}", "data.source=fsdd", f"data.folder={digits}", "run.dir=run"]
+
+
+MODEL = ["names=[tiny]", "count=4", "resamples=2"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_samples() -> Iterator[None]:
+    """A hundredth of a second is enough of a model that has learnt nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation_model, "SECONDS", 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    classifier: Path, digits: Path, audio_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of an evaluation of a model; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    data = ["data.source=fsdd", f"data.folder={digits}", f"models=[{audio_model}]"]
+    assert audio_evaluate.main([f"classifier={classifier}", *data, *MODEL, f"run.dir={folder}"]) == 0
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one message of a start that cannot work, after which there is no report."""
+    assert audio_evaluate.main([*arguments]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert not Path("run/evaluation.json").exists()
+    return error
+
+
+def spoken(folder: str, digits: Path, chosen: str = "*_1[0-9].wav") -> Path:
+    """A folder with some of the digits."""
+    Path(folder).mkdir()
+    for path in digits.glob(chosen):
+        shutil.copy(path, folder)
+    return Path(folder)
+
+
+class TestFolders:
+    def test_the_report_is_whole(
+        self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        spoken("mine", digits)
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=3"]) == 0
+        printed = capsys.readouterr().out
+        report = read_report(Path("run"))
+        assert [source["name"] for source in report["sources"]] == ["train", "test", "mine"]
+        assert report["data"]["counts"] == {"train": 50, "valid": 50, "test": 50}
+        assert len(report["classifier"]["sha256"]) == 64
+        assert report["mode"] == "correct"
+        for source in report["sources"]:
+            metrics = source["selections"]["all"]
+            assert metrics["fid"]["low"] <= metrics["fid"]["value"] <= metrics["fid"]["high"]
+            shares = [metric["value"] for name, metric in metrics.items() if name.startswith("share_")]
+            assert (len(shares), sum(shares)) == (10, pytest.approx(1))
+            assert source["name"] in printed
+        train, _, mine = report["sources"]
+        assert train["selections"]["all"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
+        assert train["accuracy"] == pytest.approx(report["classifier"]["training"]["accuracy"]["train"])
+        assert mine["accuracy"] is None
+        assert list(mine["selections"]) == ["all"]
+        assert {path.name for path in Path("run").glob("*.png")} == {"metrics.png", "shares.png"}
+
+    def test_the_tables_of_clips_agree_with_the_arrays(self, base: list[str], digits: Path) -> None:
+        spoken("mine", digits)
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
+        for source in read_report(Path("run"))["sources"]:
+            folder = Path("run") / source["folder"]
+            rows = read_table(folder / "clips.tsv")
+            probabilities = np.exp(np.load(folder / "log_probabilities.npy"))
+            assert np.load(folder / "features.npy").shape == (len(rows), 128)
+            assert len(rows) == source["clips"]
+            np.testing.assert_allclose(
+                [float(row["confidence"]) for row in rows], probabilities.max(axis=1), atol=1e-6
+            )
+            heard = [Path("run") / row["file"] for row in rows if row["file"]]
+            assert heard
+            assert all(soundfile.info(path).samplerate == RATE for path in heard)
+
+    def test_nothing_is_judged_twice_until_clips_change(
+        self, base: list[str], digits: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spoken("mine", digits)
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
+        before = read_report(Path("run"))["sources"]
+        judged: list[str] = []
+        judge = evaluation_source.judge
+        monkeypatch.setattr(
+            evaluation_source, "judge", lambda model, batches: judged.append("one") or judge(model, batches)
+        )
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
+        assert judged == []
+        assert read_report(Path("run"))["sources"] == before
+        shutil.copy("mine/3_speaker0_11.wav", "mine/4_speaker0_11.wav")
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
+        assert judged == ["one"]
+
+    def test_what_was_done_to_the_clips_is_said(
+        self, base: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path("odd").mkdir()
+        sound = np.random.default_rng(0).normal(size=3 * RATE) * 0.1
+        soundfile.write("odd/slow.wav", sound[:8000], 8000)
+        soundfile.write("odd/long.wav", sound, RATE)
+        soundfile.write("odd/short.wav", sound[:5000], RATE)
+        assert audio_evaluate.main([*base, "folders=[odd]", "resamples=0"]) == 0
+        printed = capsys.readouterr().out
+        assert "odd: 1 of the 3 clips had another rate and were converted to 16,000 Hz." in printed
+        assert "odd: 1 of the 3 clips were longer than a second and were cut." in printed
+        assert "odd: 1 of the 3 clips were shorter than a second and were padded with silence." in printed
+        assert "odd: These 3 clips give a covariance of 128 features the rank 2 at most" in printed
+
+    def test_paper_mode_is_another_inception_score(self, base: list[str], digits: Path) -> None:
+        spoken("mine", digits, "[0-3]_*_1[0-9].wav")
+        scores = []
+        for mode in ("correct", "paper"):
+            assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0", f"mode={mode}"]) == 0
+            scores.append(read_report(Path("run"))["sources"][2]["selections"]["all"])
+        assert scores[0]["is"] != scores[1]["is"]
+        assert scores[0]["am"] == scores[1]["am"]
+
+
+class TestModels:
+    def test_a_model_is_ranked_and_measured_twice(self, evaluated: Path) -> None:
+        source = read_report(evaluated)["sources"][2]
+        assert (source["name"], source["kind"], source["quantizer"]) == ("tiny", "model", "mulaw")
+        assert 0 < source["nll_bits"] < 9
+        assert source["selections"]["all"]["clips"] == 4
+        assert source["selections"]["40/95"]["clips"] == 2
+        assert len(source["checkpoint_sha256"]) == 64
+        index = read_index(evaluated / "tiny/wav/samples.json")
+        likelihoods = {row["file"]: row["log_likelihood"] for row in index}
+        for row in read_table(evaluated / "tiny/clips.tsv"):
+            assert float(row["log_likelihood"]) == likelihoods[Path(row["file"]).name]
+
+    def test_the_same_command_neither_samples_nor_scores_again(
+        self, base: list[str], audio_model: Path, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copytree(evaluated, "run")
+        monkeypatch.setattr(evaluation_model, "likelihood", lambda *_, **__: pytest.fail("measured again"))
+        assert audio_evaluate.main([*base, *MODEL, f"models=[{audio_model}]"]) == 0
+        again, before = (read_report(folder)["sources"][2] for folder in (Path("run"), evaluated))
+        assert again == before
+        for wav in (evaluated / "tiny/wav").glob("*.wav"):
+            assert (Path("run/tiny/wav") / wav.name).read_bytes() == wav.read_bytes()
+
+    def test_samples_of_other_options_are_refused(
+        self, base: list[str], audio_model: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copytree(evaluated, "run")
+        Path("run/evaluation.json").unlink()
+        assert "seed" in fails(capsys, *base, *MODEL, f"models=[{audio_model}]", "seed=1")
+
+    def test_rows_of_a_table_are_filled_in_and_others_kept(
+        self, base: list[str], audio_model: Path, evaluated: Path
+    ) -> None:
+        shutil.copytree(evaluated, "run")
+        kept = {"data": "sc09", "model": "mamba", "nll_bits": 1.9}
+        known = {"data": "fsdd", "model": "tiny", "steps": 2}
+        Path("audio.json").write_text(json.dumps({"command": "python -m x", "rows": [kept, known]}))
+        for _ in range(2):
+            assert audio_evaluate.main([*base, *MODEL, f"models=[{audio_model}]", "results=audio.json"]) == 0
+        content = json.loads(Path("audio.json").read_text())
+        assert content["command"].startswith("python -m x; python -m pipelines.audio_evaluate ")
+        assert content["command"].count("audio_evaluate") == 1
+        rows = {(row["data"], row["model"]): row for row in content["rows"]}
+        assert list(rows) == [("sc09", "mamba"), ("fsdd", "tiny"), ("fsdd", "train"), ("fsdd", "test")]
+        assert rows["sc09", "mamba"] == kept
+        tiny = rows["fsdd", "tiny"]
+        assert tiny["steps"] == 2
+        measured = {"parameters", "nll_bits", "fid", "is", "mis", "am", "selected_fid", "fid_interval"}
+        assert measured <= tiny.keys()
+
+    def test_a_model_of_another_split_is_said(self, audio_model: Path) -> None:
+        config = audio_evaluate.Config("c").data
+        config.source, config.sha256 = "fsdd_by_speaker", "0"
+        file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
+        (note,) = evaluation_model.training_notes(file, config)
+        assert "another split (fsdd), than it is measured against (fsdd_by_speaker)" in note
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["folders=[absent]"], "no folder absent"),
+            (["models=[absent]"], "absent"),
+            (["folders=[a/x,b/x]"], "'x' does not tell a source apart"),
+            (["folders=[a/train]"], "'train' does not tell a source apart"),
+            (["folders=[a]", "names=[b,c]"], "names has 2 entries for 1 models and folders"),
+            (["count=1"], "count is 1"),
+            (["resamples=-1"], "resamples is -1"),
+            (["mode=wrong"], "mode"),
+            (["classifier=absent"], "absent"),
+        ],
+    )
+    def test_configuration(
+        self, base: list[str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert message in fails(capsys, *base, *arguments)
+
+    def test_a_classifier_of_other_classes(
+        self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        error = fails(capsys, *base, "data.source=folder", f"data.folder={digits}")
+        assert "tells zero, one, two" in error
+        assert "has the classes (none)" in error
+
+    def test_another_checkpoint_is_no_classifier(
+        self, base: list[str], audio_model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
+        assert "is not of a classifier" in fails(capsys, *base, f"classifier={file}")
+
+    def test_a_damaged_classifier(
+        self, base: list[str], classifier: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path(FILE).write_bytes((classifier / FILE).read_bytes()[:-50])
+        assert f"{FILE} is truncated" in fails(capsys, *base, f"classifier={FILE}")
+
+    @pytest.mark.parametrize(
+        ("samples", "message"),
+        [(np.zeros(0), "holds no samples"), (np.full(9, np.nan), "holds NaN")],
+        ids=["empty", "not finite"],
+    )
+    def test_clips_that_are_none(
+        self, samples: np.ndarray, message: str, base: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path("bad").mkdir()
+        soundfile.write("bad/a.wav", np.zeros(100), RATE)
+        soundfile.write("bad/b.wav", samples, RATE, subtype="FLOAT")
+        error = fails(capsys, *base, "folders=[bad]")
+        assert message in error
+        assert "b.wav" in error
+        assert not Path("run/bad/features.npy").exists()
+
+    def test_one_clip(self, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        Path("one").mkdir()
+        soundfile.write("one/a.wav", np.zeros(100), RATE)
+        assert "1 clip(s) have no covariance" in fails(capsys, *base, "folders=[one]")
+
+    def test_an_index_of_other_files(
+        self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = spoken("mine", digits)
+        (folder / "samples.json").write_text('{"samples": [{"file": "gone.wav"}]}')
+        assert "lists 1 files, but the folder holds 50" in fails(capsys, *base, "folders=[mine]")
