@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from core.baseline.s4d import S4DBlock
 from core.block import Block, RMSNorm
-from core.mamba import Mamba
-from core.model import SequenceState, embedded, padded
+from core.mamba import Mamba, MambaState
+from core.model import embedded, padded
 from core.pooling import Pooled, PooledState
 from core.recompute import check_level, recomputed
+
+ChainState = tuple[MambaState | Tensor, ...]
+"""A state a block: Mamba's, or the tensor of S4D's."""
 
 
 @dataclass
@@ -110,9 +113,9 @@ class MultiscaleModelConfig:
 class StageState(NamedTuple):
     """What a stage remembers: a state a block on the way down and up, and the state of the pool."""
 
-    down: SequenceState
+    down: ChainState
     pooled: PooledState
-    up: SequenceState
+    up: ChainState
 
 
 class MultiscaleModel(nn.Module):
@@ -230,18 +233,18 @@ class Centre(nn.Module):
         super().__init__()
         self.chain = chain
 
-    def initial_state(self, batch_size: int) -> SequenceState:
+    def initial_state(self, batch_size: int) -> ChainState:
         """The state before the first position."""
         return self.chain.initial_state(batch_size)
 
     def forward(
-        self, x: Tensor, state: SequenceState | None = None, cu_seqlens: Tensor | None = None
-    ) -> tuple[Tensor, SequenceState | None]:
+        self, x: Tensor, state: ChainState | None = None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, ChainState | None]:
         """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
         y, _, state = self.chain(x, state, cu_seqlens)
         return y + x, state
 
-    def step(self, x: Tensor, state: SequenceState) -> tuple[Tensor, SequenceState]:
+    def step(self, x: Tensor, state: ChainState) -> tuple[Tensor, ChainState]:
         """One position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
         y, _, state = self.chain.step(x, state)
         return y + x, state
@@ -261,18 +264,18 @@ class Chain(nn.Module):
             if name.endswith("out_proj.weight"):
                 parameter.data /= math.sqrt(len(blocks))
 
-    def initial_state(self, batch_size: int) -> SequenceState:
+    def initial_state(self, batch_size: int) -> ChainState:
         """The state before the first position, one a block."""
         return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
 
     def forward(
         self,
         x: Tensor,
-        state: SequenceState | None = None,
+        state: ChainState | None = None,
         cu_seqlens: Tensor | None = None,
         residual: Tensor | None = None,
         skips: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, list[Tensor], SequenceState | None]:
+    ) -> tuple[Tensor, list[Tensor], ChainState | None]:
         """x (batch, length, d_model) -> (y, what each block read, the state after x or None).
 
         residual: shaped as x, what the stream begins with besides x.
@@ -288,10 +291,10 @@ class Chain(nn.Module):
     def step(
         self,
         x: Tensor,
-        state: SequenceState,
+        state: ChainState,
         residual: Tensor | None = None,
         skips: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, list[Tensor], SequenceState]:
+    ) -> tuple[Tensor, list[Tensor], ChainState]:
         """One position of forward: x (batch, d_model). The given state is overwritten."""
         y, streams, final_state = self._run(_step, x, state, residual, skips)
         assert final_state is not None
@@ -301,10 +304,10 @@ class Chain(nn.Module):
         self,
         run: Callable[..., Any],
         hidden: Tensor,
-        state: SequenceState | None,
+        state: ChainState | None,
         residual: Tensor | None,
         skips: Sequence[Tensor] | None,
-    ) -> tuple[Tensor, list[Tensor], SequenceState | None]:
+    ) -> tuple[Tensor, list[Tensor], ChainState | None]:
         absent = [None] * len(self.layers)
         streams: list[Tensor] = []
         final_state: list[Any] = []

@@ -149,11 +149,12 @@ def settings_of(config: Config, run: Run, folder: Path) -> audio_pretrain.Config
 def fitting_steps(settings: audio_pretrain.Config, seconds: float, folder: Path) -> int:
     """How many steps a run takes in this time, by a short run of its own in `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
-    few = {"steps": PROBE_STEPS, "log_every": LOGGED, "validate_every": PROBE_STEPS, "keep": 1}
     probe = replace(
         settings,
         data=replace(settings.data, validation_windows=1),
-        train=replace(settings.train, **few),
+        train=replace(
+            settings.train, steps=PROBE_STEPS, log_every=LOGGED, validate_every=PROBE_STEPS, keep=1
+        ),
         run=RunConfig(str(folder)),
     )
     progress = audio_pretrain.pretrain(probe)

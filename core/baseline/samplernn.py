@@ -100,13 +100,13 @@ class Tier(nn.Module):
 
     def __init__(self, channels: int, pools: list[int]) -> None:
         super().__init__()
-        self.slower = _slower(channels, pools) if pools else None
+        self.slower: Pooled | None = _slower(channels, pools) if pools else None
         self.gru = nn.GRU(channels, channels, batch_first=True)
 
     def initial_state(self, batch_size: int) -> TierState:
         """The state before the first position."""
-        hidden = self.gru.weight_hh_l0.new_zeros(batch_size, self.gru.hidden_size)
-        return TierState(hidden, self.slower and self.slower.initial_state(batch_size))
+        hidden = next(self.gru.parameters()).new_zeros(batch_size, self.gru.hidden_size)
+        return TierState(hidden, None if self.slower is None else self.slower.initial_state(batch_size))
 
     def forward(
         self, x: Tensor, state: TierState | None = None, cu_seqlens: None = None

@@ -24,7 +24,8 @@ class Batch(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch of what a function makes of each of its tensors."""
-        return Batch(*(None if tensor is None else function(tensor) for tensor in self))
+        bounds = None if self.cu_seqlens is None else function(self.cu_seqlens)
+        return Batch(function(self.inputs), function(self.targets), bounds)
 
 
 Batches = Callable[[int, range], tuple[Tensor, Tensor] | Batch]
