@@ -1,27 +1,20 @@
-"""How well a classifier names species: the same windows and the same numbers, however the work is shared."""
+"""What a classifier says of windows: the same numbers, however the work is shared."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import confusion_matrix, f1_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from bio.species_dataset import WindowList
-from bio.species_window import SpeciesWindows, Window
 from bio.vocabulary import COMPLEMENT
-from core.accuracy import Interval, accuracy, difference
 from core.classifier import pooled_hidden
 from core.model import SequenceModel
 from core.training import World
-from pipelines.dna_baseline import labels_of
 
-OURS, BASELINE, PROBE = "fine-tuned", "k-mers", "frozen backbone"
 BASES_AT_ONCE = 1 << 18
 """Bases of a batch: a function of nothing, so that a window always meets the same neighbours."""
 
@@ -42,11 +35,18 @@ class EvaluationConfig:
         default=True, metadata={"help": "average the probabilities of a window and its reverse complement"}
     )
     lengths: list[int] = field(
-        default_factory=list, metadata={"help": "further lengths of windows that are measured"}
+        default_factory=list,
+        metadata={
+            "help": "further lengths of windows that are measured; windows longer than those of training are "
+            "read in segments as long as those"
+        },
     )
     k: int = field(default=6, metadata={"help": "bases in the k-mers of the baseline"})
     fit_windows: int = field(
         default=6000, metadata={"help": "training windows that the baseline and the probe are fitted on"}
+    )
+    fit_bases: int = field(
+        default=1 << 26, metadata={"help": "the most bases that these windows have: fewer windows if long"}
     )
     workers: int = field(
         default=0, metadata={"help": "processes that read windows; the results are the same for any number"}
@@ -73,14 +73,27 @@ def probabilities(
     world: World,
     workers: int = 0,
     both_strands: bool = False,
+    segment: int | None = None,
 ) -> Probabilities:
-    """The probabilities (windows, classes) of a classifier in evaluation mode; processes share batches."""
+    """The probabilities (windows, classes) of a classifier in evaluation mode; processes share batches.
+
+    both_strands: the mean over a window and its reverse complement. segment: longer windows are read in
+    segments of so many bases, each from a fresh state, without a shorter rest; theirs is the geometric mean.
+    """
     found = torch.zeros(len(windows), classes, dtype=torch.float64, device=world.device)  # type: ignore[arg-type]
     for numbers, tokens in _batches(windows, world, workers):
         strands = [tokens, reverse_strand(tokens)] if both_strands else [tokens]
         for strand in strands:
-            found[numbers] += model(strand)[:, 0].double().softmax(dim=-1) / len(strands)
+            found[numbers] += _of_segments(model, strand, segment or strand.shape[1]) / len(strands)
     return world.sum(found).cpu().numpy()
+
+
+def _of_segments(model: nn.Module, tokens: Tensor, segment: int) -> Tensor:
+    """The probabilities (windows, classes) fp64 of tokens (windows, length)."""
+    segment = min(segment, tokens.shape[1])
+    count = tokens.shape[1] // segment
+    logits = model(tokens[:, : count * segment].reshape(-1, segment))[:, 0].double()
+    return logits.log_softmax(dim=-1).unflatten(0, (len(tokens), count)).mean(dim=1).softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -112,146 +125,3 @@ def _batches(windows: Dataset[Tensor], world: World, workers: int) -> Any:
         for numbers, tokens in zip(chosen, loader, strict=True):
             yield numbers, tokens.to(world.device)
             bar.update(len(numbers))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The windows of an evaluation and what a model said of them: probabilities (windows, classes)."""
-
-    windows: SpeciesWindows
-    listed: Sequence[Window]
-    probabilities: Probabilities
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return labels_of(self.listed)
-
-    @property
-    def named(self) -> npt.NDArray[np.int64]:
-        """The most probable class of each window."""
-        return self.probabilities.argmax(axis=1)
-
-    @property
-    def is_right(self) -> npt.NDArray[np.bool_]:
-        return self.named == self.labels
-
-    @property
-    def clusters(self) -> list[str]:
-        return [self.windows.cluster(window) for window in self.listed]
-
-    def accuracy(self) -> Interval:
-        return accuracy(self.is_right, self.clusters)
-
-    def gain(self, other: "Answers") -> Interval:
-        """By how much this accuracy exceeds that of another model on the same windows."""
-        return difference(self.is_right, other.is_right, self.clusters)
-
-    def row(self, model: str) -> dict[str, Any]:
-        """Accuracy with its interval, and macro-F1, of a model by that name."""
-        value, low, high = self.accuracy()
-        macro_f1 = float(f1_score(self.labels, self.named, average="macro"))
-        return {"model": model, "accuracy": value, "low": low, "high": high, "macro_f1": macro_f1}
-
-    def confusion(self) -> list[list[int]]:
-        """(classes, classes): how many windows of the species of a row were taken for that of a column."""
-        classes = range(len(self.windows.names))
-        return confusion_matrix(self.labels, self.named, labels=list(classes)).tolist()
-
-    def votes(self) -> list[dict[str, Any]]:
-        """For each record the species that its windows together speak for: see pooled_probabilities."""
-        records: dict[str, list[int]] = {}
-        for number, window in enumerate(self.listed):
-            records.setdefault(self.windows.record(window), []).append(number)
-        return [self._vote(record, numbers) for record, numbers in records.items()]
-
-    def _vote(self, record: str, numbers: list[int]) -> dict[str, Any]:
-        shares = pooled_probabilities(self.probabilities[numbers])
-        return {
-            "record": record,
-            "species": self.windows.names[self.listed[numbers[0]].label],
-            "windows": len(numbers),
-            "named": self.windows.names[int(shares.argmax())],
-            "probability": float(shares.max()),
-        }
-
-
-def pooled_probabilities(of_windows: Probabilities) -> npt.NDArray[np.float64]:
-    """The probabilities (classes,) that windows (windows, classes) together give.
-
-    Their geometric mean: windows depend on each other, and their product would soon be certain.
-    """
-    logs = np.log(np.maximum(of_windows, 1e-12)).mean(axis=0)
-    shares = np.exp(logs - logs.max())
-    return shares / shares.sum()
-
-
-def ask(
-    model: nn.Module,
-    windows: SpeciesWindows,
-    world: World,
-    config: EvaluationConfig,
-) -> Answers:
-    """A classifier's answers on the windows of an evaluation."""
-    listed = windows.listed(config.windows, windows.length)
-    found = probabilities(
-        model, WindowList(windows, listed), len(windows.names), world, config.workers, config.both_strands
-    )
-    return Answers(windows, listed, found)
-
-
-def content(
-    answers: Answers,
-    others: Mapping[str, Answers],
-    at_length: Mapping[int, Answers],
-    config: EvaluationConfig,
-) -> dict[str, Any]:
-    """An evaluation as JSON.
-
-    others: further models on the same windows, the k-mers first. at_length: the classifier on windows of
-    other lengths, and of its own.
-    """
-    votes = answers.votes()
-    baseline = next(iter(others.values()))
-    return {
-        "evaluation": asdict(config) | {"workers": None},  # their number changes nothing
-        "classes": answers.windows.names,
-        "length": answers.windows.length,
-        "windows": len(answers.listed),
-        "rows": [answers.row(OURS), *(other.row(name) for name, other in others.items())],
-        "gain": answers.gain(baseline)._asdict(),
-        "confusion": answers.confusion(),
-        "by_length": [{"length": length, **at_length[length].row(OURS)} for length in sorted(at_length)],
-        "vote_accuracy": float(np.mean([vote["named"] == vote["species"] for vote in votes])),
-        "votes": votes,
-    }
-
-
-def report(result: dict[str, Any]) -> str:
-    """An evaluation in words: a line a model, the gain, the confusion matrix, accuracy against length."""
-    names, each = result["classes"], result["windows"] // len(result["classes"])
-    lines = [f"{result['windows']:,} windows of {result['length']:,} bases, {each:,} of each species"]
-    lines.append(f"{'':<16} accuracy  95% interval        macro-F1")
-    lines += [
-        f"{row['model']:<16} {row['accuracy']:.4f}    {_range(row)}    {row['macro_f1']:.4f}"
-        for row in result["rows"]
-    ]
-    gain, baseline = result["gain"], f"gain on {result['rows'][1]['model']}"
-    lines.append(f"{baseline:<16} {gain['value']:+.4f}   {gain['low']:+.4f} to {gain['high']:+.4f}")
-    width = max(map(len, names))
-    lines += ["", f"{'named':>{width}}  " + "  ".join(f"{name:>{width}}" for name in names)]
-    lines += [
-        f"{name:>{width}}  " + "  ".join(f"{count:>{width},}" for count in counts)
-        for name, counts in zip(names, result["confusion"], strict=True)
-    ]
-    lines += [
-        "",
-        f"{len(result['votes']):,} records by the vote of their windows: {result['vote_accuracy']:.2%} right",
-    ]
-    lines += [
-        f"{row['length']:>9,} bases  {row['accuracy']:.4f}  {_range(row)}" for row in result["by_length"]
-    ]
-    return "\n".join(lines)
-
-
-def _range(row: Mapping[str, float]) -> str:
-    return f"{row['low']:.4f} to {row['high']:.4f}"

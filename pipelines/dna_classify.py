@@ -5,8 +5,8 @@
     python -m pipelines.dna_classify evaluate run.dir=runs/mine
     python -m pipelines.dna_classify predict checkpoint=runs/mine fasta=unknown.fa
 
-The run folder gets what dna_pretrain's has, and at the end evaluation.json, confusion.png and
-accuracy_by_length.png, made from the checkpoint with the lowest validation loss. `evaluate` makes them again.
+The run folder gets what dna_pretrain's has, and at the end evaluation.json, pictures of it,
+made from the checkpoint with the lowest validation loss. `evaluate` makes them again.
 `predict --help` explains the keys of predict.
 """
 
@@ -35,18 +35,9 @@ from pipelines import dna_predict
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.dna import trained_model
+from pipelines.dna_answers import Answers, content, report
 from pipelines.dna_baseline import Examples, coefficients, fitted, kmer_examples, labels_of
-from pipelines.dna_classification import (
-    BASELINE,
-    PROBE,
-    Answers,
-    EvaluationConfig,
-    ask,
-    content,
-    embeddings,
-    probabilities,
-    report,
-)
+from pipelines.dna_classification import EvaluationConfig, Probabilities, embeddings, probabilities
 from pipelines.dna_classifier import best_checkpoint, trained_classifier
 from pipelines.dna_species_data import GrowthConfig, SpeciesConfig, open_set, split_windows, training_batches
 from pipelines.species_pictures import draw_accuracy_by_length, draw_confusion
@@ -87,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         config = parse_config(Config, [*arguments[1:], "resume=true"], "dna_classify evaluate", __doc__ or "")
         with joined_world() as world:
             result = evaluate(config, open_set(config.data, world), world)
-        print(f"{report(result)}\n{config.run.dir} holds the evaluation.")
+        print(f"{report_of(result)}\n{config.run.dir} holds the evaluation.")
     else:
         classify(parse_config(Config, arguments, "dna_classify", __doc__ or ""))
 
@@ -102,7 +93,7 @@ def classify(config: Config) -> None:
         model = new_classifier(config, len(data.names)).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
-        split_windows(data, config.data, config.evaluation.split)  # raises before hours of training
+        require_lengths(config, data)
         validate = validation(config, data, world)
         if world.is_first:
             print(plan(config, data, model, stages), flush=True)
@@ -115,12 +106,20 @@ def classify(config: Config) -> None:
         train(model, batches, config.train, run, world, "base", validate, stages)
         result = evaluate(config, data, world)
     if world.is_first:
-        print(f"{report(result)}\n{config.run.dir} holds the run.")
+        print(f"{report_of(result)}\n{config.run.dir} holds the run.")
 
 
 def require_several(data: SpeciesData) -> None:
     if len(data.names) < 2:
         raise ValueError(f"There is only one species, {data.names[0]}: a classifier needs two at least.")
+
+
+def require_lengths(config: Config, data: SpeciesData) -> None:
+    """Raise ValueError, before hours of training, where what is measured after it has no windows."""
+    for split in ("train", "valid", config.evaluation.split):
+        for length in (config.data.length, *config.evaluation.lengths):
+            if split in data.stretches or split == config.evaluation.split:
+                split_windows(data, config.data, split, length)
 
 
 def new_classifier(config: Config, classes: int) -> SequenceClassifier:
@@ -182,68 +181,107 @@ def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[S
 
 
 def evaluate(config: Config, data: SpeciesData, world: World) -> dict[str, Any]:
-    """Measure the run's best checkpoint beside k-mers and the frozen backbone; write table and pictures."""
+    """Measure the run's best checkpoint at every length beside k-mers and the frozen backbone.
+
+    The first process writes evaluation.json and the pictures.
+    """
     folder = Path(config.run.dir)
     path = best_checkpoint(folder)
     model = trained_classifier(path, world.device).model
-    split = config.evaluation.split
-    windows = split_windows(data, config.data, split)
-    with autocast(config.train, world.device):
-        answers = ask(model, windows, world, config.evaluation)
-        at_length = {config.data.length: answers} | {
-            length: ask(model, split_windows(data, config.data, split, length), world, config.evaluation)
-            for length in config.evaluation.lengths
-        }
-    others = baselines(config, data, answers, world)
+    progress = read_header(path).progress
     result = {
         "species": config.data.species,
-        "step": read_header(path).step,
-        **content(answers, others, at_length, config.evaluation),
+        "classes": data.names,
+        "split": config.evaluation.split,
+        "step": progress["step"],
+        "validation": progress["validation"],
+        "lengths": [
+            measured(config, data, model, length, world)
+            for length in sorted({config.data.length, *config.evaluation.lengths})
+        ],
     }
     if world.is_first:
         with replaced_atomically(folder / RESULT) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        draw_confusion(result["confusion"], data.names, folder / "confusion.png")
-        draw_accuracy_by_length(
-            {"fine-tuned": result["by_length"]}, 1 / len(data.names), folder / "accuracy_by_length.png"
-        )
+        draw_evaluation(result, folder)
     return result
 
 
-def baselines(config: Config, data: SpeciesData, answers: Answers, world: World) -> dict[str, Answers]:
-    """Logistic regressions on k-mers and on the backbone before training, asked about the same windows."""
+def measured(
+    config: Config, data: SpeciesData, model: SequenceClassifier, length: int, world: World
+) -> dict[str, Any]:
+    """What is measured with windows of one length."""
+    chosen, classes = config.evaluation, len(data.names)
+    windows = split_windows(data, config.data, chosen.split, length)
+    listed = windows.listed(chosen.windows, length)
+    tokens = WindowList(windows, listed)
+    with autocast(config.train, world.device):
+        found = probabilities(
+            model, tokens, classes, world, chosen.workers, chosen.both_strands, config.data.length
+        )
+    others = baselines(config, data, windows, listed, world)
+    return content(*(Answers(windows, listed, answered) for answered in (found, *others)))
+
+
+def draw_evaluation(result: dict[str, Any], folder: Path) -> None:
+    """The confusion matrix of each length, and accuracy against length."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for at_length in result["lengths"]:
+        length, rows = at_length["length"], at_length["rows"]
+        draw_confusion(at_length["confusion"], result["classes"], folder / f"confusion_{length}.png")
+        for row in rows:
+            lines.setdefault(row["model"], []).append({**row, "length": length})
+    draw_accuracy_by_length(lines, 1 / len(result["classes"]), folder / "accuracy_by_length.png")
+
+
+def report_of(result: dict[str, Any]) -> str:
+    """An evaluation in words."""
+    return "\n\n".join(report(result["classes"], at_length) for at_length in result["lengths"])
+
+
+def baselines(
+    config: Config, data: SpeciesData, windows: SpeciesWindows, listed: Sequence[Window], world: World
+) -> list[Probabilities]:
+    """The probabilities (windows, classes) of logistic regressions, fitted on windows of the same length.
+
+    The first is on k-mers, the other on the pooled vectors of the backbone before training.
+    """
     torch.manual_seed(config.train.seed)
     backbone = initial_backbone(config).to(world.device).eval()
-    test = answers.windows, answers.listed
-    found = {}
-    features: dict[str, MakeExamples] = {
-        BASELINE: lambda windows, listed: kmer_examples(windows, listed, config.evaluation.k),
-        PROBE: lambda windows, listed: embedded(config, backbone, world, windows, listed),
-    }
-    for name, examples in features.items():
-        model = fitted(*fitting_examples(config, data, examples))
-        found[name] = replace(answers, probabilities=model.predict_proba(examples(*test).features))
-    return found
+    features: list[MakeExamples] = [
+        lambda windows, listed: kmer_examples(windows, listed, config.evaluation.k),
+        lambda windows, listed: embedded(config, backbone, world, windows, listed),
+    ]
+    return [
+        fitted(*fitting_examples(config, data, examples, windows.length)).predict_proba(
+            examples(windows, listed).features
+        )
+        for examples in features
+    ]
 
 
 def start_from_probe(config: Config, data: SpeciesData, model: SequenceClassifier, world: World) -> None:
     """Begin the head at the logistic regression on the frozen backbone."""
     backbone = model.backbone.eval()
     train, valid = fitting_examples(
-        config, data, lambda windows, listed: embedded(config, backbone, world, windows, listed)
+        config,
+        data,
+        lambda windows, listed: embedded(config, backbone, world, windows, listed),
+        config.data.length,
     )
     model.start_from(torch.from_numpy(train.features), *coefficients(fitted(train, valid)))
 
 
 def fitting_examples(
-    config: Config, data: SpeciesData, examples: MakeExamples
+    config: Config, data: SpeciesData, examples: MakeExamples, length: int
 ) -> tuple[Examples, Examples | None]:
-    """What a baseline is fitted on, and what its regularization is chosen by."""
-    fit = split_windows(data, config.data, "train")
-    train = examples(fit, fit.sample(np.arange(config.evaluation.fit_windows), FIT_SEED))
+    """What a baseline is fitted on, and what its regularization is chosen by, in windows of one length."""
+    fit = split_windows(data, config.data, "train", length)
+    count = max(1, min(config.evaluation.fit_windows, config.evaluation.fit_bases // length))
+    train = examples(fit, fit.sample(np.arange(count), FIT_SEED))
     if "valid" not in data.stretches:
         return train, None
-    valid = split_windows(data, config.data, "valid")
+    valid = split_windows(data, config.data, "valid", length)
     return train, examples(valid, listed_for_validation(config, valid))
 
 

@@ -23,7 +23,8 @@ from core.files import replaced_atomically
 from core.training import TrainingConfig, World, joined_world
 from core.training.step import autocast
 from pipelines.config import parse_config
-from pipelines.dna_classification import Probabilities, pooled_probabilities, probabilities
+from pipelines.dna_answers import pooled_probabilities
+from pipelines.dna_classification import Probabilities, probabilities
 from pipelines.dna_classifier import TrainedClassifier, best_checkpoint, trained_classifier
 
 ALL = "all"

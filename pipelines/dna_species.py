@@ -3,10 +3,11 @@
     python -m pipelines.dna_species folder=genomes
     python -m pipelines.dna_species folder=genomes classify=[train.steps=800,head.dropout=0.3] dir=runs/again
 
-For every set a Mamba is pretrained on training sequences (species_pretrain.yaml), then fine-tuned and tested
-at each length (species_classify.yaml), beside logistic regression on k-mers and on the frozen backbone.
-Several of these runs share the GPU as processes. Each has a folder and a log in `dir`; an interrupted command
-continues with resume=true. The results are a table, a picture in `dir`, and a file under results/.
+For every set a Mamba is pretrained on training sequences (species_pretrain.yaml), then fine-tuned
+(species_classify.yaml) and tested at each length beside logistic regressions on k-mers and on the frozen
+backbone, which are fitted at that length. Several of these runs share the GPU as processes. Each has a folder
+and a log in `dir`; an interrupted command continues with resume=true. The results are a table, a picture in
+`dir`, and a file under results/.
 """
 
 import json
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from omegaconf import MISSING
 from tqdm import tqdm
@@ -28,29 +29,40 @@ from core.training import joined_world
 from kernels.provenance import write_results
 from pipelines.cli import command
 from pipelines.config import parse_config
-from pipelines.dna_classification import BASELINE, OURS, PROBE
+from pipelines.dna_answers import BASELINE, OURS, PROBE
 from pipelines.dna_classify import RESULT
 from pipelines.species_pictures import draw_accuracy_by_length
 
-PRETRAINING = {
-    "encode_mammals": "encode_pretraining",
-    "encode_primates": "encode_pretraining",
-    "chr22_apes": "chr22_apes",
+
+class Task(NamedTuple):
+    """How a set of species is learnt: the set to pretrain on, and the bases in a window of fine-tuning.
+
+    Short windows teach the repeats of a species, for in long ones the share of G and C alone tells species of
+    one region apart, and not those of another. Close relatives differ so little that only long ones tell.
+    """
+
+    pretrained_on: str
+    length: int
+
+
+TASKS = {
+    "encode_mammals": Task("encode_pretraining", 1 << 10),
+    "encode_primates": Task("encode_pretraining", 1 << 12),
+    "chr22_apes": Task("chr22_apes", 1 << 13),
 }
-"""Task -> the set whose training sequences it is pretrained on."""
-MOST_FIT_WINDOWS, FIT_BASES = 6000, 1 << 26
+STEP_BASES = 1 << 17
 
 
 @dataclass
 class Config:
     folder: str = field(default=MISSING, metadata={"help": "the folder that the sets' files are in"})
     tasks: list[str] = field(
-        default_factory=lambda: list(PRETRAINING), metadata={"help": "sets of species to tell apart"}
+        default_factory=lambda: list(TASKS), metadata={"help": "sets of species to tell apart"}
     )
     lengths: list[int] = field(
-        default_factory=lambda: [1 << 10, 1 << 13, 1 << 15], metadata={"help": "bases in a window"}
+        default_factory=lambda: [1 << 10, 1 << 13, 1 << 15],
+        metadata={"help": "bases in the windows of the test"},
     )
-    step_bases: int = field(default=1 << 17, metadata={"help": "bases in a step of fine-tuning"})
     pretrain: list[str] = field(
         default_factory=list, metadata={"help": "key=value of every pretraining, over species_pretrain.yaml"}
     )
@@ -66,11 +78,11 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        unknown = [task for task in self.tasks if task not in PRETRAINING]
+        unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
-            raise ValueError(f"tasks is {self.tasks}; it must name some of {', '.join(PRETRAINING)}.")
-        if not self.lengths or any(length < 1 or self.step_bases % length for length in self.lengths):
-            raise ValueError(f"lengths is {self.lengths}; each must divide step_bases, {self.step_bases:,}.")
+            raise ValueError(f"tasks is {self.tasks}; it must name some of {', '.join(TASKS)}.")
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError(f"lengths is {self.lengths}; it must hold numbers of at least 1.")
         if self.processes < 1:
             raise ValueError(f"processes is {self.processes}; it must be at least 1.")
 
@@ -91,18 +103,16 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(config.dir)
     if folder.exists() and any(folder.iterdir()) and not config.resume:
         raise ValueError(f"{folder} holds runs already: go on with resume=true, or choose another dir.")
-    for name in {*config.tasks, *(PRETRAINING[task] for task in config.tasks)}:
+    pretrained_on = {task: TASKS[task].pretrained_on for task in config.tasks}
+    for name in dict.fromkeys([*config.tasks, *pretrained_on.values()]):
         open_species(read_species(name), config.folder)  # packed once, and bad data refused before any run
-    pretrainings = {name: pretraining(config, name) for name in {PRETRAINING[task] for task in config.tasks}}
+    pretrainings = {name: pretraining(config, name) for name in dict.fromkeys(pretrained_on.values())}
     run_all(list(pretrainings.values()), config.processes, "pretraining")
     jobs = {
-        (task, length): fine_tuning(config, task, length, pretrainings[PRETRAINING[task]].folder)
-        for task in config.tasks
-        for length in config.lengths
+        task: fine_tuning(config, task, pretrainings[name].folder) for task, name in pretrained_on.items()
     }
-    longest_first = [jobs[key] for key in sorted(jobs, key=lambda key: -key[1])]
-    run_all(longest_first, config.processes, "fine-tuning")
-    rows = [row(task, length, job.folder) for (task, length), job in jobs.items()]
+    run_all(list(jobs.values()), config.processes, "fine-tuning")
+    rows = [row for task, job in jobs.items() for row in rows_of(task, job.folder, config.lengths)]
     with joined_world() as world:
         line = " ".join(["python -m pipelines.dna_species", *arguments])
         write_results(Path(config.results), line, world.device, config.seed, rows)
@@ -123,17 +133,17 @@ def pretraining(config: Config, name: str) -> Job:
     return Job("pipelines.dna_species_pretrain", arguments, folder, "summary.json")
 
 
-def fine_tuning(config: Config, task: str, length: int, pretrained: Path) -> Job:
-    folder = Path(config.dir, f"{task}_{length}")
+def fine_tuning(config: Config, task: str, pretrained: Path) -> Job:
+    folder, length = Path(config.dir, task), TASKS[task].length
     arguments = [
         "--config=species_classify",
         f"data.species={task}",
         f"data.folder={config.folder}",
         f"data.length={length}",
+        f"train.batch_size={STEP_BASES // length}",
         f"checkpoint={pretrained}",
-        f"train.batch_size={config.step_bases // length}",
         f"train.seed={config.seed}",
-        f"evaluation.fit_windows={min(MOST_FIT_WINDOWS, max(1, FIT_BASES // length))}",
+        f"evaluation.lengths={config.lengths}".replace(" ", ""),
         f"run.dir={folder}",
         *config.classify,
     ]
@@ -176,20 +186,23 @@ def start(command: Sequence[str], output: TextIO, threads: int) -> int:
     return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
 
 
-def row(task: str, length: int, folder: Path) -> dict[str, Any]:
-    """A line of the results, from a run's evaluation."""
+def rows_of(task: str, folder: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """The lines of the results, one a length, from a run's evaluation."""
     result = json.loads((folder / RESULT).read_text())
-    models = {row["model"]: row for row in result["rows"]}
-    ours, baseline, gain = models[OURS], models[BASELINE], result["gain"]
+    found = {at_length["length"]: at_length for at_length in result["lengths"]}
+    chance = 1 / len(result["classes"])
+    return [
+        {"task": task, "length": length, "chance": chance, **columns(found[length])} for length in lengths
+    ]
+
+
+def columns(at_length: dict[str, Any]) -> dict[str, Any]:
+    """What a line of the results says of one length."""
+    models = {row["model"]: row for row in at_length["rows"]}
+    ours, baseline, gain = models[OURS], models[BASELINE], at_length["gain"]
     return {
-        "task": task,
-        "length": length,
-        "windows": result["windows"],
-        "chance": 1 / len(result["classes"]),
-        "accuracy": ours["accuracy"],
-        "low": ours["low"],
-        "high": ours["high"],
-        "macro_f1": ours["macro_f1"],
+        "windows": at_length["windows"],
+        **{key: ours[key] for key in ("accuracy", "low", "high", "macro_f1")},
         "baseline": baseline["accuracy"],
         "baseline_low": baseline["low"],
         "baseline_high": baseline["high"],

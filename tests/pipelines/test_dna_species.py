@@ -11,14 +11,13 @@ import pytest
 from bio.species import read_species
 from pipelines import dna_species
 from pipelines.config import ConfigError, parse_config
-from pipelines.dna_classification import BASELINE, OURS, PROBE
+from pipelines.dna_answers import BASELINE, OURS, PROBE
 from tests.bio.conftest import random_bases
 
 SMALL = [
     "folder=data",
     "tasks=[encode_mammals]",
     "lengths=[32,64]",
-    "step_bases=128",
     "processes=1",
     "classify=[train.steps=7]",
     "results=results/species.json",
@@ -32,7 +31,8 @@ def evaluation(accuracy: float) -> dict[str, Any]:
         for name, value in ((OURS, accuracy), (BASELINE, 0.5), (PROBE, 0.4))
     ]
     gain = {"value": accuracy - 0.5, "low": 0.0, "high": 0.4}
-    return {"classes": list("abcde"), "windows": 100, "rows": rows, "gain": gain}
+    lengths = [{"length": n, "windows": 100, "rows": rows, "gain": gain} for n in (32, 64, 1024)]
+    return {"classes": list("abcde"), "lengths": lengths}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def calls(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         folder = Path(config.run.dir)
         folder.mkdir(exist_ok=True)
         (folder / "summary.json").write_text("{}")
-        (folder / "evaluation.json").write_text(json.dumps(evaluation(0.6 + len(made) / 100)))
+        (folder / "evaluation.json").write_text(json.dumps(evaluation(0.6)))
         return 0
 
     monkeypatch.setattr(dna_species, "start", start)
@@ -70,17 +70,16 @@ def calls(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_all_runs_are_made_and_published(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert dna_species.main(SMALL) == 0
-    pretraining, *tuned = calls
+    pretraining, tuned = calls
     assert pretraining.data.species == "encode_pretraining"
-    assert [(config.data.length, config.train.batch_size) for config in tuned] == [(64, 2), (32, 4)]
-    for config in tuned:
-        assert config.checkpoint == pretraining.run.dir
-        assert (config.data.species, config.data.folder) == ("encode_mammals", "data")
-        assert (config.train.steps, config.head.pooling) == (7, "mean")
+    assert tuned.checkpoint == pretraining.run.dir
+    assert (tuned.data.species, tuned.data.folder) == ("encode_mammals", "data")
+    assert (tuned.data.length, tuned.train.batch_size) == (1024, 128)
+    assert (tuned.train.steps, tuned.head.pooling, tuned.evaluation.lengths) == (7, "mean", [32, 64])
     results = json.loads(Path("results/species.json").read_text())
     assert [(row["task"], row["length"], row["accuracy"]) for row in results["rows"]] == [
-        ("encode_mammals", 32, 0.63),
-        ("encode_mammals", 64, 0.62),
+        ("encode_mammals", 32, 0.6),
+        ("encode_mammals", 64, 0.6),
     ]
     assert results["rows"][0] == results["rows"][0] | {"baseline": 0.5, "probe": 0.4, "chance": 0.2}
     assert results["command"].startswith("python -m pipelines.dna_species folder=data")
@@ -102,7 +101,7 @@ def test_finished_runs_are_not_made_again(calls: list[Any], capsys: pytest.Captu
 def test_a_run_that_fails_is_named(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert dna_species.main([*SMALL, "classify=[train.stepps=7]"]) == 1
     error = capsys.readouterr().err
-    assert "The run runs/species/encode_mammals_64 failed (error: " in error
+    assert "The run runs/species/encode_mammals failed (error: " in error
     assert "there is no key train.stepps" in error
     assert not Path("results").exists()
 
@@ -111,7 +110,7 @@ def test_a_run_that_fails_is_named(calls: list[Any], capsys: pytest.CaptureFixtu
     ("argument", "message"),
     [
         ("tasks=[apes]", "it must name some of encode_mammals"),
-        ("lengths=[100]", "each must divide step_bases"),
+        ("lengths=[0]", "it must hold numbers of at least 1"),
         ("processes=0", "processes is 0"),
         ("folder=absent", "There is no FASTA file"),
     ],
