@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,7 +26,7 @@ from core.checkpoint import latest_checkpoint, load_weights
 from core.files import replaced_atomically
 from core.model import SequenceModel, SequenceModelConfig
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
-from core.training import RunFolder, TrainingConfig, World, joined_world, train
+from core.training import RunFolder, Stage, TrainingConfig, World, joined_world, staged, train
 from core.training.step import autocast
 from kernels.provenance import write_results
 from pipelines.cli import command
@@ -46,6 +47,12 @@ class TaskConfig:
         default="induction_heads", metadata={"help": "selective_copying or induction_heads"}
     )
     length: int = field(default=256, metadata={"help": "positions of a training sequence"})
+    warmup_lengths: list[int] = field(
+        default_factory=list, metadata={"help": "shorter ones to begin with, one stage after the other"}
+    )
+    warmup_steps: list[int] = field(
+        default_factory=list, metadata={"help": "of train.steps, those at each of warmup_lengths"}
+    )
     test_lengths: list[int] = field(
         default_factory=lambda: [64, 256, 1024], metadata={"help": "lengths at which accuracy is measured"}
     )
@@ -81,7 +88,8 @@ def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "synthetic", __doc__ or "")
     folder = Path(config.run.dir)
     runs = {mixer: settings_of(config, mixer) for mixer in config.mixers}
-    for length in (config.task.length, *config.task.test_lengths):
+    lengths = [stage.length for stage in stages_of(config)]
+    for length in (*lengths, *config.task.test_lengths):
         SyntheticBatches(config.task.name, length, config.train.seed)  # refused now, not after the training
     for settings in runs.values():
         require_same_settings(Path(settings.run.dir), settings)
@@ -108,9 +116,9 @@ def settings_of(config: Config, mixer: Mixer) -> Settings:
 def accuracies(settings: Settings, world: World) -> list[dict[str, Any]]:
     """A row a length of a model that has been trained to the end, by now at the latest."""
     folder = Path(settings.run.dir)
-    model = trained(settings, world)
     if (folder / ACCURACY).exists():
         return cast(list[dict[str, Any]], json.loads((folder / ACCURACY).read_text(encoding="utf-8")))
+    model = trained(settings, world)
     rows = []
     for length in tqdm(settings.task.test_lengths, desc="test lengths", mininterval=10.0):
         batches = SyntheticBatches(settings.task.name, length, HELD_OUT_SEED)
@@ -136,10 +144,28 @@ def trained(settings: Settings, world: World) -> SequenceModel:
     def validate(model: nn.Module) -> dict[str, float]:
         return measured(cast(SequenceModel, model), held_out, task.test_sequences, world.device)
 
-    batches = SyntheticBatches(task.name, task.length, settings.train.seed)
+    stages = stages_of(settings)
+    by_length = {s.length: SyntheticBatches(task.name, s.length, settings.train.seed) for s in stages}
     run = RunFolder(folder, asdict(settings), resume=state == "started")
-    train(model, batches, settings.train, run, world, "token", validate)
+    train(model, staged(stages, by_length), settings.train, run, world, "token", validate, stages)
     return model.eval()
+
+
+def stages_of(settings: Settings) -> list[Stage]:
+    """The lengths of training in order; ValueError unless each has its steps and none comes twice."""
+    task, steps = settings.task, settings.train.steps
+    lengths = [*task.warmup_lengths, task.length]
+    counts = [*task.warmup_steps, steps - sum(task.warmup_steps)]
+    if len(lengths) != len(counts) or min(counts) < 1 or len(set(lengths)) < len(lengths):
+        raise ValueError(
+            f"task.warmup_lengths {task.warmup_lengths} and task.warmup_steps {task.warmup_steps} must be as "
+            f"many, the steps fewer than train.steps, {steps:,}, and all lengths different from each other."
+        )
+    ends = list(accumulate(counts))
+    return [
+        Stage(length, settings.train.batch_size, end - count, count)
+        for length, count, end in zip(lengths, counts, ends, strict=True)
+    ]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

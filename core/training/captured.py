@@ -119,12 +119,13 @@ class CapturedSteps:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         batches: DeviceBatches,
+        rows: range,
         config: TrainingConfig,
         world: World,
         count: int,
     ):
         self._model, self._optimizer, self._config, self._world = model, optimizer, config, world
-        self._batches = batches
+        self._batches, self._rows = batches, rows
         self._steps = torch.zeros(count, dtype=torch.int64, device=world.device)
         self._rates = torch.zeros(count, device=world.device)
         self._told = torch.zeros(count, 2, device=world.device)
@@ -134,7 +135,7 @@ class CapturedSteps:
         self.tokens = 0  # of each of its steps
 
     def __call__(self, first: int, rates: Sequence[float]) -> list[StepResult]:
-        """Take the steps from `first` (from 0) on, each at its learning rate."""
+        """Take as many steps of `batches` as there are rates, `count` of them, from number `first` on."""
         self._steps.copy_(torch.arange(first, first + len(rates)))
         self._rates.copy_(torch.tensor(rates))
         if self._runs == 1:  # the first run has compiled and chosen the kernels
@@ -146,9 +147,9 @@ class CapturedSteps:
     def _take(self) -> None:
         groups = self._optimizer.param_groups
         own_rates = [group["lr"] for group in groups]
-        inputs, targets = self._batches.on_device(self._steps, self._world.rows(self._config.batch_size))
-        _, rows, self.length = inputs.shape
-        self.tokens = rows * self.length
+        inputs, targets = self._batches.on_device(self._steps, self._rows)
+        self.length = inputs.shape[2]
+        self.tokens = inputs[0].numel()
         for index, batch in enumerate(zip(inputs, targets, strict=True)):
             for group in groups:
                 group["lr"] = self._rates[index]

@@ -74,14 +74,21 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     return next(stage for stage in stages if step < stage.end)
 
 
-def staged(stages: Sequence[Stage], batches: Mapping[int, Batches]) -> Batches:
+@dataclass(frozen=True)
+class StagedBatches:
     """The batches of a run from those of each length, which count steps from the start of their stage."""
 
-    def of_step(step: int, rows: range) -> tuple[Tensor, Tensor] | Batch:
-        stage = stage_at(stages, step)
-        return batches[stage.length](step - stage.first_step, rows)
+    stages: Sequence[Stage]
+    by_length: Mapping[int, Batches]
 
-    return of_step
+    def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor] | Batch:
+        stage = stage_at(self.stages, step)
+        return self.by_length[stage.length](step - stage.first_step, rows)
+
+
+def staged(stages: Sequence[Stage], batches: Mapping[int, Batches]) -> StagedBatches:
+    """The batches of a run of these stages from those of each length."""
+    return StagedBatches(stages, batches)
 
 
 def stage_table(stages: Sequence[Stage]) -> str:

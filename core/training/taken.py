@@ -15,6 +15,7 @@ from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.optimizer import set_learning_rate
 from core.training.schedule import learning_rate
+from core.training.stages import StagedBatches
 from core.training.step import StepResult, training_step
 from core.training.stopping import StopRequest
 
@@ -49,9 +50,14 @@ def steps_taken(
     Where the parameters are looked at, after a multiple of `config.validate_every` or `checkpoint_every` and
     at the end, no later step has been taken yet.
     """
-    alone_on_gpu = world.size == 1 and world.device.type == "cuda"
-    if alone_on_gpu and isinstance(batches, DeviceBatches) and not config.ema:
-        yield from _many_at_once(model, optimizer, batches, config, world, stop, steps)
+    alone_on_gpu = _is_alone_on_gpu(world)
+    parts = _device_parts(batches, steps.stop) if alone_on_gpu and not config.ema else []
+    if parts:
+        for made, part in parts:
+            own = range(max(part.start, steps.start), part.stop)
+            if own:
+                take_many = _takers(model, optimizer, made, rows(part.start), config, world)
+                yield from _many_at_once(take_many, part.start, own, steps.stop, config, stop)
         return
     captured = CapturedStep(model, optimizer, config, world) if alone_on_gpu else None
 
@@ -72,24 +78,49 @@ def steps_taken(
             yield Taken(result, rate, batch.inputs.shape[1], tokens, seconds, waited)
 
 
-def _many_at_once(
+def _is_alone_on_gpu(world: World) -> bool:
+    return world.size == 1 and world.device.type == "cuda"
+
+
+def _device_parts(batches: Batches, steps: int) -> list[tuple[DeviceBatches, range]]:
+    """Batches that the device makes, with the steps of the run that they are of; none if it makes not all."""
+    if isinstance(batches, StagedBatches):
+        stages = [(batches.by_length[s.length], range(s.first_step, s.end)) for s in batches.stages]
+    else:
+        stages = [(batches, range(steps))]
+    made = [(made, part) for made, part in stages if isinstance(made, DeviceBatches)]
+    return made if len(made) == len(stages) else []
+
+
+def _takers(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: DeviceBatches,
+    rows: range,
     config: TrainingConfig,
     world: World,
-    stop: StopRequest,
-    steps: range,
-) -> Generator[Taken, None, None]:
-    """Steps in graphs of AT_ONCE or a divisor of it; those left over at either end in a graph of one."""
+) -> dict[int, CapturedSteps]:
+    """What takes one step, and what takes AT_ONCE or a divisor of it, so that nothing is due in between."""
     count = math.gcd(AT_ONCE, config.validate_every, config.checkpoint_every)
-    takers = {size: CapturedSteps(model, optimizer, batches, config, world, size) for size in {1, count}}
+    return {size: CapturedSteps(model, optimizer, batches, rows, config, world, size) for size in {1, count}}
+
+
+def _many_at_once(
+    takers: dict[int, CapturedSteps],
+    offset: int,
+    steps: range,
+    last: int,
+    config: TrainingConfig,
+    stop: StopRequest,
+) -> Generator[Taken, None, None]:
+    """Take the steps of a run of `last` in all, whose batches are counted from `offset` on."""
+    count = max(takers)
     step = steps.start
     while step < steps.stop:
         size = count if step % count == 0 and step + count <= steps.stop else 1
         began = time.perf_counter()
-        rates = [learning_rate((step + 1 + index) / steps.stop, config) for index in range(size)]
-        results = takers[size](step, rates)
+        rates = [learning_rate((step + 1 + index) / last, config) for index in range(size)]
+        results = takers[size](step - offset, rates)
         seconds = (time.perf_counter() - began) / size
         results[-1] = replace(results[-1], stop_requested=stop.requested)
         for result, rate in zip(results, rates, strict=True):

@@ -13,6 +13,8 @@ from pipelines.synthetic import main
 
 SMALL = [
     "task.length=16",
+    "task.warmup_lengths=[12]",
+    "task.warmup_steps=[20]",
     "task.test_lengths=[8,16,32]",
     "model.d_model=16",
     "train.steps=320",
@@ -43,9 +45,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_selection_learns_what_time_invariance_does_not(compared: Path) -> None:
     selective, invariant = (accuracy(compared, mixer) for mixer in ("mamba", "s4d"))
     assert selective[16] > 0.95
-    assert selective[32] > 0.8  # twice the length of training
-    assert invariant[16] < 0.6
-    assert invariant[32] < 0.4
+    assert selective[32] > 0.9  # twice the length of training
+    assert invariant[32] < 0.6
 
 
 def test_a_comparison_leaves_runs_a_picture_and_results(compared: Path) -> None:
@@ -53,9 +54,10 @@ def test_a_comparison_leaves_runs_a_picture_and_results(compared: Path) -> None:
     for mixer in ("mamba", "s4d"):
         assert (compared / mixer / "summary.json").exists()
         events = read_metrics(compared / mixer / "metrics.jsonl")
-        assert [event["step"] for event in events if event["event"] == "validation"] == [160, 320]
+        assert [event["step"] for event in events if event["event"] == "validation"] == [20, 160, 320]
+        assert [event["length"] for event in events if event["event"] == "stage"] == [12, 16]
     results = json.loads((compared.parent / "results.json").read_text())
-    assert results["command"].startswith("python -m pipelines.synthetic task.length=16")
+    assert results["command"].startswith("python -m pipelines.synthetic task.length=16 ")
     assert [(row["task"], row["mixer"], row["length"]) for row in results["rows"]] == [
         ("induction_heads", mixer, length) for mixer in ("mamba", "s4d") for length in (8, 16, 32)
     ]
@@ -96,6 +98,9 @@ def test_a_run_of_other_settings_is_refused_by_its_keys(
     [
         (["task.name=copying"], "task.name should be"),
         (["mixers=[mamba,s5]"], "mixers should be"),
+        (["task.warmup_lengths=[8,16]", "task.warmup_steps=[10]"], "must be as many"),
+        (["task.warmup_lengths=[8]", "task.warmup_steps=[1000]"], "fewer than train.steps, 1,000"),
+        (["task.warmup_lengths=[256]", "task.warmup_steps=[10]"], "different from each other"),
         (["task.length=2"], "The length of induction_heads is 2"),
         (["task.test_lengths=[16,1]"], "The length of induction_heads is 1"),
     ],

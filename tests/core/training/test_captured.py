@@ -12,10 +12,23 @@ from torch import Tensor, nn
 
 from core.model import SequenceModel, SequenceModelConfig
 from core.synthetic_task import SyntheticBatches
-from core.training import Batch, RunFolder, TrainingConfig, TrainingInterrupted, World, captured, train
+from core.training import (
+    Batch,
+    RunFolder,
+    Stage,
+    TrainingConfig,
+    TrainingInterrupted,
+    World,
+    captured,
+    staged,
+    taken,
+    train,
+)
 from core.training.captured import WARM_UP, CapturedStep, CapturedSteps, silent_step
 from core.training.optimizer import adamw, set_learning_rate
 from core.training.step import training_step
+from core.training.stopping import StopRequest
+from core.training.taken import steps_taken
 from tests.core.training.toy import ALONE, CPU, POISON, ToyModel, toy_batches
 
 GPU = World(0, 1, torch.device("cuda", 0))
@@ -138,7 +151,7 @@ def test_many_steps_at_once_are_the_same_steps_one_by_one(started: list[int]) ->
     for step, rate in enumerate(rates):
         set_learning_rate(one_optimizer, rate)
         told.append(training_step(one, one_optimizer, Batch(*batches(step, range(3))), config, ALONE))
-    three = CapturedSteps(other, other_optimizer, batches, config, ALONE, count=3)
+    three = CapturedSteps(other, other_optimizer, batches, range(3), config, ALONE, count=3)
     assert [result for first in (0, 3, 6) for result in three(first, rates[first : first + 3])] == told
     assert (three.length, three.tokens, len(started)) == (12, 36, 1)
     for a, b in zip(tensors_of(one, one_optimizer), tensors_of(other, other_optimizer), strict=True):
@@ -158,6 +171,26 @@ def test_a_skipped_step_leaves_moments_and_their_count(started: list[int]) -> No
     assert not told.isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(before, tensors_of(model, optimizer), strict=True))
     assert not hasattr(optimizer, "found_inf")
+
+
+@pytest.mark.parametrize(("first", "recordings"), [(0, 4), (3, 3), (12, 1)])
+def test_steps_on_batches_of_the_device_are_those_on_batches_of_the_cpu(
+    first: int, recordings: int, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In stages, from the first step or from a later one; 4 steps of the first are taken one by one."""
+    config = TrainingConfig(steps=24, batch_size=3, validate_every=8, checkpoint_every=4)
+    stages = [Stage(6, 3, 0, 10), Stage(9, 3, 10, 14)]
+    made = {length: SyntheticBatches("induction_heads", length, seed=2) for length in (6, 9)}
+    runs: dict[bool, list[Any]] = {}
+    for is_made_there in (False, True):
+        monkeypatch.setattr(taken, "_is_alone_on_gpu", lambda world, answer=is_made_there: answer)
+        model = small_model()
+        arguments = staged(stages, made), config, ALONE, StopRequest(), range(first, 24), lambda _: range(3)
+        steps = list(steps_taken(model, fused(model), *arguments))
+        runs[is_made_there] = [(s.result, s.learning_rate, s.length, s.tokens) for s in steps]
+    assert len(runs[True]) == 24 - first
+    assert runs[True] == runs[False]
+    assert len(started) == recordings
 
 
 @needs_gpu
@@ -189,16 +222,18 @@ def test_a_gpu_makes_the_batches_of_the_cpu() -> None:
 
 @needs_gpu
 def test_a_run_of_graphs_is_a_run_of_steps_and_survives_a_stop(tmp_path: Path) -> None:
-    """Made on the GPU many steps at once, made on the CPU, and stopped after 6 of 24 steps: the same."""
+    """Made on the GPU many steps at once, made on the CPU, and stopped after 8 of 24 steps: the same."""
     config = TrainingConfig(steps=24, batch_size=3, validate_every=8, checkpoint_every=4, log_every=1)
-    batches = SyntheticBatches("induction_heads", 40, seed=2)
+    stages = [Stage(20, 3, 0, 10), Stage(40, 3, 10, 14)]
+    made = {length: SyntheticBatches("induction_heads", length, seed=2) for length in (20, 40)}
+    batches = staged(stages, made)
 
     def from_cpu(step: int, rows: range) -> tuple[Tensor, Tensor]:
         return batches(step, rows)
 
     def run(name: str, data: Any, resume: bool = False, **options: Any) -> list[Tensor]:
         model = small_model(GPU.device)
-        train(model, data, config, RunFolder(tmp_path / name, {}, resume), GPU, **options)
+        train(model, data, config, RunFolder(tmp_path / name, {}, resume), GPU, stages=stages, **options)
         return [parameter.detach().clone() for parameter in model.parameters()]
 
     def stop(model: nn.Module) -> dict[str, float]:
