@@ -83,8 +83,8 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on_as_if_it_were_not(
             os.kill(os.getpid(), signal.SIGTERM)
         return toy_batches(step, *arguments)
 
-    monkeypatch.setattr("tests.core.training.toy.toy_batches", with_signal)
-    with pytest.raises(TrainingInterrupted):
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+        patch.setattr("tests.core.training.toy.toy_batches", with_signal)
         toy_run(tmp_path / "stopped", ema=ema)
     stopped_after = events(tmp_path / "stopped")[-1]["step"]
     assert stopped_after in (4, 5)
@@ -92,7 +92,6 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on_as_if_it_were_not(
     assert "resume=true" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
-    monkeypatch.undo()
     toy_run(tmp_path / "stopped", ema=ema, resume=True)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
