@@ -58,7 +58,7 @@ class Config(dna_pretrain.Config):
     )
     publish: str | None = field(
         default=None,
-        metadata={"help": "a .json to write the table to at the end, and the bits by context as a .png"},
+        metadata={"help": "a .json to write the table to as well, and the bits by context as a .png"},
     )
 
     def __post_init__(self) -> None:
@@ -101,11 +101,11 @@ def main(arguments: Sequence[str]) -> None:
             if world.is_first:
                 folder, seed = Path(config.run.dir), config.train.seed
                 write_results(folder, rows(cells), validations(cells), arguments, seed)
+                if config.publish is not None:
+                    publish(folder, Path(config.publish))
         if world.is_first:
             print(results_text(rows(cells)))
             print(f"{config.run.dir} holds the runs, their table and its pictures.")
-            if config.publish is not None:
-                publish(Path(config.run.dir), Path(config.publish))
 
 
 def planned(config: Config) -> list[Cell]:

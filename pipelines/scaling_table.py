@@ -54,8 +54,9 @@ def publish(folder: Path, results: Path) -> None:
     results.parent.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(results) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    with replaced_atomically(results.with_name(f"{results.stem}_context.png")) as temporary:
-        shutil.copyfile(folder / BY_CONTEXT, temporary)
+    if (folder / BY_CONTEXT).exists():  # nothing but diverged runs have none
+        with replaced_atomically(results.with_name(f"{results.stem}_context.png")) as temporary:
+            shutil.copyfile(folder / BY_CONTEXT, temporary)
 
 
 def best_rows(rows: Sequence[Row]) -> list[Row]:
