@@ -1,15 +1,14 @@
 """Clips with their classes: what a classifier is trained and tested on."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from audio.augmentation import augmented
-from audio.mel import centred, one_second
+from audio.augmentation import augmented, draws
+from audio.mel import CLIP, one_second
 from audio.pack import PackedAudio, PackedClip
-from audio.quantizer import decode
-from audio.waveform import as_pcm
+from audio.quantizer import levels
+from audio.waveform import Waveform
 from core.counter import shuffled
 
 ORDER_STREAM, AUGMENTATION_STREAM = 1, 2
@@ -29,20 +28,20 @@ class LabelledClips:
         if not self.clips:
             raise ValueError(f"{audio.name} has no clips for {split}: name a larger data set.")
 
+        self._levels: Waveform = levels(audio.quantizer, torch.device("cpu")).numpy()
         self.labels = torch.tensor([clip.label for clip in self.clips])
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def waveform(self, number: int) -> Tensor:
-        """Clip `number` as its quantizer gives it back, (samples,) float32."""
+    def waveform(self, number: int) -> Waveform:
+        """Clip `number` as its quantizer gives it back, (samples,)."""
         start, length = self.clips[number].start, self.clips[number].length
-        codes = torch.from_numpy(np.array(self.audio.codes[start : start + length]))
-        return decode(codes, self.audio.quantizer)
+        return self._levels[self.audio.codes[start : start + length]]
 
     def seconds(self, numbers: range) -> Tensor:
         """These clips (rows, CLIP) float32, each without its mean, cut or padded to a second."""
-        return torch.stack([one_second(self.waveform(number)) for number in numbers])
+        return torch.stack([one_second(torch.from_numpy(self.waveform(number))) for number in numbers])
 
 
 class ClassifierBatches:
@@ -59,9 +58,9 @@ class ClassifierBatches:
     def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
         counters = step * self.batch_size + np.arange(rows.start, rows.stop, rows.step)
         chosen = shuffled(counters, len(self.clips), self.seed, ORDER_STREAM)
-        sounds = [self._sound(*pair) for pair in zip(chosen.tolist(), counters.tolist(), strict=True)]
-        return torch.from_numpy(np.stack(sounds)), self.clips.labels[chosen][:, None]
-
-    def _sound(self, number: int, counter: int) -> npt.NDArray[np.int16]:
-        clip = centred(self.clips.waveform(number)).numpy()
-        return as_pcm(augmented(clip, self.seed, AUGMENTATION_STREAM, counter))
+        chance = draws(self.seed, AUGMENTATION_STREAM, counters)
+        sounds = np.empty((len(chosen), CLIP), np.int16)
+        for sound, number, drawn in zip(sounds, chosen.tolist(), chance, strict=True):
+            clip = self.clips.waveform(number)[:CLIP]
+            sound[:] = augmented(clip - clip.mean(), drawn)
+        return torch.from_numpy(sounds), self.clips.labels[chosen][:, None]

@@ -65,6 +65,10 @@ class Config:
         },
     )
     count: int = field(default=2048, metadata={"help": "clips to sample from each model"})
+    seconds: float = field(
+        default=1.0,
+        metadata={"help": "of sound to sample in a clip; the classifier hears a second, padded with silence"},
+    )
     batch_size: int = field(default=512, metadata={"help": "clips that are sampled at once"})
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = field(default=0, metadata={"help": "of the samples and of the bootstrap"})
@@ -147,6 +151,7 @@ def all_sources(config: Config, packed: PackedAudio, world: World) -> list[Sourc
     sources += [folder_source(name, "folder", path, run, {"path": str(path)}) for name, path in folders]
     options = {
         "count": config.count,
+        "seconds": config.seconds,
         "batch_size": min(config.batch_size, config.count),
         "seed": config.seed,
         "sampling": config.sampling,
@@ -216,6 +221,7 @@ def report_facts(
         },
         "sampling": asdict(config.sampling),
         "count": config.count,
+        "seconds": config.seconds,
         "seed": config.seed,
         "resamples": config.resamples,
         "commit": commit(),

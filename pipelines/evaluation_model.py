@@ -14,22 +14,20 @@ from pipelines.audio import AudioCheckpoint, AudioDataConfig, open_audio_data, t
 from pipelines.evaluation_source import SOUNDS, Source, folder_source
 from pipelines.sampling import file_sha256, progress_bar
 
-SECONDS = 1.0
 LIKELIHOOD = "likelihood.json"
 
 
 def sampled_source(
     name: str, checkpoint: Path, run: Path, data: AudioDataConfig, world: World, **options: Any
 ) -> Source:
-    """Clips of a second sampled from a model into the evaluation's folder, and its bits on the test clips.
+    """Clips sampled from a model into the evaluation's folder, and its bits on the test clips.
 
-    options: count, batch_size, seed and sampling of audio_sample. What an interrupted evaluation has sampled
-    is continued. Raises ValueError where the folder holds samples of other options.
+    options: count, seconds, batch_size, seed and sampling of audio_sample. What an interrupted evaluation has
+    sampled is continued. Raises ValueError where the folder holds samples of other options.
     """
     asked = audio_sample.Config(
         checkpoint=str(checkpoint),
         output=str(run / name / SOUNDS),
-        seconds=SECONDS,
         resume=True,
         **options,
     )

@@ -95,19 +95,35 @@ def interval_text(interval: Interval | None) -> str:
 def write_rows(
     path: Path, command: str, data: str, measured: Sequence[Measured], device: torch.device, seed: int
 ) -> None:
-    """Fill the rows of a published table: those of the same data and model are updated, others are added.
+    """Fill the rows of a published table: a model's by the folder of its run, others by data and name.
 
-    What other commands wrote into the rows stays, and so does their command. The file is whole at any time.
+    What has no row gets one. What other commands wrote into a row stays, its likelihood included, and so does
+    their command. The file is whole at any time.
     """
     before: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
-    rows = {(row["data"], row["model"]): row for row in before["rows"]}
+    rows = list(before["rows"])
     for one in measured:
-        key = data, one.source.name
-        rows[key] = rows.get(key, {"data": data, "model": one.source.name}) | standard_json(_row(one))
+        own = {"data": data, "model": one.source.name, "run": one.source.facts.get("path")}
+        if not any(_is_of(row, own) for row in rows):
+            rows.append(own)
+        rows = [_filled(row, one) if _is_of(row, own) else row for row in rows]
     earlier = before.get("command")
     commands = command if earlier in (None, command) else f"{earlier.removesuffix(f'; {command}')}; {command}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(path) as temporary:
-        write_results(temporary, commands, device, seed, list(rows.values()))
+        write_results(temporary, commands, device, seed, rows)
+
+
+def _is_of(row: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a row is of this source; rows that name a run are known by it alone."""
+    keys = ("run",) if row.get("run") is not None else ("data", "model")
+    return all(row.get(key) == own[key] for key in keys)
+
+
+def _filled(row: Mapping[str, Any], one: Measured) -> dict[str, Any]:
+    """A row with what was measured; what it knows of parameters and likelihood stays."""
+    known = {key: row[key] for key in ("parameters", "nll_bits") if row.get(key) is not None}
+    return {**row, **standard_json(_row(one)), **known}
 
 
 def _row(one: Measured) -> dict[str, Any]:

@@ -3,33 +3,54 @@
 import numpy as np
 import pytest
 
-from audio.augmentation import LONGEST_SHIFT, at_speed, augmented, long_noise, placed, with_noise
+from audio.augmentation import (
+    LONGEST_SHIFT,
+    at_speed,
+    augmented,
+    coloured,
+    draws,
+    long_noise,
+    placed,
+    with_noise,
+)
 from audio.mel import CLIP
+from audio.waveform import FULL_SCALE, Waveform
 from tests.audio.conftest import noise, tone
+
+
+def one(clip: Waveform, counter: int, seed: int = 0, stream: int = 1) -> np.ndarray:
+    return augmented(clip, draws(seed, stream, np.array([counter]))[0])
 
 
 def test_a_clip_s_augmentation_depends_on_the_counter_alone() -> None:
     clip = noise(5000)
-    first = augmented(clip, 3, 2, 7)
-    augmented(clip, 3, 2, 8)
-    assert np.array_equal(first, augmented(clip, 3, 2, 7))
-    others = [augmented(clip, *numbers) for numbers in ((3, 2, 8), (4, 2, 7), (3, 1, 7))]
-    assert sum(np.array_equal(first, other) for other in others) < 2
+    many = draws(3, 2, np.arange(20))
+    assert np.array_equal(one(clip, 7, 3, 2), augmented(clip, many[7]))
+    others = [one(clip, 8, 3, 2), one(clip, 7, 4, 2), one(clip, 7, 3, 1)]
+    assert sum(np.array_equal(one(clip, 7, 3, 2), other) for other in others) < 2
 
 
 def test_augmented_clips_are_seconds_of_sound() -> None:
     for counter in range(40):
         for clip in (noise(1), noise(3000), noise(2 * CLIP), np.zeros(50, np.float32)):
-            second = augmented(clip, 0, 1, counter)
-            assert second.shape == (CLIP,)
-            assert second.dtype == np.float32
-            assert np.abs(second).max() <= 1
+            second = one(clip, counter)
+            assert (second.shape, second.dtype) == ((CLIP,), np.int16)
+            if len(clip) > LONGEST_SHIFT:
+                assert second.any()
 
 
 def test_some_clips_stay_as_they_were() -> None:
     clip = noise(4000)
-    same = [np.array_equal(augmented(clip, 0, 1, counter)[:4000], clip) for counter in range(200)]
-    assert 0.02 < np.mean(same) < 0.15  # none of four augmentations, each of chance a half: 1 in 16
+    same = [np.array_equal(one(clip, counter)[:4000], clip * FULL_SCALE) for counter in range(400)]
+    assert 0.01 < np.mean(same) < 0.06  # none of five augmentations, each of chance a half: 1 in 32
+
+
+@pytest.mark.parametrize("colour", [-0.7, 0.7])
+def test_colour_tilts_the_spectrum(colour: float) -> None:
+    before, after = (np.abs(np.fft.rfft(clip)) for clip in (noise(8000), coloured(noise(8000), colour)))
+    low, high = after[10:400].sum() / before[10:400].sum(), after[-400:].sum() / before[-400:].sum()
+    assert low == pytest.approx(1 + colour, abs=0.05)
+    assert high == pytest.approx(1 - colour, abs=0.05)
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
