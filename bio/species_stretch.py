@@ -84,8 +84,9 @@ def _open(name: str, species: SpeciesFiles, folder: Path) -> dict[str, Genome]:
     try:
         return {file: open_genome(folder / file) for file in files}
     except FileNotFoundError as error:
+        download = f" python -m bio.download {species.source} fetches it." if species.source else ""
         raise FileNotFoundError(
-            f"Species {name}: {error} The folder of a set's files is data.folder."
+            f"Species {name}: {error} The folder of a set's files is data.folder.{download}"
         ) from error
     except ValueError as error:
         raise ValueError(f"Species {name}: {error}") from error
