@@ -15,6 +15,7 @@ from pipelines.power_law import PowerLaw
 
 EXTREMES = 5
 GUESS = 2.0
+FEWEST_BASES = 1000
 
 Rows = Sequence[Mapping[str, Any]]
 """Finished runs of dna_scaling, with model, parameters, length and perplexity."""
@@ -51,23 +52,26 @@ def draw_spectra(held_out: Spectrum, generated: Spectrum, k: int, picture: Path)
 def draw_context(tables: Mapping[str, Mapping[str, Any]], picture: Path) -> None:
     """Bits per base against how many bases of its window a base has before it, a line a table.
 
-    The tables are those of dna_validation, of one held-out sequence.
+    The tables are those of dna_validation, of one held-out sequence. Bins of few bases, which long windows
+    have at their beginning, are left out where there are others; the mean of a single table is dashed.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="bases of context", ylabel="held-out bits per base")
     axes.set_xscale("log", base=2)
     for name, table in tables.items():
         rows = table["by_context"]
+        rows = [row for row in rows if row["bases"] >= FEWEST_BASES] or rows
         middles = [(row["least_context"] * row["most_context"]) ** 0.5 for row in rows]
         bits = [row["bits_per_base"] for row in rows]
         (line,) = axes.plot(middles, bits, marker="o", markersize=3, label=name)
-        mean = table["parts"]["all"]["bits_per_base"]
-        axes.axhline(mean, color=line.get_color(), linewidth=0.8, linestyle="dashed")
+        if len(tables) == 1:
+            mean = table["parts"]["all"]["bits_per_base"]
+            axes.axhline(mean, color=line.get_color(), linewidth=0.8, linestyle="dashed", label="its mean")
     if markov := [row for table in tables.values() for row in table["markov"]]:
         best = min(markov, key=lambda row: row["bits_per_base"])
         name = f"Markov model of order {best['order']}"
         axes.axhline(best["bits_per_base"], color="grey", linewidth=0.8, linestyle="dotted", label=name)
-    axes.legend(title="dashed: the mean", fontsize=8)
+    axes.legend(fontsize=8)
     save(figure, picture)
 
 
