@@ -39,29 +39,55 @@ class MambapyModel(nn.Module):
 
 
 def main() -> None:
-    """Compare, then time in turns, and print tokens/s and their ratios."""
+    """Print tokens/s and their ratios, or why there are none."""
     try:
-        from mambapy import mamba as mambapy
+        found = rows()
     except ImportError:
         sys.exit("mambapy is not installed, so there is nothing to compare with: pip install mambapy==1.2.0.")
+    except ValueError as error:
+        sys.exit(str(error))
+    print(f"Largest relative difference of logits and gradients: {found[0]['difference']:.1e}")
+    print(
+        f"{CONFIG.n_layer} layers, d_model {CONFIG.d_model}, {BATCH} x {LENGTH} tokens, "
+        f"{torch.get_num_threads()} threads; tokens/s, median of {ROUNDS}:"
+    )
+    for row in found:
+        ours, theirs = row["ours_tokens_per_s"], row["mambapy_tokens_per_s"]
+        print(f"{row['work']:14} ours {ours:7,.0f}   mambapy {theirs:7,.0f}   ratio {ours / theirs:.2f}")
+
+
+def rows() -> list[dict[str, Any]]:
+    """Compare, then time in turns: a row for the forward pass and one for a training step.
+
+    Raises ValueError, without timing anything, if the models disagree; ImportError without mambapy.
+    """
+    from mambapy import mamba as mambapy
+
     torch.manual_seed(0)
     ours = SequenceModel(CONFIG)
     peer = MambapyModel(mambapy, CONFIG)
     peer.load_state_dict(ours.state_dict())
     tokens = torch.randint(CONFIG.vocab_size, (BATCH, LENGTH + 1))
-
     error = disagreement(ours, peer, tokens)
-    print(f"Largest relative difference of logits and gradients: {error:.1e}")
     if error > TOLERANCE:
-        sys.exit(f"The two models disagree by more than {TOLERANCE:.0e}, so their speeds mean nothing.")
-    print(
-        f"{CONFIG.n_layer} layers, d_model {CONFIG.d_model}, {BATCH} x {LENGTH} tokens, "
-        f"{torch.get_num_threads()} threads; tokens/s, median of {ROUNDS}:"
-    )
+        raise ValueError(
+            f"The two models disagree by {error:.1e}, not by {TOLERANCE:.0e} at most, so their speeds mean "
+            "nothing."
+        )
+    found = []
     for name, work in (("forward", forward), ("training step", training_step)):
         our_speed, peer_speed = speeds([work(model, tokens) for model in (ours, peer)])
-        ratio = our_speed / peer_speed
-        print(f"{name:14} ours {our_speed:7,.0f}   mambapy {peer_speed:7,.0f}   ratio {ratio:.2f}")
+        found.append(
+            {
+                "work": name,
+                "batch": BATCH,
+                "length": LENGTH,
+                "ours_tokens_per_s": our_speed,
+                "mambapy_tokens_per_s": peer_speed,
+                "difference": error,
+            }
+        )
+    return found
 
 
 def disagreement(ours: nn.Module, peer: nn.Module, tokens: Tensor) -> float:

@@ -10,7 +10,7 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ CASES = (
     Case("d256x16 (7.0M), recompute=block", D256X16, 1, 2**20, with_official=False),
     Case("d512x24 (40.7M), recompute=block", D512X24, 1, 2**20, with_official=False),
 )
+MEMORY_CASES = tuple(Case("130m", SIZE_130M, 2**power, 2048) for power in range(6))
+"""Those of the paper's table 15."""
 
 
 def main() -> None:
@@ -65,16 +67,27 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("There is no GPU here; `python -m core.benchmark` measures the CPU.")
+    try:
+        found = rows(CASES)
+    except ValueError as error:
+        sys.exit(str(error))
+    if arguments.publish:
+        write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, found)
+
+
+def rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """A row a case: tokens/s and peak of memory, ours and the official ones, which are None without them.
+
+    Prints each as it is found. Raises ValueError, without timing anything, if the two models disagree.
+    """
     official = official_model()
     if official is None:
         print("mamba_ssm is not importable, so ours is measured alone.")
     elif (error := disagreement(official)) > TOLERANCE:
-        sys.exit(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
+        raise ValueError(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
     else:
         print(f"Largest relative difference of logits and gradients from the official model: {error:.1e}")
-    rows = [_row(case, official) for case in CASES]
-    if arguments.publish:
-        write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, rows)
+    return [_row(case, official) for case in cases]
 
 
 def official_model() -> Callable[[SequenceModelConfig], nn.Module] | None:

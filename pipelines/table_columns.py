@@ -37,6 +37,10 @@ def _times(who: str) -> Callable[[Row], str]:
     return lambda row: f"{row[f'{who}_forward_ms']:.3f} / {row[f'{who}_forward_backward_ms']:.3f}"
 
 
+def _both_ns(who: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[f'{who}_forward_ns']:.1f} / {row[f'{who}_forward_backward_ns']:.1f}"
+
+
 def _faster(key: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         ratio, target = row[f"{key}_ratio"], row.get(f"target_{key}")
@@ -136,6 +140,24 @@ TABLES: dict[str, Table] = {
             ("official, tokens/s", _value("official_per_s", ",.0f")),
             ("ours", _value("ours_per_s", ",.0f")),
             ("faster", _ratio("ours_per_s", "official_per_s")),
+        )
+    ),
+    "scan_cpu": Table(
+        (
+            ("batch, channels, length", _shape),
+            ("mambapy, ns an element", _both_ns("mambapy")),
+            ("ours", _both_ns("ours")),
+            ("forward", _value("forward_ratio", ".1f")),
+            ("forward + backward", _value("forward_backward_ratio", ".1f")),
+        )
+    ),
+    "train_cpu": Table(
+        (
+            ("work", _value("work")),
+            ("batch x length", _batch_and_length),
+            ("mambapy, tokens/s", _value("mambapy_tokens_per_s", ",.0f")),
+            ("ours", _value("ours_tokens_per_s", ",.0f")),
+            ("faster", _ratio("ours_tokens_per_s", "mambapy_tokens_per_s")),
         )
     ),
     "loader": Table(
