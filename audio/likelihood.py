@@ -68,17 +68,21 @@ def likelihood(
     world: World,
     conditional: bool = False,
     piece: int = PIECE_SAMPLES,
+    unscored: int = 0,
     advance: Callable[[int], object] = lambda windows: None,
 ) -> Likelihood:
     """The likelihood of windows under a model (on the world's device), in one pass that the processes share.
 
     Windows longer than `piece` run in pieces with carried state: memory does not grow with their length.
-    `advance` is told of each batch how many windows it held.
+    The first `unscored` samples of each window are read and do not count. `advance` is told of each batch how
+    many windows it held. Raises ValueError where no sample counts.
     """
     longest = int(windows.lengths.max())
     rows = max(1, min(piece // longest, -(-len(windows) // world.size)))
+    read = 0
     totals = torch.zeros(2, longest, dtype=torch.float64, device=world.device)
     for inputs, targets in evaluation_batches(audio, windows, rows, world.rank, world.size, conditional):
+        targets[:, :unscored] = IGNORED
         state = model.initial_state(rows)
         for first in range(0, inputs.shape[1], piece):
             part, expected = (
@@ -88,8 +92,11 @@ def likelihood(
             is_real = expected != IGNORED
             sums = torch.stack([sample_losses(logits, expected), is_real]).sum(1, dtype=torch.float64)
             totals[:, first : first + piece][:, : sums.shape[1]] += sums
-        advance(rows * world.size)
+        advance(min(rows * world.size, len(windows) - read))
+        read += rows * world.size
     nats, samples = world.sum(totals).cpu().numpy()
+    if not samples.any():
+        raise ValueError(f"No window has more than the {unscored:,} samples that do not count.")
     edges = context_edges(longest)
     return Likelihood(
         edges.tolist(),

@@ -148,7 +148,7 @@ def trained_model(checkpoint: Path, device: torch.device) -> AudioCheckpoint:
 
     Raises CheckpointError if there is none, it is damaged, or it is not of a model of waveforms.
     """
-    path = latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    path = _checkpoint_file(checkpoint)
     stored = read_header(path).config
     try:
         shape = stored_model_config(stored.get("model", {}))
@@ -160,3 +160,12 @@ def trained_model(checkpoint: Path, device: torch.device) -> AudioCheckpoint:
     load_weights(path, model)
     data = stored["data"]
     return AudioCheckpoint(model.eval(), data["quantizer"], RATE, tuple(data["classes"]))
+
+
+def trained_data(checkpoint: Path) -> AudioDataConfig:
+    """The data that the model of a checkpoint, as trained_model takes it, was trained on."""
+    return AudioDataConfig(**read_header(_checkpoint_file(checkpoint)).config["data"])
+
+
+def _checkpoint_file(checkpoint: Path) -> Path:
+    return latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint

@@ -25,6 +25,18 @@ def draw_positions(measured: Mapping[str, Likelihood], picture: Path) -> None:
     save(figure, picture)
 
 
+def draw_lengths(rows: Sequence[Mapping[str, Any]], scored: int, picture: Path) -> None:
+    """Bits of the same samples against the length of the sequence that they end."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="samples in a sequence", ylabel=f"bits per sample of its last {scored:,} samples"
+    )
+    axes.set_xscale("log", base=2)
+    axes.plot([row["length"] for row in rows], [row["bits_per_sample"] for row in rows], marker="o")
+    axes.grid(linewidth=0.4)
+    save(figure, picture)
+
+
 def draw_bits(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
     """Held-out bits of each row of audio_compare, a panel a table, a point a seed."""
     tables = list(dict.fromkeys(row["table"] for row in rows))

@@ -72,6 +72,18 @@ def test_a_conditional_model_is_told_the_class(
     assert sum(measured.nats) == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_is_unscored_is_read_all_the_same(
+    model: MultiscaleModel, audio: PackedAudio, windows: Windows
+) -> None:
+    """The last bin begins with sample 32."""
+    whole, last = (likelihood(model, audio, windows, ALONE, unscored=first) for first in (0, 31))
+    assert whole.edges == last.edges
+    assert last.samples == [0] * (len(last.samples) - 1) + [whole.samples[-1]]
+    assert last.nats == [0] * (len(last.nats) - 1) + [pytest.approx(whole.nats[-1])]
+    with pytest.raises(ValueError, match="more than the 36 samples"):
+        likelihood(model, audio, windows, ALONE, unscored=36)
+
+
 @pytest.mark.parametrize("piece", [1, 7, 36, 72, 10**6])
 def test_pieces_change_nothing(
     model: MultiscaleModel, audio: PackedAudio, windows: Windows, piece: int
