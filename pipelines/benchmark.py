@@ -171,7 +171,9 @@ def draw(name: str, rows: Sequence[Row], picture: Path) -> None:
     if len(benchmark.compared) == 1:
         labels = [TABLES[name].columns[0][1](row) for row in rows]
     figure = Figure(figsize=(8, 1.5 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.add_subplot(xlabel=benchmark.unit, title=benchmark.about, xscale="log")
+    numbers = [row[key] for row in rows for key in benchmark.compared.values() if row.get(key)]
+    scale = "log" if max(numbers) > 20 * min(numbers) else "linear"
+    axes = figure.add_subplot(xlabel=benchmark.unit, title=benchmark.about, xscale=scale)
     height = 0.8 / len(benchmark.compared)
     for index, (who, key) in enumerate(benchmark.compared.items()):
         values = [(place + index * height, row[key]) for place, row in enumerate(rows) if row.get(key)]
