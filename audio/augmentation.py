@@ -60,7 +60,7 @@ def at_speed(clip: Waveform, speed: float) -> Waveform:
 def coloured(clip: Waveform, colour: float) -> Waveform:
     """A clip (samples,) with its high tones raised (colour below 0, to -1) or damped (above 0, to 1)."""
     before = np.concatenate([np.zeros(1, np.float32), clip[:-1]])
-    return clip + np.float32(colour) * before
+    return (clip + colour * before).astype(np.float32)
 
 
 def placed(clip: Waveform, shift: int) -> Waveform:

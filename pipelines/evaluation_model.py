@@ -32,7 +32,7 @@ def sampled_source(
         **options,
     )
     model = trained_model(checkpoint, world.device)
-    facts = {
+    facts: dict[str, Any] = {
         "path": str(checkpoint),
         "checkpoint_sha256": file_sha256(asked.checkpoint_file),
         "quantizer": model.quantizer,

@@ -25,6 +25,18 @@ def _value(key: str, format_spec: str = "") -> Callable[[Row], str]:
     return lambda row: "" if row.get(key) is None else format(row[key], format_spec)
 
 
+def _measured(key: str, format_spec: str) -> Callable[[Row], str]:
+    """The value of a key with half its 95 % interval, where one stands under `<key>_interval`."""
+
+    def cell(row: Row) -> str:
+        value, (low, high) = row.get(key), row.get(f"{key}_interval") or (None, None)
+        if value is None or isinstance(value, str):
+            return value or ""  # what is not finite is a text
+        return f"{value:{format_spec}}" + ("" if low is None else f" ± {(high - low) / 2:{format_spec}}")
+
+    return cell
+
+
 def _shape(row: Row) -> str:
     return f"({row['batch']:,}, {row['channels']:,}, {row['length']:,})"
 
@@ -187,6 +199,17 @@ TABLES: dict[str, Table] = {
     "audio": Table(
         (
             ("data", _value("data")),
+            ("model", _value("model")),
+            ("parameters", _value("parameters", ",")),
+            ("NLL, bits", _value("nll_bits", ".3f")),
+            ("FID", _measured("fid", ".2f")),
+            ("IS", _measured("is", ".2f")),
+            ("mIS", _measured("mis", ".1f")),
+            ("AM", _measured("am", ".2f")),
+        )
+    ),
+    "audio_published": Table(
+        (
             ("model", _value("model")),
             ("parameters", _value("parameters", ",")),
             ("NLL, bits", _value("nll_bits", ".3f")),

@@ -75,14 +75,21 @@ def with_tables(text: str, name: str) -> str:
 
 def table(results: dict[str, Any], layout: Table) -> str:
     """One Markdown table, under a line that says where its numbers come from."""
-    commit = (results["commit"] or "unknown")[:10]
-    source = f"`{results['command']}`: {results['hardware']}, {results['date']}, commit {commit}"
-    lines = [f"{source}, seed {results['seed']}.", ""]
+    lines = [_source(results), ""]
     lines.append("| " + " | ".join(name for name, _ in layout.columns) + " |")
     lines.append("|" + "---|" * len(layout.columns))
     for row in layout.arranged(results["rows"]):
         lines.append("| " + " | ".join(cell(row) for _, cell in layout.columns) + " |")
     return "\n".join(lines)
+
+
+def _source(results: dict[str, Any]) -> str:
+    """Where the numbers come from: the command and all that it depended on, or whose they are."""
+    if "copied_from" in results:
+        return f"Copied from {results['copied_from']}."
+    commit = (results["commit"] or "unknown")[:10]
+    source = f"`{results['command']}`: {results['hardware']}, {results['date']}, commit {commit}"
+    return f"{source}, seed {results['seed']}."
 
 
 if __name__ == "__main__":

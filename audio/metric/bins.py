@@ -2,7 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.stats import norm  # type: ignore[import-untyped]
 from sklearn.cluster import KMeans
 from torch import Tensor
 

@@ -10,13 +10,13 @@ class Gaussian(NamedTuple):
     """The Gaussian of features that others are compared with.
 
     mean: (features,). covariance, root: (features, features), unbiased, and its symmetric square root; all
-    float64, on the device of the features. count: the clips it was fitted on.
+    float64, on the device of the features. clips: how many it was fitted on.
     """
 
     mean: Tensor
     covariance: Tensor
     root: Tensor
-    count: int
+    clips: int
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:

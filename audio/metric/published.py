@@ -5,7 +5,7 @@ draws from numpy's global generator after seeding it with 0; here the same numbe
 """
 
 import numpy as np
-from scipy.stats import entropy
+from scipy.stats import entropy  # type: ignore[import-untyped]
 from torch import Tensor
 
 PAIRS = 10_000

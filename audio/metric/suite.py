@@ -52,7 +52,7 @@ class Suite:
     def notes(self, count: int) -> list[str]:
         """What a reader of the metrics of `count` clips must know, in whole sentences."""
         features, notes = len(self._gaussian.mean), []
-        for whose, clips in (("These", count), ("The reference's", self._gaussian.count)):
+        for whose, clips in (("These", count), ("The reference's", self._gaussian.clips)):
             if clips <= features:
                 notes.append(
                     f"{whose} {clips:,} clips give a covariance of {features:,} features the rank "

@@ -125,6 +125,21 @@ def test_a_row_is_a_line(
     assert heads.count("|") == line.count("|")
 
 
+def test_a_metric_carries_half_its_interval_and_what_is_not_finite_is_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    row = {"data": "fsdd", "model": "mamba", "fid": 2.0, "fid_interval": [1.5, 2.5], "mis": "inf"}
+    published(tmp_path, "audio", [row | {"mis_interval": [None, None]}])
+    tables.main(["audio"])
+    assert "| fsdd | mamba |  |  | 2.00 ± 0.50 |  | inf |  |\n" in capsys.readouterr().out
+
+
+def test_what_was_copied_says_from_where(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.main(["audio_published"])
+    assert capsys.readouterr().out.startswith("Copied from Gu and Dao 2023 (arXiv 2312.00752), table 4")
+
+
 def test_mixers_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"task": "induction_heads", "mixer": mixer, "length": length, "accuracy": accuracy}
