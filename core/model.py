@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from core.block import Block, RMSNorm
+from core.embedding import look_up
 from core.mamba import Mamba, MambaState
 from core.recompute import check_level
 from core.residual import RecomputedBlocks
@@ -81,7 +82,7 @@ def embedded(tokens: Tensor, embedding: nn.Embedding, axes: str) -> Tensor:
         raise ValueError(f"tokens have the shape {tuple(tokens.shape)}; it must be ({axes}).")
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise ValueError(f"tokens are {tokens.dtype}; they must be integers.")
-    return embedding(tokens.int())
+    return look_up(tokens.int(), embedding.weight)
 
 
 class SequenceModel(nn.Module):
