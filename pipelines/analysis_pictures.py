@@ -18,7 +18,7 @@ ACROSS = 4
 
 
 def draw_spectrograms(files: Sequence[Path], picture: Path) -> None:
-    """The log-mel spectrogram of each sound, under the name of its file."""
+    """The log-mel spectrogram of each sound, under the names of its folder and its file."""
     rows = -(-len(files) // ACROSS)
     figure = Figure(figsize=(2.6 * ACROSS, 1.8 * rows), layout="constrained")
     for place, file in enumerate(files, 1):
@@ -26,21 +26,24 @@ def draw_spectrograms(files: Sequence[Path], picture: Path) -> None:
         axes = figure.add_subplot(rows, ACROSS, place, yticks=[])
         reach = (0, len(waveform) / RATE, 0, 1)
         axes.imshow(spectrogram(waveform), origin="lower", aspect="auto", extent=reach, cmap="magma")
-        axes.set_title(file.stem, fontsize=8)
+        axes.set_title(f"{file.parent.name}, {file.stem}", fontsize=8)
         axes.tick_params(labelsize=7)
     figure.supxlabel("seconds", fontsize=8)
     save(figure, picture)
 
 
 def draw_trade_off(measured: Sequence[Measured], picture: Path) -> None:
-    """FID against IS of each source, with 95 % intervals; the generated ones joined in their order."""
+    """FID against IS of each source, with 95 % intervals; the generated ones joined in their order.
+
+    The training clips are left out: their distance is to themselves.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="IS (higher is better)", ylabel="FID (lower is better)")
     joined = []
-    for one in measured:
+    for one in (one for one in measured if one.source.kind != "train"):
         metrics = one.selections[ALL].metrics
         score, distance = metrics["is"], metrics["fid"]
-        is_recorded = one.source.kind in ("train", "test")
+        is_recorded = one.source.kind == "test"
         reach = [0.0 if low is None else value - low for value, low, _ in (score, distance)]
         axes.errorbar(
             score.value,

@@ -1,10 +1,18 @@
-"""A headless Chromium, driven by its DevTools protocol over two pipes, which needs no driver."""
+"""A headless Chromium, driven by its DevTools protocol over two pipes, which needs no driver.
 
+    python -m tests.audio.browser listening.html picture.png
+
+takes the picture of a listening page, its models side by side, that the README shows.
+"""
+
+import base64
 import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,3 +119,22 @@ def opened(path: Path, chromium: str, profile: Path) -> Iterator[Page]:
         limit.cancel()
         process.terminate()
         process.wait()
+
+
+def picture(page: Page, width: int, height: int) -> bytes:
+    """What the window shows, of this size, as a PNG."""
+    page.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+    )
+    return base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
+
+
+if __name__ == "__main__":
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        opened(
+            Path(sys.argv[1]), find_chromium() or sys.exit("There is no Chromium."), Path(profile)
+        ) as shown,
+    ):
+        shown.evaluate("document.getElementById('beside').click()")
+        Path(sys.argv[2]).write_bytes(picture(shown, 1200, 900))
