@@ -1,4 +1,4 @@
-"""A tiny genome and a tiny run, made once."""
+"""A tiny genome, tiny clips, and a tiny run on either, made once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 
 import core.training.distributed
 from pipelines import audio_classifier, audio_pretrain, dna_pretrain, sampling
+from tests.audio.conftest import write_clips
 from tests.pipelines.digits import TINY_CLASSIFIER, TINY_MODEL, write_digits
 
 TINY = [
@@ -26,6 +27,24 @@ TINY = [
 
 
 PIECE = 15
+
+TINY_AUDIO = [
+    "data.source=fsdd",
+    "data.length=60",
+    "model.unet.d_model=4",
+    "model.unet.d_state=4",
+    "model.unet.n_layer=1",
+    "model.unet.pools=[2,3]",
+    "model.wavenet.d_model=4",
+    "model.wavenet.n_stack=1",
+    "model.samplernn.d_model=4",
+    "train.steps=4",
+    "train.batch_size=4",
+    "train.checkpoint_every=2",
+    "train.validate_every=2",
+    "train.log_every=1",
+    "train.learning_rate=1e-2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -97,4 +116,20 @@ def audio_model(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model of the digits, hardly trained."""
     folder = tmp_path_factory.mktemp("runs") / "audio_model"
     assert audio_pretrain.main([*TINY_MODEL, f"data.folder={digits}", f"run.dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of three digits one clip for test, one for validation and four for training, of 40 to 57 samples."""
+    names = [f"{digit}_ann_{index}.wav" for digit in (0, 4, 9) for index in (0, 5, 10, 11, 12, 13)]
+    return write_clips(tmp_path_factory.mktemp("fsdd"), names, 40)
+
+
+@pytest.fixture(scope="session")
+def audio_run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished packed run; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    packed = ["data.packed=true", "train.ema=0.9", "train.micro_tokens=100"]
+    assert audio_pretrain.main([f"data.folder={clips}", f"run.dir={folder}", *TINY_AUDIO, *packed]) == 0
     return folder

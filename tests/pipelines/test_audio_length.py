@@ -10,10 +10,9 @@ from torch.nn.functional import cross_entropy
 from audio.pack import open_audio
 from pipelines import audio_length
 from pipelines.audio import collection, trained_data, trained_model
-from tests.pipelines.test_audio_pretrain import audio_run, clips  # noqa: F401
 
 
-def test_each_row_is_the_definition(audio_run: Path) -> None:  # noqa: F811
+def test_each_row_is_the_definition(audio_run: Path) -> None:
     arguments = [f"checkpoint={audio_run}", "scored=5", "lengths=[5,11,40]", "output=curve"]
     assert audio_length.main(arguments) == 0
     table = json.loads(Path("curve/length_curve.json").read_text())
@@ -34,7 +33,7 @@ def test_each_row_is_the_definition(audio_run: Path) -> None:  # noqa: F811
         assert row["samples"] == 5 * len(held_out)
 
 
-def test_lengths_are_doubled_by_default(audio_run: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_lengths_are_doubled_by_default(audio_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"checkpoint={audio_run}", "scored=12", "split=test", "output=curve"]
     assert audio_length.main(arguments) == 0
     rows = json.loads(Path("curve/length_curve.json").read_text())["rows"]
@@ -53,7 +52,7 @@ def test_lengths_are_doubled_by_default(audio_run: Path, capsys: pytest.CaptureF
     ],
 )
 def test_bad_input(
-    audio_run: Path,  # noqa: F811
+    audio_run: Path,
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],

@@ -24,43 +24,11 @@ from pipelines.audio import AudioCheckpoint, trained_model
 from pipelines.config import CONFIGS, merge, parse_config, read_yaml
 from pipelines.schema import schema_keys
 from tests.audio.conftest import noise, write_clips
+from tests.pipelines.conftest import TINY_AUDIO
 from tests.pipelines.test_dna_pretrain import ROOT, events
 
-TINY = [
-    "data.source=fsdd",
-    "data.length=60",
-    "model.unet.d_model=4",
-    "model.unet.d_state=4",
-    "model.unet.n_layer=1",
-    "model.unet.pools=[2,3]",
-    "model.wavenet.d_model=4",
-    "model.wavenet.n_stack=1",
-    "model.samplernn.d_model=4",
-    "train.steps=4",
-    "train.batch_size=4",
-    "train.checkpoint_every=2",
-    "train.validate_every=2",
-    "train.log_every=1",
-    "train.learning_rate=1e-2",
-]
 CPU = torch.device("cpu")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three digits one clip for test, one for validation and four for training, of 40 to 57 samples."""
-    names = [f"{digit}_ann_{index}.wav" for digit in (0, 4, 9) for index in (0, 5, 10, 11, 12, 13)]
-    return write_clips(tmp_path_factory.mktemp("fsdd"), names, 40)
-
-
-@pytest.fixture(scope="session")
-def audio_run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished packed run; tests copy it before they change it."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    packed = ["data.packed=true", "train.ema=0.9", "train.micro_tokens=100"]
-    assert audio_pretrain.main([f"data.folder={clips}", f"run.dir={folder}", *TINY, *packed]) == 0
-    return folder
 
 
 def model_of(run: Path) -> AudioCheckpoint:
@@ -107,7 +75,7 @@ def test_the_configuration_of_a_run_is_a_configuration(audio_run: Path) -> None:
 
 
 def test_packed_training_is_padded_training(audio_run: Path, clips: Path) -> None:
-    arguments = [f"data.folder={clips}", *TINY, "train.ema=0.9", "run.dir=padded"]
+    arguments = [f"data.folder={clips}", *TINY_AUDIO, "train.ema=0.9", "run.dir=padded"]
     assert audio_pretrain.main(arguments) == 0
     for padded, packed in zip(events(Path("padded")), events(audio_run), strict=True):
         assert padded["loss"] == pytest.approx(packed["loss"], rel=1e-5)
@@ -116,7 +84,7 @@ def test_packed_training_is_padded_training(audio_run: Path, clips: Path) -> Non
 def test_torchrun_shares_the_batch_and_changes_nothing(audio_run: Path, clips: Path) -> None:
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipelines.audio_pretrain"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    arguments = [*TINY, f"data.folder={clips}", "data.packed=true", "train.ema=0.9", "run.dir=shared"]
+    arguments = [*TINY_AUDIO, f"data.folder={clips}", "data.packed=true", "train.ema=0.9", "run.dir=shared"]
     done = subprocess.run(
         [sys.executable, "-m", *launch, *arguments], env=environment, capture_output=True, text=True
     )
@@ -128,7 +96,7 @@ def test_torchrun_shares_the_batch_and_changes_nothing(audio_run: Path, clips: P
 
 @pytest.mark.parametrize("packed", ["false", "true"])
 def test_a_conditional_model_knows_its_classes(clips: Path, packed: str) -> None:
-    arguments = [f"data.folder={clips}", *TINY, f"data.packed={packed}", "data.conditional=true"]
+    arguments = [f"data.folder={clips}", *TINY_AUDIO, f"data.packed={packed}", "data.conditional=true"]
     assert audio_pretrain.main([*arguments, "run.dir=run"]) == 0
     trained = model_of(Path("run"))
     assert trained.classes == DIGITS
@@ -141,7 +109,7 @@ def test_a_conditional_model_knows_its_classes(clips: Path, packed: str) -> None
 
 @pytest.mark.parametrize("kind", ["wavenet", "samplernn"])
 def test_a_baseline_trains_and_loads(kind: str, clips: Path) -> None:
-    arguments = [f"data.folder={clips}", *TINY, f"model.kind={kind}", "run.dir=run", "train.steps=2"]
+    arguments = [f"data.folder={clips}", *TINY_AUDIO, f"model.kind={kind}", "run.dir=run", "train.steps=2"]
     assert audio_pretrain.main(arguments) == 0
     model = model_of(Path("run")).model
     assert type(model).__name__.lower() == kind
@@ -154,7 +122,7 @@ def test_one_clip_is_learnt_by_heart() -> None:
     soundfile.write("0_ann_10.wav", noise(100), RATE)
     learning = ["train.steps=80", "train.batch_size=1", "train.learning_rate=2e-2", "train.validate_every=80"]
     model = ["model.unet.d_model=32", "model.unet.d_state=8", "data.length=1000"]
-    assert audio_pretrain.main([*TINY, *learning, *model, "data.folder=.", "run.dir=run"]) == 0
+    assert audio_pretrain.main([*TINY_AUDIO, *learning, *model, "data.folder=.", "run.dir=run"]) == 0
     assert json.loads(Path("run/summary.json").read_text())["loss"] / math.log(2) < 0.05
     codes = torch.from_numpy(encode(noise(100), "mulaw")).long()
     with torch.no_grad():
@@ -163,7 +131,7 @@ def test_one_clip_is_learnt_by_heart() -> None:
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audio_pretrain.main([*TINY, f"data.folder={clips}", "run.dir=run", "--dry-run"]) == 0
+    assert audio_pretrain.main([*TINY_AUDIO, f"data.folder={clips}", "run.dir=run", "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert "fsdd in" in plan
     assert "18, 0 s at 16,000 Hz, quantizer mulaw" in plan
@@ -175,7 +143,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clips: Path, capsys: pytest.
 def test_long_recordings_are_cut_into_whole_windows(capsys: pytest.CaptureFixture[str]) -> None:
     write_clips(Path("music"), ["a.wav"], 1000)
     arguments = ["data.source=folder", "data.folder=music", "data.keep_rest=false", "--dry-run"]
-    assert audio_pretrain.main([*TINY, *arguments]) == 0
+    assert audio_pretrain.main([*TINY_AUDIO, *arguments]) == 0
     assert "train     14 windows, 840 samples, the longest 60" in capsys.readouterr().out
 
 
@@ -203,7 +171,7 @@ def test_recipes(name: str) -> None:
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one message of a start that cannot work, after which there is no run folder."""
-    assert audio_pretrain.main([*TINY, "run.dir=run", *arguments]) == 1
+    assert audio_pretrain.main([*TINY_AUDIO, "run.dir=run", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert not Path("run").exists()
@@ -262,7 +230,7 @@ class TestBadInput:
         soundfile.write("clips/0_ann_10.wav", np.zeros(50, np.float32), RATE)
         soundfile.write("clips/1_ann_10.wav", np.stack([noise(50), noise(50, 1)], axis=1), RATE)
         soundfile.write("clips/2_ann_10.wav", noise(50), 8000)
-        assert audio_pretrain.main([*TINY, "data.folder=clips", "run.dir=run"]) == 0
+        assert audio_pretrain.main([*TINY_AUDIO, "data.folder=clips", "run.dir=run"]) == 0
 
     def test_a_folder_without_audio(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("notes").mkdir()
