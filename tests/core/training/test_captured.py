@@ -201,7 +201,7 @@ def test_steps_on_batches_of_the_device_are_those_on_batches_of_the_cpu(
 )
 def test_a_graph_gives_the_bits_of_ordinary_steps(options: dict[str, Any]) -> None:
     config = TrainingConfig(batch_size=3)
-    batches = SyntheticBatches("selective_copying", 300, seed=1)
+    batches = SyntheticBatches("selective_copying", 1100, seed=1)
     data = [Batch(*batches(step, range(3))).map(Tensor.cuda) for step in range(10)]
     results = []
     for is_captured in (False, True):
