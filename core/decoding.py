@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from core.model import SequenceModel, SequenceState
-from core.multiscale import MultiscaleModel, StageState
+from core.baseline.samplernn import SampleRnn
+from core.baseline.wavenet import WaveNet
+from core.model import SequenceModel
+from core.multiscale import MultiscaleModel
+from core.pooling import PooledState
 from core.sampling import SamplingConfig, sample
 
-Model = SequenceModel | MultiscaleModel
-State = SequenceState | StageState
+Model = SequenceModel | MultiscaleModel | WaveNet | SampleRnn
 
 
 class Situation(NamedTuple):
@@ -97,10 +99,12 @@ def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Te
     return EagerEngine(model, config, allowed)
 
 
-def at_position(state: State, position: int) -> Any:
-    """The same tensors with the clocks where they stand after `position` tokens."""
-    if not isinstance(state, StageState):
+def at_position(state: Any, position: int) -> Any:
+    """The same tensors of any model's state, with its clocks where they stand after `position` tokens."""
+    if isinstance(state, PooledState):
+        turns, phase = divmod(position, state.inputs.shape[1])
+        return state._replace(phase=phase, inner=at_position(state.inner, turns))
+    if not isinstance(state, tuple):
         return state
-    _, inputs, _, inner = state.pooled
-    turns, phase = divmod(position, inputs.shape[1])
-    return state._replace(pooled=state.pooled._replace(phase=phase, inner=at_position(inner, turns)))
+    parts = [at_position(part, position) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)

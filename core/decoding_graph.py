@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from core.decoding import Model, Situation, at_position
-from core.multiscale import MultiscaleModel
 from core.sampling import SamplingConfig, sample
 
 SINGLE_CLOCK = 16  # steps a graph of a model that has one clock
@@ -24,7 +23,8 @@ class GraphEngine:
     def __init__(self, model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> None:
         self.model, self.config, self.allowed = model, config, allowed
         self.position = 0
-        self.period = math.prod(model.config.pools) if isinstance(model, MultiscaleModel) else SINGLE_CLOCK
+        pools = getattr(model.config, "pools", None)
+        self.period = SINGLE_CLOCK if pools is None else math.prod(pools)
         device = allowed.device
         self._keys = torch.zeros(count, dtype=torch.int64, device=device)
         self._logits = torch.zeros(count, len(allowed), device=device)
@@ -84,8 +84,9 @@ class GraphEngine:
             self._tokens[:, step] = token
             self._log_probabilities[:, step] = log_probability
             self._place += 1
+        self._restore(state)  # of models whose step does not overwrite the state that it is given
 
     def _restore(self, state: object) -> None:
         for mine, theirs in zip(tree_leaves(self._state), tree_leaves(state), strict=True):
-            if isinstance(mine, Tensor):
+            if isinstance(mine, Tensor) and mine is not theirs:
                 mine.copy_(theirs)

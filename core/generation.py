@@ -1,13 +1,13 @@
 """Sampling sequences: the prompt in one parallel pass, then a step a token."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from core.decoding import Model, Situation, State, at_position, fastest_engine
+from core.decoding import Model, Situation, at_position, fastest_engine
 from core.sampling import SamplingConfig, sample, sample_keys
 
 STREAMED = 16  # tokens that a stream draws at once: a launch's cost spread, and soon enough to be heard
@@ -218,7 +218,7 @@ def _steps(decoder: Decoder, length: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(tokens.unbind(1), log_probability.unbind(1), strict=True)
 
 
-def _tensors(state: State) -> list[Tensor]:
+def _tensors(state: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from core.baseline.samplernn import SampleRnn, SampleRnnConfig
+from core.baseline.wavenet import WaveNet, WaveNetConfig
+from core.decoding import Model
 from core.generation import Decoder, generate
 from core.model import SequenceModel, SequenceModelConfig
 from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
@@ -19,22 +22,35 @@ def sequence_model(**options: object) -> SequenceModel:
 def multiscale_model() -> MultiscaleModel:
     torch.manual_seed(0)
     config = MultiscaleModelConfig(
-        vocab_size=12, d_model=8, n_layer=1, pools=[2, 3], d_state=4, outer=MixerConfig(True, False)
+        vocab_size=12,
+        d_model=8,
+        n_layer=1,
+        pools=[2, 3],
+        d_state=4,
+        outer=MixerConfig(complex=True, selective=False),
     )
     return MultiscaleModel(config)
 
 
+def baselines() -> list[Model]:
+    torch.manual_seed(0)
+    return [
+        WaveNet(WaveNetConfig(vocab_size=12, d_model=8, d_skip=8, n_stack=1, n_layer=3)),
+        SampleRnn(SampleRnnConfig(vocab_size=12, d_model=8, width=3, pools=[2, 3])),
+    ]
+
+
 every_model = pytest.mark.parametrize(
-    "model", [sequence_model(), multiscale_model()], ids=["plain", "clocks"]
+    "model",
+    [sequence_model(), multiscale_model(), *baselines()],
+    ids=["plain", "clocks", "wavenet", "samplernn"],
 )
 
 
 @every_model
 @pytest.mark.parametrize("prompt", [None, PROMPT])
 @pytest.mark.parametrize("cut", [1, 7])
-def test_a_restored_decoder_continues_bit_by_bit(
-    model: SequenceModel | MultiscaleModel, prompt: torch.Tensor | None, cut: int
-) -> None:
+def test_a_restored_decoder_continues_bit_by_bit(model: Model, prompt: torch.Tensor | None, cut: int) -> None:
     decoder = Decoder(model, 3, SamplingConfig(top_k=6), seed=5, first_sample=2)
     if prompt is not None:
         decoder.prefill(prompt)
@@ -50,7 +66,7 @@ def test_a_restored_decoder_continues_bit_by_bit(
 
 
 @every_model
-def test_many_steps_at_once_are_as_many_single_steps(model: SequenceModel | MultiscaleModel) -> None:
+def test_many_steps_at_once_are_as_many_single_steps(model: Model) -> None:
     together = Decoder(model, 2).advance(13)
     decoder = Decoder(model, 2)
     alone = [decoder.advance(1) for _ in range(13)]
@@ -59,7 +75,7 @@ def test_many_steps_at_once_are_as_many_single_steps(model: SequenceModel | Mult
 
 
 @every_model
-def test_a_prompt_in_pieces_is_the_whole_prompt(model: SequenceModel | MultiscaleModel) -> None:
+def test_a_prompt_in_pieces_is_the_whole_prompt(model: Model) -> None:
     prompts = torch.stack([PROMPT, PROMPT.flip(0)])
     whole, pieces = Decoder(model, 2, SamplingConfig(0)), Decoder(model, 2, SamplingConfig(0))
     whole.prefill(prompts)
@@ -71,7 +87,7 @@ def test_a_prompt_in_pieces_is_the_whole_prompt(model: SequenceModel | Multiscal
 
 
 @every_model
-def test_log_probabilities_are_those_of_forward(model: SequenceModel | MultiscaleModel) -> None:
+def test_log_probabilities_are_those_of_forward(model: Model) -> None:
     tokens, log_probability = Decoder(model, 2, SamplingConfig(temperature=1.5)).advance(30)
     expected = model(tokens[:, :-1]).log_softmax(dim=-1).gather(-1, tokens[:, 1:, None])[..., 0]
     torch.testing.assert_close(log_probability[:, 1:], expected.detach(), rtol=1e-4, atol=1e-4)
