@@ -1,6 +1,8 @@
 """What every DNA pipeline starts from: a genome with its splits and windows, a trained model."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -185,10 +187,8 @@ def _open_genomes(config: DataConfig) -> tuple[Genome, Genome]:
 
 
 def _open_checked(fasta: str, sha256: str | None, key: str, sha256_key: str) -> Genome:
-    try:
+    with _naming_download(fasta):
         genome = open_genome(fasta)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}{_how_to_download(fasta)}") from error
     if sha256 not in (None, genome.sha256):
         raise ValueError(
             f"{fasta} is not the file that is meant: its sha256 is {genome.sha256}, {sha256_key} is "
@@ -197,12 +197,17 @@ def _open_checked(fasta: str, sha256: str | None, key: str, sha256_key: str) -> 
     return genome
 
 
-def _how_to_download(path: str) -> str:
-    """A sentence with the command that downloads the file of that path; empty where there is none."""
-    for name, source in read_sources(SOURCES).items():
-        if Path(path).as_posix().endswith(source.file):
-            return f" It is downloaded by: python -m bio.download {name}"
-    return ""
+@contextmanager
+def _naming_download(path: str) -> Iterator[None]:
+    """Where the file of that path is not there, add the command that downloads it, if there is one."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        for name, source in read_sources(SOURCES).items():
+            if Path(path).as_posix().endswith(source.file):
+                hint = f"It is downloaded by: python -m bio.download {name}"
+                raise FileNotFoundError(f"{error} {hint}") from error
+        raise
 
 
 def _splits(config: DataConfig, genome: Genome, held_out_genome: Genome) -> Splits:
@@ -225,10 +230,8 @@ def _splits(config: DataConfig, genome: Genome, held_out_genome: Genome) -> Spli
         valid = split_by_region(held_out_genome, {"train": names["valid"]})
         return {**train, "valid": valid["train"]}
     if config.bed is not None:
-        try:
+        with _naming_download(config.bed):
             return read_bed(config.bed, genome)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}{_how_to_download(config.bed)}") from error
     if any(names.values()):
         return split_by_region(genome, names)
     return split_by_fraction(genome, valid=config.valid_fraction)
