@@ -19,6 +19,8 @@ import torch
 from audio.quantizer import LEVELS, decode, encode
 from audio.stream import write_samples
 from audio.waveform import RATE, as_pcm, read_waveform
+from core.baseline.samplernn import SampleRnnConfig
+from core.baseline.wavenet import WaveNetConfig
 from core.checkpoint import save_checkpoint
 from core.generation import Decoder
 from core.model import SequenceModel, SequenceModelConfig
@@ -36,14 +38,19 @@ LENGTH = 48
 SECONDS = f"seconds={LENGTH / RATE}"
 
 
-def write_checkpoint(path: Path, classes: list[str]) -> Path:
+def write_checkpoint(path: Path, classes: list[str], kind: Any = "unet") -> Path:
     """A model that was not trained, but prefers some codes to others."""
     torch.manual_seed(0)
     shape = AudioModelConfig(
-        unet=MultiscaleModelConfig(vocab_size=LEVELS + len(classes), d_model=8, n_layer=1, pools=[2])
+        kind,
+        MultiscaleModelConfig(d_model=8, n_layer=1, pools=[2]),
+        WaveNetConfig(d_model=8, d_skip=8, n_stack=1, n_layer=3),
+        SampleRnnConfig(d_model=8, width=3, pools=[4]),
     )
+    shape.set_classes(len(classes))
     model = new_model(shape)
-    model.head.weight.data *= 5
+    for parameter in model.parameters():
+        parameter.data *= 2
     config = {"model": asdict(shape), "data": {"quantizer": "mulaw", "classes": classes}}
     save_checkpoint(path, model, config, {"step": 1})
     return path
@@ -280,6 +287,18 @@ def test_a_kill_and_resume(plain: Path) -> None:
     assert [len(read_waveform(path)) for path in sorted(Path("cut").glob("*.wav"))] == [45, 30, 30]
     rows = draw(plain, "whole", "count=3")
     assert draw(plain, "cut", "count=3", "resume=true") == rows
+    assert sounds("cut") == sounds("whole")
+
+
+@pytest.mark.parametrize("kind", ["wavenet", "samplernn"])
+def test_a_baseline_is_drawn_from_and_resumed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(Path("baseline.safetensors"), [], kind)
+    rows = draw(checkpoint, "whole", "count=2")
+    with monkeypatch.context() as patch:
+        interrupt_at(PIECE, patch)
+        call = [f"checkpoint={checkpoint}", "output=cut", SECONDS, "count=2"]
+        assert audio_sample.main(call) == 130
+    assert draw(checkpoint, "cut", "count=2", "resume=true") == rows
     assert sounds("cut") == sounds("whole")
 
 
