@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from core.training import NonFiniteError, World, joined_world
 from core.training.metrics import read_metrics
 from pipelines import dna_pretrain
 from pipelines.cli import command
-from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
+from pipelines.config import RunConfig, parse_config
 from pipelines.dna_sizes import SIZES, sized_model
 from pipelines.dna_validation import read_table
+from pipelines.run_state import require_same_settings, run_state
 from pipelines.scaling_table import publish, results_text, write_results
 
 DIVERGED = "diverged.txt"
@@ -77,11 +78,8 @@ class Cell:
     @property
     def state(self) -> str:
         """new, started, finished, or diverged."""
-        if (self.folder / "summary.json").exists():
-            return "finished"
-        if (self.folder / DIVERGED).exists():
-            return "diverged"
-        return "started" if (self.folder / "config.yaml").exists() else "new"
+        state = run_state(self.folder)
+        return "diverged" if state == "started" and (self.folder / DIVERGED).exists() else state
 
 
 @command
@@ -157,29 +155,8 @@ def cell_of(config: Config, size: str, length: int, learning_rate: float) -> Cel
 
 def checked_state(cell: Cell) -> str:
     """The state of a run; ConfigError, naming the keys, if it was begun with other settings."""
-    if cell.state == "new":
-        return cell.state
-    stored = merge(dna_pretrain.Config, read_yaml(str(cell.folder / "config.yaml")))
-    before, now = flat(asdict(stored)), flat(asdict(cell.config))
-    differences = [
-        f"{key} is {before[key]} there and {now[key]} here"
-        for key in now
-        if before[key] != now[key] and key not in ("data.sha256", "data.valid_sha256", "resume", "run.dir")
-    ]
-    if differences:
-        raise ConfigError(
-            f"The run in {cell.folder} has other settings: {'; '.join(differences)}. Give these keys their "
-            "old values, or choose another run.dir."
-        )
+    require_same_settings(cell.folder, cell.config, besides=("data.sha256", "data.valid_sha256", "resume"))
     return cell.state
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def train(cell: Cell, resume: bool, world: World) -> None:

@@ -1,5 +1,6 @@
 """How far the run in a folder is, and that it was begun with the settings that are asked for now."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,20 @@ def run_state(folder: Path) -> str:
     return "started" if (folder / "config.yaml").exists() else "new"
 
 
-def require_same_settings(folder: Path, config: Any) -> None:
+def require_same_settings(folder: Path, config: Any, besides: Collection[str] = ()) -> None:
     """Raise ConfigError, naming the keys, if the run in a folder was begun with others than `config`'s.
 
-    config: an instance of the dataclass of which the run keeps config.yaml.
+    config: an instance of the dataclass of which the run keeps config.yaml. Keys `besides` may differ, and
+    run.dir, because a folder may be moved.
     """
     if run_state(folder) == "new":
         return
     stored = merge(type(config), read_yaml(str(folder / "config.yaml")))
     before, now = _flat(asdict(stored)), _flat(asdict(config))
     differences = [
-        f"{key} is {before[key]} there and {now[key]} here" for key in now if before[key] != now[key]
+        f"{key} is {before[key]} there and {now[key]} here"
+        for key in now
+        if before[key] != now[key] and key != "run.dir" and key not in besides
     ]
     if differences:
         raise ConfigError(
