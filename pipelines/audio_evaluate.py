@@ -177,7 +177,7 @@ def measure(
             metrics = suite.measure(clips, config.mode, config.resamples, config.seed)
             selections[name] = Selection(len(chosen), metrics)
         fewest = min(selection.clips for selection in selections.values())
-        notes = [*source.notes, *suite.notes(fewest)]
+        notes = [*source.notes, *suite.notes(fewest), *classifier_notes(source, classifier)]
         measured.append(Measured(source, accuracy(source, judgement, classes), selections, notes))
     return measured
 
@@ -197,6 +197,17 @@ def accuracy(source: Source, judgement: Judgement, classes: Sequence[str]) -> fl
     if not all(label in classes for label in source.labels):
         return None
     return judgement.accuracy(torch.tensor([classes.index(label) for label in source.labels]))
+
+
+def classifier_notes(source: Source, classifier: TrainedClassifier) -> list[str]:
+    """A sentence where the classifier has learnt from another split than the one that is measured."""
+    trained, right = classifier.training.data, classifier.training.accuracy["test"]
+    if source.kind != "test" or source.identity["data"] == trained:
+        return []
+    return [
+        f"The classifier was trained on {trained}, these clips are of {source.identity['data']}: it may have "
+        f"learnt from some of them. Of clips that it never heard it has {right:.1%} right."
+    ]
 
 
 def report_facts(

@@ -14,6 +14,7 @@ from pipelines import audio_evaluate, audio_sample, evaluation_model, evaluation
 from pipelines.audio_index import read_index
 from pipelines.evaluation_report import read_report
 from pipelines.evaluation_source import read_table
+from tests.pipelines.digits import write_digits
 
 
 @pytest.fixture
@@ -125,6 +126,15 @@ class TestFolders:
         assert "odd: 1 of the 3 clips were longer than a second and were cut." in printed
         assert "odd: 1 of the 3 clips were shorter than a second and were padded with silence." in printed
         assert "odd: These 3 clips give a covariance of 128 features the rank 2 at most" in printed
+
+    def test_a_classifier_of_another_split_is_said(
+        self, base: list[str], classifier: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = write_digits(Path("three"), takes=[0, 9, 10], speakers=(1, 2, 3))
+        arguments = [*base, "data.source=fsdd_by_speaker", f"data.folder={folder}", "resamples=0"]
+        assert audio_evaluate.main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert "test: The classifier was trained on fsdd, these clips are of fsdd-by-speaker" in printed
 
     def test_paper_mode_is_another_inception_score(self, base: list[str], digits: Path) -> None:
         spoken("mine", digits, "[0-3]_*_1[0-9].wav")
