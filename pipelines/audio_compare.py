@@ -43,10 +43,10 @@ Row = dict[str, Any]
 class Config:
     data: AudioDataConfig = field(
         default_factory=lambda: AudioDataConfig(
-            source="fsdd", folder="data/fsdd", length=8192, validation_windows=64
+            source="fsdd", folder="data/fsdd", length=12_000, validation_windows=64
         )
     )
-    train: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_size=32, clip=0.1))
+    train: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_size=16, clip=0.1))
     seconds: float = field(default=60.0, metadata={"help": "of training for each model"})
     ablation_seconds: float = field(
         default=20.0, metadata={"help": "of training for each line of the ablation; 0: leave it out"}
@@ -175,7 +175,7 @@ def row(run: Run, folder: Path, settings: audio_pretrain.Config, world: World) -
         "table": run.table,
         "data": packed.name,
         "quantizer": packed.quantizer,
-        "model": run.contender.name,
+        "model": run.contender.name if run.table == "models" else f"{run.table}: {run.contender.name}",
         "parameters": summary["parameters"],
         "nll_bits": measured.bits,
         "test_samples": sum(measured.samples),
@@ -210,9 +210,7 @@ def results_text(rows: Sequence[Row]) -> str:
     best = {
         table: min(r["nll_bits"] for r in rows if r["table"] == table) for table in {r["table"] for r in rows}
     }
-    lines = [
-        f"{'table':<9} {'model':<26} {'seed':>4} {'parameters':>11} {'steps':>7} {'s':>6} {'bits/sample':>11}"
-    ]
+    lines = [f"{'model':<27} {'seed':>4} {'parameters':>11} {'steps':>7} {'s':>6} {'bits/sample':>11}"]
     lines += [
         f"{r['table']:<9} {r['model']:<26} {r['seed']:>4} {r['parameters']:>11,} {r['steps']:>7,} "
         f"{r['training_seconds']:>6.1f} {r['nll_bits']:>11.4f}{' *' * (r['nll_bits'] == best[r['table']])}"

@@ -51,7 +51,7 @@ def test_a_comparison_trains_all_and_goes_on(clips: Path, capsys: pytest.Capture
         ("models", "mamba", 3),
         ("models", "wavenet", 0),
         ("models", "wavenet", 3),
-        ("ablation", "+ S6, C", 0),
+        ("ablation", "ablation: + S6, C", 0),
     ]
     assert json.loads(Path("published/audio.json").read_text())["rows"] == rows
     assert Path("compare/bits_by_model.png").exists()
