@@ -51,11 +51,11 @@ CASES = (
     Case("d256x8", D256X8, 8, 2**17),
     Case("d256x8", D256X8, 1024, 1024),
     Case("130m", SIZE_130M, 8, 2048),
-    Case("130m", SIZE_130M, 8, 2048, captured=True),
     Case("d64x2", D64X2, 8, 256),
-    Case("d64x2", D64X2, 8, 256, captured=True),
     Case("d256x16 (7.0M), recompute=block", D256X16, 1, 2**20, with_official=False),
     Case("d512x24 (40.7M), recompute=block", D512X24, 1, 2**20, with_official=False),
+    Case("130m", SIZE_130M, 8, 2048, captured=True),
+    Case("d64x2", D64X2, 8, 256, captured=True),
 )
 MEMORY_CASES = tuple(Case("130m", SIZE_130M, 2**power, 2048) for power in range(6))
 """Those of the paper's table 15."""
@@ -139,7 +139,13 @@ def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None
         "official": official if case.with_official else None,
     }
     for who, make in makers.items():
-        rate, peak = _measure(make(case.config), case) if make else (None, None)
+        rate, peak = None, None
+        try:
+            rate, peak = _measure(make(case.config), case) if make else (None, None)
+        except RuntimeError as error:
+            if who == "ours" or not case.captured:
+                raise
+            print(f"The official {case.model} cannot be captured: {error}")
         row |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
         gc.collect()
         torch.cuda.empty_cache()
