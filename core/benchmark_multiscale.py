@@ -2,7 +2,8 @@
 
 A minute of sound in one window, and the paper's small model of spoken digits, where the same net with the
 official mixers (mamba_ssm's, its fused convolution and scan) in place of ours stands beside it. Both have the
-same weights, bf16 autocast and fused AdamW, and no ratio is printed unless their logits and gradients agree.
+same weights, bf16 autocast and fused AdamW, and no ratio is printed unless their logits and gradients agree
+in fp32.
 "replayed" is the same step as a CUDA graph, which core.training makes of batches of one shape. Writes
 results/audio_speed.json with --publish.
 """
@@ -31,8 +32,8 @@ COMMAND = "python -m core.benchmark_multiscale --publish"
 S4D, S6, REAL = MixerConfig(complex=True, selective=False), MixerConfig(complex=True), MixerConfig()
 SMALL = MultiscaleModelConfig(d_model=64, n_layer=8, pools=[4, 4])
 MUSIC = MultiscaleModelConfig(d_model=64, n_layer=3, pools=[16, 16])
-ROUNDS = 7
-TOLERANCE = 3e-2  # bf16 through several blocks
+ROUNDS = 5
+TOLERANCE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def main() -> None:
     official = official_mixer()
     if official is None:
         print("mamba_ssm is not importable, so ours is measured alone.")
-    elif (error := disagreement(official)) > TOLERANCE:
+    elif (error := disagreement(official, torch.device("cuda"))) > TOLERANCE:
         sys.exit(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
     else:
         print(f"Largest relative difference of logits and gradients from the official mixers: {error:.1e}")
@@ -104,15 +105,14 @@ def with_official_mixers(model: MultiscaleModel, official: Callable[..., nn.Modu
     return model
 
 
-def disagreement(official: Callable[..., nn.Module]) -> float:
-    """The largest relative difference, root mean square, of logits and of each gradient."""
+def disagreement(official: Callable[..., nn.Module], device: torch.device) -> float:
+    """The largest relative difference, root mean square, of logits and of each gradient, in fp32."""
     found = []
+    tokens = torch.randint(256, (2, 1000), generator=torch.Generator().manual_seed(1)).to(device)
     for change in (lambda model: model, lambda model: with_official_mixers(model, official)):
         torch.manual_seed(0)
-        model = change(MultiscaleModel(replace(SMALL, n_layer=1)).cuda())
-        tokens = torch.randint(256, (2, 1000), device="cuda")
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            logits = model(tokens).float()
+        model = change(MultiscaleModel(replace(SMALL, n_layer=1)).to(device))
+        logits = model(tokens)
         logits.square().mean().backward()
         # the official modules are one level deeper
         named = {name.replace("mixer.mixer", "mixer"): p.grad for name, p in model.named_parameters()}

@@ -1,11 +1,13 @@
 """The benchmark's net with other mixers plugged in is the same net; without a GPU it says so."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from core import benchmark_multiscale
-from core.benchmark_multiscale import CASES, OfficialMixer, with_official_mixers
+from core.benchmark_multiscale import CASES, TOLERANCE, OfficialMixer, disagreement, with_official_mixers
 from core.mamba import Mamba
 from core.multiscale import MultiscaleModel, MultiscaleModelConfig
 
@@ -24,6 +26,17 @@ def test_another_implementation_of_the_mixers_is_plugged_in_everywhere() -> None
     assert sum(isinstance(module, OfficialMixer) for module in theirs.modules()) == 10
     tokens = torch.randint(16, (2, 30))
     assert torch.equal(ours(tokens), theirs(tokens))
+
+
+def test_equal_mixers_agree_and_others_do_not() -> None:
+    def other(*arguments: Any, **keywords: Any) -> nn.Module:
+        mixer = mamba_on(*arguments, **keywords)
+        mixer.register_forward_hook(lambda module, inputs, y: 1.01 * y)
+        return mixer
+
+    cpu = torch.device("cpu")
+    assert disagreement(mamba_on, cpu) == 0
+    assert disagreement(other, cpu) > TOLERANCE
 
 
 def test_the_cases_are_those_of_the_paper() -> None:
