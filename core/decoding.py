@@ -96,6 +96,10 @@ def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Te
         return (PersistentEngine if takes(model, allowed.device) else GraphEngine)(
             model, count, config, allowed
         )
+    from core.decoding_cpu import CpuEngine, compiles
+
+    if compiles(model):
+        return CpuEngine(model, count, config, allowed)
     return EagerEngine(model, config, allowed)
 
 

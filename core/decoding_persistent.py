@@ -6,22 +6,18 @@ order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from core.block import Block
 from core.decoding import Model, Situation, at_position
-from core.mamba import Mamba, MambaState
-from core.multiscale import Centre, MultiscaleModel, Stage, StageState
+from core.decoding_program import add_model, mixers_of, tensors
+from core.mamba import Mamba
 from core.sampling import SamplingConfig
 from kernels.decoding import cuda
 from kernels.decoding.arguments import Arguments, Sizes
-from kernels.decoding.operations import BlockWeights, Program
+from kernels.decoding.operations import Program
 from kernels.decoding.packing import operands
 
 CLUSTERS = 16  # that an H200 runs at once
@@ -41,7 +37,7 @@ class PersistentEngine:
         self._sizes = _sizes(self._program, model, streams or _streams(count))
         self._padded = -(-count // self._sizes.STREAMS) * self._sizes.STREAMS
         self._state = model.initial_state(self._padded)
-        self._operations = self._program.bound(_tensors(self._state)).to(allowed.device)
+        self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
         self._keys = torch.zeros(self._padded, dtype=torch.int64, device=allowed.device)
         self._logits = torch.zeros(self._padded, len(allowed), device=allowed.device)
         self._embedding = model.embedding.weight.detach().float().contiguous()
@@ -54,7 +50,7 @@ class PersistentEngine:
         self.position = situation.position
         self._keys[: self.count] = keys
         self._logits[: self.count] = situation.logits
-        for mine, theirs in zip(_tensors(self._state), _tensors(situation.state), strict=True):
+        for mine, theirs in zip(tensors(self._state), tensors(situation.state), strict=True):
             mine[: self.count] = theirs
 
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +88,9 @@ def takes(model: Model, device: torch.device) -> bool:
 
 def _ranks(model: Model) -> int:
     """How many blocks share a stream; 0 for a model whose sizes the kernel does not take."""
-    mixers = [module for module in model.modules() if isinstance(module, Mamba)]
+    mixers = mixers_of(model)
+    if not mixers:
+        return 0
     widths = [mixer.in_proj.in_features for mixer in mixers]
     states = _state_floats(mixers[0])
     too_large = states > 64 or max(widths) > WIDEST or model.config.padded_vocab_size > SYMBOLS
@@ -114,7 +112,7 @@ def _streams(count: int) -> int:
 
 def _sizes(program: Program, model: Model, streams: int) -> Sizes:
     """The macros of the kernel, with as many of these streams as shared memory has room for."""
-    mixer = next(module for module in model.modules() if isinstance(module, Mamba))
+    mixer = mixers_of(model)[0]
     sizes = Sizes(
         CLUSTER=program.ranks,
         STREAMS=streams,
@@ -133,84 +131,9 @@ def _sizes(program: Program, model: Model, streams: int) -> Sizes:
     return sizes
 
 
-@torch.no_grad()
 def _program(model: Model, planes: int) -> Program:
     """The operations of a step, on the state of one sample for now."""
-    state: Any = model.initial_state(1)
-    program = Program(_ranks(model), planes, _tensors(state))
-    place = {"period": 1, "depth": 0, "residual": program.add_stage(model.config.d_model)}
-    if isinstance(model, MultiscaleModel):
-        head = partial(program.add_head, model.norm_f.weight, model.head.weight, model.head.bias)
-        _add_stage(program, model.stage, state, place, head)
-    else:
-        _add_blocks(program, model.layers, state, place)
-        head_weight = (model.embedding if model.config.tie_embeddings else model.lm_head).weight
-        program.add_head(model.norm_f.weight, head_weight, None)
+    state = model.initial_state(1)
+    program = Program(_ranks(model), planes, tensors(state))
+    add_model(program, model, state)
     return program
-
-
-def _add_stage(
-    program: Program, stage: Stage, state: StageState, place: dict[str, int], behind: Callable[[], None]
-) -> None:
-    """A stage, what comes behind it, and only then what is slower: that is needed from the next step on."""
-    pooled, inner = stage.pooled, stage.pooled.inner
-    frames = state.pooled.inputs, state.pooled.outputs
-    skips = program.add_skips(pooled.d_model, len(stage.down.layers))
-    _add_blocks(program, stage.down.layers, state.down, place, save=skips, frames=frames)
-    _add_blocks(program, stage.up.layers, state.up, place, add=skips[::-1])
-    behind()
-    slower = {
-        "period": place["period"] * pooled.pool,
-        "depth": place["depth"] + 1,
-        "residual": program.add_stage(2 * pooled.d_model),
-    }
-    program.add_compress(pooled.down.weight, pooled.down.bias, frames[0], **slower)
-    expand = partial(program.add_expand, pooled.up.weight, pooled.up.bias, frames[1], period=slower["period"])
-    if isinstance(inner, Stage):
-        _add_stage(program, inner, state.pooled.inner, slower, expand)
-    else:
-        assert isinstance(inner, Centre)
-        blocks, read = inner.chain.layers, program.add_skips(2 * pooled.d_model, 1)
-        others = [-1] * (len(blocks) - 1)
-        _add_blocks(program, blocks, state.pooled.inner, slower, save=read + others, add=others + read)
-        expand()
-
-
-def _add_blocks(
-    program: Program,
-    blocks: Any,
-    states: Sequence[MambaState],
-    place: dict[str, int],
-    save: Sequence[int] | None = None,
-    add: Sequence[int] | None = None,
-    frames: tuple[Tensor, Tensor] | None = None,
-) -> None:
-    """Blocks in a row; frames are read and written behind the last."""
-    absent = [-1] * len(blocks)
-    for block, state, saved, added in zip(blocks, states, save or absent, add or absent, strict=True):
-        last_frames = frames if block is blocks[-1] else None
-        weights = _weights(block)
-        program.add_block(weights, state.conv, state.ssm, save=saved, add=added, frames=last_frames, **place)
-
-
-def _weights(block: Block) -> BlockWeights:
-    mixer = block.mixer
-    A = -torch.exp(mixer.A_log.float())
-    return BlockWeights(
-        norm=block.norm.weight,
-        in_proj=mixer.in_proj.weight,
-        conv_weight=mixer.conv1d.weight.squeeze(1),
-        conv_bias=mixer.conv1d.bias,
-        x_proj=mixer.x_proj.weight if mixer.selected else None,
-        dt_weight=mixer.dt_proj.weight if "dt" in mixer.selected else None,
-        dt_bias=mixer.dt_proj.bias if "dt" in mixer.selected else mixer.dt_bias,
-        A=torch.complex(A, mixer.A_imag.float()) if mixer.complex else A,
-        B=mixer.B,
-        C=mixer.C,
-        D=mixer.D,
-        out_proj=mixer.out_proj.weight,
-    )
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]

@@ -165,10 +165,10 @@ class Program:
         operation.bias = self._keep(bias)
         operation.frames_in, operation.pool = frames.data_ptr(), pool
 
-    def add_expand(self, weight: Tensor, bias: Tensor, frames: Tensor, *, period: int) -> None:
-        """weight (pool * width, inner width) makes a frame of one position of the next stage."""
+    def add_expand(self, weight: Tensor, bias: Tensor, frames: Tensor, *, period: int, depth: int) -> None:
+        """weight (pool * width, inner width) makes a frame of stage `depth` of one position of the next."""
         pool, width = frames.shape[1:]
-        operation = self._operation(EXPAND, period, 0, width)
+        operation = self._operation(EXPAND, period, depth, width)
         by_rank = weight.view(pool, self.ranks, width // self.ranks, -1).transpose(0, 1).flatten(1, 2)
         operation.first = self._product(by_rank)
         operation.bias = self._keep(bias)
