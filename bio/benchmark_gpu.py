@@ -48,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = SequenceModel(CONFIG).cuda().eval()
     # as initialised, every base is all but equally likely, so that nothing could differ
     model.embedding.weight.data.mul_(30)
-    worst = {str(dtype): checked(model, genome, record, dtype) for dtype in LARGEST_DIFFERENCE}
+    worst = {_name(dtype): checked(model, genome, record, dtype) for dtype in LARGEST_DIFFERENCE}
     rows = [{**row(model, genome, record, piece), "largest_difference": worst} for piece in PIECES]
     if chosen.publish is not None:
-        command = f"python -m bio.benchmark_gpu {chosen.fasta} --publish {chosen.publish}"
+        command = f"python -m bio.benchmark_gpu {chosen.fasta}"
         write_results(chosen.publish, command, torch.device("cuda"), 0, rows)
 
 
@@ -66,7 +66,7 @@ def checked(model: SequenceModel, genome: Genome, record: str, dtype: torch.dtyp
     largest = float(np.nanmax(difference))
     bases = int(np.isfinite(difference).sum())
     print(
-        f"{str(dtype).removeprefix('torch.')}: streaming and one forward over {bases:,} bases differ by at "
+        f"{_name(dtype)}: streaming and one forward over {bases:,} bases differ by at "
         f"most {largest:.1e} nats, on average by {np.nanmean(difference):.1e}",
         flush=True,
     )
@@ -114,6 +114,10 @@ def row(model: SequenceModel, genome: Genome, record: str, piece: int) -> dict[s
         "mbase_per_s": rate,
         "peak_gib": peak,
     }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 if __name__ == "__main__":
