@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from core.checkpoint import latest_checkpoint
 from core.decoding import Model
 from core.generation import Decoder
 from core.sampling import SamplingConfig
+from core.training import TrainingConfig
 from core.training.run_folder import HOW_TO_RESUME
+from core.training.step import autocast
 from core.training.stopping import StopRequest
 from pipelines.sampling_state import SavedState, load_state, save_state
 
@@ -45,6 +47,9 @@ class SamplingOptions:
     seed: int = field(default=0, metadata={"help": "of the draws; sample k of a seed is always the same"})
     batch_size: int = field(
         default=128, metadata={"help": "samples that are drawn at once; halved where they do not fit"}
+    )
+    precision: Literal["auto", "fp32", "bf16"] = field(
+        default="auto", metadata={"help": "of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
     )
     save_every: float = field(
         default=60.0, metadata={"help": "seconds after which the state is saved, to be resumed from"}
@@ -132,8 +137,13 @@ class SamplingRun:
         """
         began = self._saved_at = time.perf_counter()
         total = self.options.count * self.task.length
+        precision = TrainingConfig(precision=self.options.precision)
         try:
-            with StopRequest() as stop, progress_bar(total, self._tokens(), self.task.unit) as bar:
+            with (
+                autocast(precision, self.model.embedding.weight.device),
+                StopRequest() as stop,
+                progress_bar(total, self._tokens(), self.task.unit) as bar,
+            ):
                 while self.finished < self.options.count:
                     if self._draw_batch(stop, bar):
                         self.finished, self._position = self._rows().stop, 0
@@ -244,6 +254,7 @@ def sampling_settings(options: SamplingOptions, checkpoint: Path, device: torch.
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": file_sha256(checkpoint),
         "device": device.type,
+        "precision": options.precision,
         "count": options.count,
         "seed": options.seed,
         "sampling": asdict(options.sampling),

@@ -151,6 +151,22 @@ def test_sampling_options_count(plain: Path) -> None:
     assert sounds("top") == sounds("nucleus") == sounds("floor") == greedy[:1]
 
 
+@pytest.mark.parametrize(("precision", "half"), [("auto", False), ("fp32", False), ("bf16", True)])
+def test_precision_is_that_of_every_piece(
+    precision: str, half: bool, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    class Watched(Decoder):
+        def advance(self, steps: int) -> Any:
+            seen.add(torch.is_autocast_enabled("cpu"))
+            return super().advance(steps)
+
+    monkeypatch.setattr(sampling, "Decoder", Watched)
+    draw(plain, "out", f"precision={precision}")
+    assert seen == {half}
+
+
 def test_classes_are_taken_in_turn(conditional: Path) -> None:
     rows = draw(conditional, "all", "count=4")
     assert {row["sample"]: row["label"] for row in rows} == {0: "up", 1: "down", 2: "up", 3: "down"}
