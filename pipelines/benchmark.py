@@ -63,6 +63,12 @@ def _train() -> list[Row]:
     return benchmark_gpu.rows(benchmark_gpu.CASES)
 
 
+def _graph() -> list[Row]:
+    from core import benchmark_gpu
+
+    return benchmark_gpu.rows(benchmark_gpu.GRAPH_CASES)
+
+
 def _memory() -> list[Row]:
     from core import benchmark_gpu
 
@@ -106,6 +112,7 @@ BENCHMARKS = {
     "conv": Benchmark("the causal convolution", True, _conv, _MS, _BOTH_MS),
     "norm": Benchmark("the root-mean-square norm with its residual add", True, _norm, _MS, _BOTH_MS),
     "train": Benchmark("training steps of whole models", True, _train, _OFFICIAL, "tokens/s"),
+    "graph": Benchmark("training steps, also as CUDA graphs", True, _graph, _OFFICIAL, "tokens/s"),
     "memory": Benchmark("peak memory of training, by the batch", True, _memory, _PEAKS, "peak GiB"),
     "sampling": Benchmark("tokens drawn one after the other", True, _sampling, _PER_S, "tokens/s"),
     "scan_cpu": Benchmark("the selective scan on a CPU", False, _scan_cpu, _MAMBAPY_NS, "ns an element"),

@@ -115,6 +115,15 @@ _TIMES: tuple[Column, ...] = (
     ("worst error, ours / official", lambda row: f"{row['error_ratio']:.2f}"),
 )
 _OPERATOR = Table((("batch, channels, length", _shape), *_TIMES))
+_TRAINING = Table(
+    (
+        ("model", _model),
+        ("batch x length", _batch_and_length),
+        ("official, tokens/s and peak", _rate("official")),
+        ("ours", _rate("ours")),
+        ("faster", _ratio("ours_tokens_per_s", "official_tokens_per_s")),
+    )
+)
 
 TABLES: dict[str, Table] = {
     "scan": Table(
@@ -127,15 +136,8 @@ TABLES: dict[str, Table] = {
     ),
     "conv": _OPERATOR,
     "norm": _OPERATOR,
-    "train": Table(
-        (
-            ("model", _model),
-            ("batch x length", _batch_and_length),
-            ("official, tokens/s and peak", _rate("official")),
-            ("ours", _rate("ours")),
-            ("faster", _ratio("ours_tokens_per_s", "official_tokens_per_s")),
-        )
-    ),
+    "train": _TRAINING,
+    "graph": _TRAINING,
     "memory": Table(
         (
             ("model", _model),
@@ -201,11 +203,22 @@ TABLES: dict[str, Table] = {
             ("data", _value("data")),
             ("model", _value("model")),
             ("parameters", _value("parameters", ",")),
+            ("training, s", _value("training_seconds", ".0f")),
             ("NLL, bits", _value("nll_bits", ".3f")),
             ("FID", _measured("fid", ".2f")),
             ("IS", _measured("is", ".2f")),
             ("mIS", _measured("mis", ".1f")),
             ("AM", _measured("am", ".2f")),
+        )
+    ),
+    "audio_speed": Table(
+        (
+            ("model", _model),
+            ("batch x length", _batch_and_length),
+            ("official mixers, samples/s and peak", _rate("official")),
+            ("ours", _rate("ours")),
+            ("faster", _ratio("ours_tokens_per_s", "official_tokens_per_s")),
+            ("ours, as a CUDA graph", _rate("ours_replayed")),
         )
     ),
     "audio_published": Table(
