@@ -55,6 +55,12 @@ class AudioDataset:
         """The same windows end to end, as read_packed gives them."""
         return read_packed(self.audio, self.windows, self._chosen(step, rows), frame, self.conditional)
 
+    def padding_share(self, steps: int) -> float:
+        """Which share of the first `steps` batches is padding."""
+        widths = [self.windows.lengths[self._chosen(step, range(self.batch_size))] for step in range(steps)]
+        computed = sum(int(lengths.max()) * self.batch_size for lengths in widths)
+        return 1 - sum(int(lengths.sum()) for lengths in widths) / computed
+
     def labels(self, step: int, rows: range) -> Tensor:
         """The classes (rows,) int64 of the same windows; audio.clip.NO_LABEL where there are none."""
         return torch.from_numpy(self.windows.labels[self._chosen(step, rows)])

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from audio.likelihood import likelihood
 from audio.window import clip_windows
 from core.files import replaced_atomically
@@ -124,6 +126,8 @@ def settle(config: Config, folder: Path, world: World) -> None:
 
 def finish(config: Config, run: Run, world: World) -> None:
     """Train a run, or go on with it, and write its row."""
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     folder = Path(config.run.dir) / run.name
     started = folder / "train" / "config.yaml"
     print(f"{run.name}: {'going on' if started.exists() else f'{run.seconds:g} s'}", flush=True)

@@ -28,6 +28,9 @@ from pipelines.audio_validation import validation
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 
+PLANNED_STEPS = 100
+"""The first steps, whose padding the plan tells of."""
+
 
 @dataclass
 class Config:
@@ -58,9 +61,10 @@ def pretrain(config: Config) -> Progress | None:
         model = new_model(config.model).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         validate = validate_of(config, data, world)
+        dataset = training_data(config, data)
+        batches = training_batches(config, dataset, model)
         if world.is_first:
-            print(plan(config, data, model), flush=True)
-        batches = training_batches(config, data, model)
+            print(plan(config, data, dataset, model), flush=True)
         if config.dry_run:
             return None
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
@@ -69,20 +73,22 @@ def pretrain(config: Config) -> Progress | None:
         return progress if world.is_first else None
 
 
-def training_batches(config: Config, data: AudioData, model: AudioModel) -> Batches:
-    """The training windows in shuffled epochs, padded to the longest of a batch, or packed.
+def training_data(config: Config, data: AudioData) -> AudioDataset:
+    """The training windows in shuffled epochs."""
+    train, conditional = config.train, config.data.conditional
+    return AudioDataset(data.packed, data.windows["train"], train.batch_size, train.seed, conditional)
+
+
+def training_batches(config: Config, dataset: AudioDataset, model: AudioModel) -> Batches:
+    """The windows of each step, padded to the longest, or packed.
 
     Raises ValueError where packing is asked for that the model, or training in pieces, does not allow.
     """
-    train = config.train
-    dataset = AudioDataset(
-        data.packed, data.windows["train"], train.batch_size, train.seed, config.data.conditional
-    )
     if not config.data.packed:
         return dataset
     if not isinstance(model, MultiscaleModel):
         raise ValueError(f"A {config.model.kind} cannot read packed windows: set data.packed=false.")
-    if train.backpropagation_length is not None:
+    if config.train.backpropagation_length is not None:
         raise ValueError(
             "Packed windows are never cut: set data.packed=false or train.backpropagation_length=null."
         )
@@ -97,8 +103,8 @@ def validate_of(config: Config, data: AudioData, world: World) -> Validate | Non
     return validation(data.packed, windows, config.data.conditional, world, Path(config.run.dir))
 
 
-def plan(config: Config, data: AudioData, model: AudioModel) -> str:
-    """What a run will do: the clips, the windows of each split, the model, the amount."""
+def plan(config: Config, data: AudioData, dataset: AudioDataset, model: AudioModel) -> str:
+    """What a run will do: the clips, the windows of each split, the model, the amount, what is padding."""
     packed, train = data.packed, config.train
     lines = [
         f"clips     {packed.name} in {config.data.folder}: {len(packed.clips):,}, "
@@ -116,6 +122,10 @@ def plan(config: Config, data: AudioData, model: AudioModel) -> str:
         + (f", conditional on {len(config.data.classes)} classes" if config.data.conditional else ""),
         f"training  {train.steps:,} steps of {train.batch_size:,} windows, {epochs:.2f} epochs",
     ]
+    padding = dataset.padding_share(min(train.steps, PLANNED_STEPS))
+    if padding and not config.data.packed:
+        hint = ", which data.packed=true leaves out" if config.model.kind == "unet" else ""
+        lines.append(f"padding   {padding:.0%} of what is computed{hint}")
     return "\n".join(lines)
 
 

@@ -144,6 +144,13 @@ def test_packed_windows_begin_at_whole_frames(
         check_rows(audio, windows, [number], inputs[:, start:end], targets[:, start:end])
 
 
+def test_the_share_of_padding_is_that_of_the_batches(audio: PackedAudio, windows: Windows) -> None:
+    dataset = AudioDataset(audio, windows, BATCH)
+    targets = [dataset(step, range(BATCH))[1] for step in range(3)]
+    padding = sum(int((batch == IGNORED).sum()) for batch in targets)
+    assert dataset.padding_share(3) == pytest.approx(padding / sum(batch.numel() for batch in targets))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_conditional_window_begins_with_its_class(
     audio: PackedAudio, windows: Windows, packed: bool

@@ -137,6 +137,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clips: Path, capsys: pytest.
     assert "18, 0 s at 16,000 Hz, quantizer mulaw" in plan
     assert "train     12 windows" in plan
     assert "4 steps of 4 windows, 1.33 epochs" in plan
+    assert "% of what is computed, which data.packed=true leaves out" in plan
     assert list(Path().iterdir()) == []
 
 
