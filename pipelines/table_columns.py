@@ -177,6 +177,15 @@ TABLES: dict[str, Table] = {
     "loader": Table(
         (("length", _value("length", ",")), ("Mbase/s, one core", _value("mbase_per_s", ",.0f")))
     ),
+    "score": Table(
+        (
+            ("model", _value("model")),
+            ("bases in one pass", _value("bases", ",")),
+            ("at once", _value("piece", ",")),
+            ("Mbase/s", _value("mbase_per_s", ".1f")),
+            ("peak GiB", _value("peak_gib", ".2f")),
+        )
+    ),
     "genomics": Table(
         (
             ("model", _value("model")),

@@ -59,6 +59,10 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
         {"case": "sc09_small", "batch": 64, "ours_per_s": 5000.0, "official_per_s": 2000.0},
         "| sc09_small | 64 | 2,000 | 5,000 | 2.50x |",
     ),
+    "score": (
+        {"model": "d128x12", "bases": 63025520, "piece": 131072, "mbase_per_s": 11.56, "peak_gib": 0.574},
+        "| d128x12 | 63,025,520 | 131,072 | 11.6 | 0.57 |",
+    ),
     "loader": ({"length": 1024, "mbase_per_s": 695.4}, "| 1,024 | 695 |"),
     "memory": (
         {"model": "130m", "batch": 8, "length": 2048, "ours_peak_gib": 9.0, "official_peak_gib": None},
