@@ -79,7 +79,8 @@ class Config(Settings):
         default_factory=lambda: list(MIXERS), metadata={"help": "models to compare: mamba, s4d"}
     )
     publish: str | None = field(
-        default=None, metadata={"help": "a .json of results that gets this task's rows"}
+        default=None,
+        metadata={"help": "a .json of results that gets this task's rows, and beside it the picture"},
     )
 
 
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{folder} holds the runs and {PICTURE}.")
     if config.publish is not None:
         publish(Path(config.publish), arguments, world.device, config.train.seed, rows)
+        draw(rows, config.task.length, Path(config.publish).with_name(f"{config.task.name}.png"))
 
 
 def settings_of(config: Config, mixer: Mixer) -> Settings:

@@ -50,7 +50,8 @@ def test_selection_learns_what_time_invariance_does_not(compared: Path) -> None:
 
 
 def test_a_comparison_leaves_runs_a_picture_and_results(compared: Path) -> None:
-    assert (compared / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    for picture in (compared / "accuracy.png", compared.parent / "induction_heads.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
     for mixer in ("mamba", "s4d"):
         assert (compared / mixer / "summary.json").exists()
         events = read_metrics(compared / mixer / "metrics.jsonl")
