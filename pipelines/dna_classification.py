@@ -1,7 +1,8 @@
 """What a classifier says of windows: the same numbers, however the work is shared."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from core.model import SequenceModel
 from core.training import World
 
 BASES_AT_ONCE = 1 << 18
-"""Bases of a batch: a function of nothing, so that a window always meets the same neighbours."""
+"""Bases of a batch, whoever computes it: a window always meets the same neighbours, to the same bits."""
 
 
 @dataclass
@@ -53,10 +54,12 @@ class EvaluationConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("windows", "k", "fit_windows"):
+        for name in ("windows", "k", "fit_windows", "fit_bases"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"evaluation.{name} is {value}; it must be at least 1.")
+        if any(length < 1 for length in self.lengths):
+            raise ValueError(f"evaluation.lengths is {self.lengths}; each must be at least 1.")
         if self.workers < 0:
             raise ValueError(f"evaluation.workers is {self.workers}; it must be at least 0.")
 
@@ -113,7 +116,7 @@ def reverse_strand(tokens: Tensor) -> Tensor:
     return table[tokens.flip(1).int()]
 
 
-def _batches(windows: Dataset[Tensor], world: World, workers: int) -> Any:
+def _batches(windows: Dataset[Tensor], world: World, workers: int) -> Iterator[tuple[list[int], Tensor]]:
     """(numbers, tokens on the device) of this process's batches, with a progress bar on the first."""
     count = len(windows)  # type: ignore[arg-type]
     rows = max(1, BASES_AT_ONCE // max(1, len(windows[0]))) if count else 1

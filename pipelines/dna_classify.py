@@ -5,9 +5,8 @@
     python -m pipelines.dna_classify evaluate run.dir=runs/mine
     python -m pipelines.dna_classify predict checkpoint=runs/mine fasta=unknown.fa
 
-The run folder gets what dna_pretrain's has, and at the end evaluation.json, pictures of it,
-made from the checkpoint with the lowest validation loss. `evaluate` makes them again.
-`predict --help` explains the keys of predict.
+The run folder gets what dna_pretrain's has, and at the end evaluation.json and pictures of it, made from the
+checkpoint with the lowest validation loss; `evaluate` makes them again. `predict --help` explains predict.
 """
 
 import json

@@ -99,7 +99,14 @@ def predict(config: PredictConfig, classifier: TrainedClassifier, world: World) 
         windows = RecordWindows(genome, record, starts, size)
         with autocast(TrainingConfig(precision=config.precision), world.device):
             of_windows = (
-                probabilities(classifier.model, windows, len(classifier.classes), world, both_strands=True)
+                probabilities(
+                    classifier.model,
+                    windows,
+                    len(classifier.classes),
+                    world,
+                    both_strands=True,
+                    segment=classifier.length,
+                )
                 if starts
                 else np.zeros((0, len(classifier.classes)))
             )
