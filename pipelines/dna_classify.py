@@ -9,12 +9,10 @@ The run folder gets what dna_pretrain's has, and at the end evaluation.json and 
 checkpoint with the lowest validation loss; `evaluate` makes them again. `predict --help` explains predict.
 """
 
-import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,51 +20,16 @@ from torch import nn
 
 from bio.species_dataset import WindowList
 from bio.species_stretch import SpeciesData
-from bio.species_window import SpeciesWindows, Window
-from bio.vocabulary import VOCABULARY_SIZE
-from core.checkpoint import read_header
-from core.classifier import HeadConfig, SequenceClassifier
-from core.files import replaced_atomically
-from core.model import SequenceModel, SequenceModelConfig
-from core.training import RunFolder, Stage, TrainingConfig, Validate, World, joined_world, stage_table, train
-from core.training.step import autocast
+from core.classifier import SequenceClassifier
+from core.training import RunFolder, Stage, Validate, World, joined_world, stage_table, train
 from pipelines import dna_predict
 from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
-from pipelines.dna import trained_model
-from pipelines.dna_answers import Answers, content, report
-from pipelines.dna_baseline import Examples, coefficients, fitted, kmer_examples, labels_of
-from pipelines.dna_classification import EvaluationConfig, Probabilities, embeddings, probabilities
-from pipelines.dna_classifier import best_checkpoint, trained_classifier
-from pipelines.dna_species_data import GrowthConfig, SpeciesConfig, open_set, split_windows, training_batches
-from pipelines.species_pictures import draw_accuracy_by_length, draw_confusion
-
-RESULT = "evaluation.json"
-MakeExamples = Callable[[SpeciesWindows, Sequence[Window]], Examples]
-FIT_SEED = 1  # other windows than those of training
-
-
-@dataclass
-class Config:
-    data: SpeciesConfig = field(default_factory=SpeciesConfig)
-    checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "what to start from: a run folder of dna_pretrain, or a file; null: from nothing"},
-    )
-    model: SequenceModelConfig = field(
-        default_factory=lambda: SequenceModelConfig(vocab_size=VOCABULARY_SIZE, d_model=128, n_layer=8)
-    )
-    head: HeadConfig = field(default_factory=HeadConfig)
-    probe_start: bool = field(
-        default=True,
-        metadata={"help": "begin the head at the logistic regression on the frozen backbone; else at random"},
-    )
-    train: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=1e-3))
-    length_warmup: GrowthConfig = field(default_factory=GrowthConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_classify"))
-    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
-    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
+from pipelines.config import parse_config
+from pipelines.dna_answers import Answers
+from pipelines.dna_classification import probabilities
+from pipelines.dna_classify_config import Config, initial_backbone
+from pipelines.dna_classify_evaluation import evaluate, listed_for_validation, report_of, start_from_probe
+from pipelines.dna_species_data import open_set, split_windows, training_batches
 
 
 @command
@@ -129,15 +92,6 @@ def new_classifier(config: Config, classes: int) -> SequenceClassifier:
     return SequenceClassifier(backbone, classes, config.head)
 
 
-def initial_backbone(config: Config) -> SequenceModel:
-    """What training starts from: the checkpoint's model, or new parameters drawn from the seed."""
-    if config.checkpoint is not None:
-        return trained_model(Path(config.checkpoint), torch.device("cpu")).train()
-    if config.model.vocab_size != VOCABULARY_SIZE:
-        raise ValueError(f"model.vocab_size is {config.model.vocab_size}; DNA has {VOCABULARY_SIZE} symbols.")
-    return SequenceModel(config.model)
-
-
 def validation(config: Config, data: SpeciesData, world: World) -> Validate | None:
     """What measures loss (nats) and accuracy on the validation split; None where there is none."""
     if "valid" not in data.stretches:
@@ -152,11 +106,6 @@ def validation(config: Config, data: SpeciesData, world: World) -> Validate | No
         return {"loss": float(-np.log(np.maximum(chosen, 1e-12)).mean()), "accuracy": answers.is_right.mean()}
 
     return validate
-
-
-def listed_for_validation(config: Config, windows: SpeciesWindows) -> list[Window]:
-    """Windows that overlap by three quarters: long ones would be too few to choose a checkpoint by."""
-    return windows.listed(config.data.validation_windows, max(1, windows.length // 4))
 
 
 def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[Stage]) -> str:
@@ -177,121 +126,6 @@ def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[S
         f"training  {steps:,} steps of {config.train.batch_size:,} windows",
     ]
     return "\n".join(lines + ([stage_table(stages)] if stages else []))
-
-
-def evaluate(config: Config, data: SpeciesData, world: World) -> dict[str, Any]:
-    """Measure the run's best checkpoint at every length beside k-mers and the frozen backbone.
-
-    The first process writes evaluation.json and the pictures.
-    """
-    folder = Path(config.run.dir)
-    path = best_checkpoint(folder)
-    model = trained_classifier(path, world.device).model
-    progress = read_header(path).progress
-    result = {
-        "species": config.data.species,
-        "classes": data.names,
-        "split": config.evaluation.split,
-        "step": progress["step"],
-        "validation": progress["validation"],
-        "lengths": [
-            measured(config, data, model, length, world)
-            for length in sorted({config.data.length, *config.evaluation.lengths})
-        ],
-    }
-    if world.is_first:
-        with replaced_atomically(folder / RESULT) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        draw_evaluation(result, folder)
-    return result
-
-
-def measured(
-    config: Config, data: SpeciesData, model: SequenceClassifier, length: int, world: World
-) -> dict[str, Any]:
-    """What is measured with windows of one length."""
-    chosen, classes = config.evaluation, len(data.names)
-    windows = split_windows(data, config.data, chosen.split, length)
-    listed = windows.listed(chosen.windows, length)
-    tokens = WindowList(windows, listed)
-    with autocast(config.train, world.device):
-        found = probabilities(
-            model, tokens, classes, world, chosen.workers, chosen.both_strands, config.data.length
-        )
-    others = baselines(config, data, windows, listed, world)
-    return content(*(Answers(windows, listed, answered) for answered in (found, *others)))
-
-
-def draw_evaluation(result: dict[str, Any], folder: Path) -> None:
-    """The confusion matrix of each length, and accuracy against length."""
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for at_length in result["lengths"]:
-        length, rows = at_length["length"], at_length["rows"]
-        draw_confusion(at_length["confusion"], result["classes"], folder / f"confusion_{length}.png")
-        for row in rows:
-            lines.setdefault(row["model"], []).append({**row, "length": length})
-    draw_accuracy_by_length(lines, 1 / len(result["classes"]), folder / "accuracy_by_length.png")
-
-
-def report_of(result: dict[str, Any]) -> str:
-    """An evaluation in words."""
-    return "\n\n".join(report(result["classes"], at_length) for at_length in result["lengths"])
-
-
-def baselines(
-    config: Config, data: SpeciesData, windows: SpeciesWindows, listed: Sequence[Window], world: World
-) -> list[Probabilities]:
-    """The probabilities (windows, classes) of logistic regressions, fitted on windows of the same length.
-
-    The first is on k-mers, the other on the pooled vectors of the backbone before training.
-    """
-    torch.manual_seed(config.train.seed)
-    backbone = initial_backbone(config).to(world.device).eval()
-    features: list[MakeExamples] = [
-        lambda windows, listed: kmer_examples(windows, listed, config.evaluation.k),
-        lambda windows, listed: embedded(config, backbone, world, windows, listed),
-    ]
-    return [
-        fitted(*fitting_examples(config, data, examples, windows.length)).predict_proba(
-            examples(windows, listed).features
-        )
-        for examples in features
-    ]
-
-
-def start_from_probe(config: Config, data: SpeciesData, model: SequenceClassifier, world: World) -> None:
-    """Begin the head at the logistic regression on the frozen backbone."""
-    backbone = model.backbone.eval()
-    train, valid = fitting_examples(
-        config,
-        data,
-        lambda windows, listed: embedded(config, backbone, world, windows, listed),
-        config.data.length,
-    )
-    model.start_from(torch.from_numpy(train.features), *coefficients(fitted(train, valid)))
-
-
-def fitting_examples(
-    config: Config, data: SpeciesData, examples: MakeExamples, length: int
-) -> tuple[Examples, Examples | None]:
-    """What a baseline is fitted on, and what its regularization is chosen by, in windows of one length."""
-    fit = split_windows(data, config.data, "train", length)
-    count = max(1, min(config.evaluation.fit_windows, config.evaluation.fit_bases // length))
-    train = examples(fit, fit.sample(np.arange(count), FIT_SEED))
-    if "valid" not in data.stretches:
-        return train, None
-    valid = split_windows(data, config.data, "valid", length)
-    return train, examples(valid, listed_for_validation(config, valid))
-
-
-def embedded(
-    config: Config, backbone: SequenceModel, world: World, windows: SpeciesWindows, listed: Sequence[Window]
-) -> Examples:
-    """The pooled hidden vectors of windows, as the head reads them."""
-    with autocast(config.train, world.device):
-        chosen = WindowList(windows, listed)
-        found = embeddings(backbone, chosen, config.head.pooling, world, config.evaluation.workers)
-    return Examples(found, labels_of(listed))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from kernels.provenance import write_results
 from pipelines.cli import command
 from pipelines.config import parse_config
 from pipelines.dna_answers import BASELINE, OURS, PROBE
-from pipelines.dna_classify import RESULT
+from pipelines.dna_classify_evaluation import RESULT
 from pipelines.species_pictures import draw_accuracy_by_length
 
 

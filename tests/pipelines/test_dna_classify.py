@@ -104,11 +104,11 @@ def test_a_run_fills_its_folder(trained: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
 def test_an_evaluation_is_the_same_each_time_and_for_any_number_of_workers(trained: Path) -> None:
     before = (trained / "evaluation.json").read_bytes()
+    shutil.copytree(trained, "again")
     for workers in (0, 1, 4):
-        shutil.copytree(trained, f"again{workers}")
-        arguments = ["evaluate", f"run.dir=again{workers}", f"evaluation.workers={workers}"]
-        assert dna_classify.main(arguments) == 0
-        assert Path(f"again{workers}/evaluation.json").read_bytes() == before
+        Path("again/evaluation.json").unlink()
+        assert dna_classify.main(["evaluate", "run.dir=again", f"evaluation.workers={workers}"]) == 0
+        assert Path("again/evaluation.json").read_bytes() == before
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,8 @@ def test_what_cannot_be_trained_on_is_refused(species: Path, capsys: pytest.Capt
     assert "The stages before 96 bases take 60 steps" in error
     assert "must be null" in fails(capsys, *given(species), "train.backpropagation_length=10")
     assert "model.vocab_size is 256" in fails(capsys, *given(species), "model.vocab_size=256")
+    error = fails(capsys, *given(species), "evaluation.split=valid", "evaluation.lengths=[5000]")
+    assert "no window of 5,000 bases" in error
     assert "sha256" in fails(capsys, *given(species), "data.sha256=abc")
     error = fails(capsys, *given(species), "data.classes=[human,mouse]")
     assert "the run has human, mouse" in error
