@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
+LEAST_CLUSTERS = 10
 Z_95 = 1.959963984540054
 
 Flags = npt.NDArray[np.bool_]
@@ -50,8 +51,13 @@ def difference(is_right: Flags, is_right_of_other: Flags, clusters: Sequence[str
 
 
 def _resampled(values: npt.NDArray[np.float64], clusters: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The mean of values (n,) in RESAMPLES draws of as many clusters, with replacement (Efron, 1979)."""
+    """The mean of values (n,) in RESAMPLES draws of as many clusters, with replacement (Efron, 1979).
+
+    Fewer than LEAST_CLUSTERS do not show how much they vary: values are then drawn one by one.
+    """
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    if cluster.max() + 1 < LEAST_CLUSTERS:
+        cluster = np.arange(len(values))
     sums, sizes = np.bincount(cluster, values), np.bincount(cluster)
     random = np.random.default_rng(0)
     counts = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
