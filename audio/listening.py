@@ -26,6 +26,7 @@ HEADERS = {
     "bits": "bits a sample",
 }
 NUMBERS = ("confidence", "bits")
+NARROWEST = 0.1
 
 Summary = Mapping[str, Mapping[str, str]]
 """Model -> column -> what its cell says; a column that says nothing of any model is left out."""
@@ -111,7 +112,8 @@ def _clip_table(clips: Sequence[ListeningClip], models: Sequence[str]) -> str:
         f'<tr class="heading" style="{_column(model, models)}">{_model_header(model, models)}</tr>'
         for model in models
     )
-    body = "\n".join(_clip_row(clip, shown, models) for clip in clips)
+    longest = max(len(clip.waveform) for clip in clips)
+    body = "\n".join(_clip_row(clip, shown, models, longest) for clip in clips)
     return (
         '<table id="clips"><thead><tr><th scope="col" class="unsortable">listen</th>'
         f'<th scope="col" class="unsortable">spectrogram</th>{sortable}</tr></thead>'
@@ -130,7 +132,9 @@ def _sort_keys(clip: ListeningClip) -> dict[str, str]:
     }
 
 
-def _clip_row(clip: ListeningClip, shown: Sequence[str], models: Sequence[str]) -> str:
+def _clip_row(clip: ListeningClip, shown: Sequence[str], models: Sequence[str], longest: int) -> str:
+    """A row with the clip's cells; its pictures are as wide as it is long, beside the longest."""
+    part = max(NARROWEST, len(clip.waveform) / longest)
     keys = " ".join(f'data-{key}="{escape(value)}"' for key, value in _sort_keys(clip).items())
     contents = {
         "name": escape(clip.name),
@@ -141,7 +145,8 @@ def _clip_row(clip: ListeningClip, shown: Sequence[str], models: Sequence[str]) 
     }
     cells = "".join(f'<td class="{_kind(key)}">{contents[key]}</td>' for key in shown)
     return (
-        f'<tr class="clip" {keys} style="{_column(clip.model, models)}">{_player(clip)}'
+        f'<tr class="clip" {keys} style="{_column(clip.model, models)};--part:{part:.3f}">'
+        f"{_player(clip)}"
         f'<td class="spectrogram"><img loading="lazy" alt="Log-mel spectrogram of {escape(clip.name)}" '
         f'src="{_data_uri("image/png", spectrogram_png(clip.waveform))}"></td>{cells}</tr>'
     )

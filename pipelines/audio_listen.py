@@ -171,7 +171,7 @@ def summary(clips: Sequence[ListeningClip], metrics: Mapping[str, Mapping[str, s
     for model in dict.fromkeys(clip.model for clip in clips):
         own = [clip for clip in clips if clip.model == model]
         bits = [clip.bits for clip in own if clip.bits is not None]
-        cells = {"clips here": f"{len(own):,}", "bits a sample": f"{fmean(bits):.3f}" if bits else ""}
+        cells = {"clips": f"{len(own):,}", "bits a sample": f"{fmean(bits):.3f}" if bits else ""}
         rows[model] = cells | dict(metrics.get(model, {}))
     return rows
 
@@ -189,7 +189,7 @@ def metric_cells(source: Mapping[str, Any]) -> dict[str, str]:
     """What an evaluation has found of all clips of a source."""
     metrics = source["selections"][ALL]
     bits = source["nll_bits"]
-    cells = {"clips measured": f"{metrics['clips']:,}", "test NLL": "" if bits is None else f"{bits:.3f}"}
+    cells = {"measured": f"{metrics['clips']:,}", "test NLL": "" if bits is None else f"{bits:.3f}"}
     return cells | {
         name: interval_text(Interval(**metrics[key])) for key, name in METRICS.items() if key in metrics
     }

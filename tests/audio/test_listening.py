@@ -78,6 +78,11 @@ def test_every_clip_has_its_pictures(page: str) -> None:
     assert len(elements.named("path")) == len(CLIPS)
 
 
+def test_pictures_share_one_scale_of_time(page: str) -> None:
+    rows = Elements(page).named("tr", **{"class": "clip"})
+    assert [(row["style"] or "").partition("--part:")[2] for row in rows] == ["0.500", "1.000", "0.250"]
+
+
 def test_rows_carry_what_they_are_sorted_by(page: str) -> None:
     elements = Elements(page)
     rows = elements.named("tr", **{"class": "clip"})
