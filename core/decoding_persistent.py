@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from core.decoding import Model, Situation, at_position
 from core.decoding_program import add_model, mixers_of, tensors
@@ -19,11 +18,13 @@ from kernels.decoding import cuda
 from kernels.decoding.arguments import Arguments, Sizes
 from kernels.decoding.operations import Program
 from kernels.decoding.packing import operands
+from kernels.layout import multiprocessors
 
-CLUSTERS = 16  # that an H200 runs at once
 STREAMS = (8, 16, 24, 32)  # that a cluster may have
 SHARED_MEMORY = 227 * 1024
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
+WIDE = 512  # channels from which on the weights are too many for two multiprocessors to read in time
+SECOND_CACHE = 32 * 2**20  # bytes of weights that stay there from step to step
 
 
 class PersistentEngine:
@@ -34,12 +35,13 @@ class PersistentEngine:
     ) -> None:
         self.config, self.count, self.position = config, count, 0
         self._program = _program(model, planes=1 if torch.is_autocast_enabled(allowed.device.type) else 2)
-        self._sizes = _sizes(self._program, model, streams or _streams(count))
-        self._padded = -(-count // self._sizes.STREAMS) * self._sizes.STREAMS
-        self._state = model.initial_state(self._padded)
+        self._sizes, self._share = _plan(self._program, model, count, allowed.device)
+        if streams is not None:
+            self._sizes, self._share = self._sizes._replace(STREAMS=streams), streams
+        self._state = model.initial_state(count)
         self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
-        self._keys = torch.zeros(self._padded, dtype=torch.int64, device=allowed.device)
-        self._logits = torch.zeros(self._padded, len(allowed), device=allowed.device)
+        self._keys = torch.zeros(count, dtype=torch.int64, device=allowed.device)
+        self._logits = torch.zeros(count, len(allowed), device=allowed.device)
         self._embedding = model.embedding.weight.detach().float().contiguous()
         self._operands = operands(self._embedding)
         self._allowed = allowed.to(torch.uint8)
@@ -48,16 +50,18 @@ class PersistentEngine:
 
     def begin(self, situation: Situation, keys: Tensor) -> None:
         self.position = situation.position
-        self._keys[: self.count] = keys
-        self._logits[: self.count] = situation.logits
+        self._keys.copy_(keys)
+        self._logits.copy_(situation.logits)
         for mine, theirs in zip(tensors(self._state), tensors(situation.state), strict=True):
-            mine[: self.count] = theirs
+            mine.copy_(theirs)
 
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
-        tokens = torch.empty(self._padded, steps, dtype=torch.int64, device=self._keys.device)
-        log_probabilities = torch.empty(self._padded, steps, device=self._keys.device)
+        tokens = torch.empty(self.count, steps, dtype=torch.int64, device=self._keys.device)
+        log_probabilities = torch.empty(self.count, steps, device=self._keys.device)
         arguments = Arguments(
             position=self.position,
+            count=self.count,
+            share=self._share,
             steps=steps,
             slowest_period=self._period,
             top_k=self.config.top_k or 0,
@@ -72,13 +76,12 @@ class PersistentEngine:
             *(("logits", self._logits), ("tokens", tokens), ("log_probabilities", log_probabilities)),
         ):
             setattr(arguments, name, tensor.data_ptr())
-        cuda.launch(self._sizes, arguments, self._padded // self._sizes.STREAMS, self._keys.device)
+        cuda.launch(self._sizes, arguments, -(-self.count // self._share), self._keys.device)
         self.position += steps
-        return tokens[: self.count], log_probabilities[: self.count]
+        return tokens, log_probabilities
 
     def situation(self) -> Situation:
-        state = tree_map_only(Tensor, lambda part: part[: self.count], self._state)
-        return Situation(self._logits[: self.count], at_position(state, self.position), self.position)
+        return Situation(self._logits, at_position(self._state, self.position), self.position)
 
 
 def takes(model: Model, device: torch.device) -> bool:
@@ -97,38 +100,45 @@ def _ranks(model: Model) -> int:
     if too_large or states % 8 or any(width % 16 for width in widths):
         return 0
     narrowest = min(mixer.d_inner for mixer in mixers)
-    fit = (ranks for ranks in (8, 4, 2, 1) if narrowest % (16 * ranks) == min(widths) % (2 * ranks) == 0)
-    return next(fit, 0)
+    most = 8 if max(widths) >= WIDE else 2
+    return next((ranks for ranks in (8, 4, 2, 1) if ranks <= most and narrowest % (32 * ranks) == 0), 0)
 
 
 def _state_floats(mixer: Mamba) -> int:
     return mixer.A_log.shape[1] * (2 if mixer.complex else 1)
 
 
-def _streams(count: int) -> int:
-    """How many streams each cluster should have, so that the clusters run at once, if they can."""
-    return next((streams for streams in STREAMS if streams * CLUSTERS >= count), STREAMS[-1])
+def _plan(program: Program, model: Model, count: int, device: torch.device) -> tuple[Sizes, int]:
+    """The macros of the kernel, and how many streams each cluster has.
+
+    All clusters should run at once, each with as few streams as will do; if shared memory has no room for so
+    many, they run one after the other.
+    """
+    clusters = max(1, multiprocessors(device) // program.ranks)
+    share = -(-count // clusters)
+    fitting = [
+        streams for streams in STREAMS if _sizes(program, model, streams).shared_memory() <= SHARED_MEMORY
+    ]
+    streams = next((streams for streams in fitting if streams >= share), fitting[-1])
+    return _sizes(program, model, streams), min(share, streams)
 
 
 def _sizes(program: Program, model: Model, streams: int) -> Sizes:
-    """The macros of the kernel, with as many of these streams as shared memory has room for."""
     mixer = mixers_of(model)[0]
-    sizes = Sizes(
+    return Sizes(
         CLUSTER=program.ranks,
         STREAMS=streams,
         THREADS=cuda.THREADS,
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,
+        PREFETCH=int(program.weight_bytes() > SECOND_CACHE),
         VOCABULARY=model.config.padded_vocab_size,
         RESIDUAL_ROWS=program.residual_rows,
         SKIP_ROWS=max(1, program.skip_rows),
         OPERATIONS=len(program.operations),
         **program.largest(),
     )
-    while sizes.shared_memory() > SHARED_MEMORY and STREAMS[0] < sizes.STREAMS:
-        sizes = sizes._replace(STREAMS=sizes.STREAMS - STREAMS[0])
-    return sizes
 
 
 def _program(model: Model, planes: int) -> Program:

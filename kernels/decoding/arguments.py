@@ -13,7 +13,6 @@ _NUMBERS = (
     *("residual", "save", "add"),
 )
 BLOCK, HEAD, COMPRESS, EXPAND = range(4)
-BARRIERS = 6
 
 
 class Product(ctypes.Structure):
@@ -41,7 +40,7 @@ class Arguments(ctypes.Structure):
             )
         ),
         ("position", ctypes.c_int64),
-        *((name, ctypes.c_int) for name in ("steps", "slowest_period", "top_k")),
+        *((name, ctypes.c_int) for name in ("count", "share", "steps", "slowest_period", "top_k")),
         *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "epsilon")),
     )
 
@@ -56,11 +55,13 @@ class Sizes(NamedTuple):
     CONV: int
     COMPLEX: int
     PLANES: int
+    PREFETCH: int
     VOCABULARY: int
     WIDEST: int
     OWN_CHANNELS: int
     OPERAND: int
     PROJECTED: int
+    DT_RANK: int
     RESIDUAL_ROWS: int
     SKIP_ROWS: int
     OPERATIONS: int
@@ -71,31 +72,21 @@ class Sizes(NamedTuple):
 
 
 def _shared(sizes: Sizes) -> type[ctypes.Structure]:
-    streams, word = sizes.STREAMS, ctypes.c_float
+    streams, ranks, word = sizes.STREAMS, sizes.CLUSTER, ctypes.c_float
+    drawn = -(-streams // ranks) * sizes.VOCABULARY
 
-    class Local(ctypes.Structure):
+    class Shared(ctypes.Structure):
         _fields_ = (
+            ("stream", word * (streams * _apart(sizes.WIDEST))),
             ("projected", word * (streams * sizes.PROJECTED)),
             ("u", word * (streams * (sizes.OWN_CHANNELS + 4))),
             ("z", word * (streams * (sizes.OWN_CHANNELS + 4))),
             ("operand", word * (streams * _apart(sizes.OPERAND))),
-        )
-
-    class Drawing(ctypes.Structure):
-        _fields_ = (("logits_and_noise", word * (2 * sizes.VOCABULARY * (streams + 2))),)
-
-    class Union(ctypes.Union):
-        _fields_ = (("local", Local), ("drawing", Drawing))
-
-    class Shared(ctypes.Structure):
-        _fields_ = (
-            ("barriers", ctypes.c_uint64 * BARRIERS),
-            ("stream", word * (2 * streams * _apart(sizes.WIDEST))),
-            ("union", Union),
             ("outputs", word * (sizes.WIDEST * streams)),
-            ("projections", word * (sizes.CLUSTER * sizes.PROJECTED * streams)),
+            ("projections", word * (ranks * sizes.PROJECTED * streams)),
             ("residual", word * (2 * sizes.RESIDUAL_ROWS * streams)),
             ("skips", word * (sizes.SKIP_ROWS * streams)),
+            ("logits_and_noise", word * (2 * drawn)),
             ("scale", word * streams),
             ("tokens", word * streams),
             ("operations", Operation * sizes.OPERATIONS),

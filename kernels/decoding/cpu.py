@@ -1,8 +1,8 @@
 """A whole step of a model on the CPU, compiled by numba: nothing is spent on calls of operators.
 
 A matrix is kept transposed, (columns, rows), rows filled with zeros to whole vectors: the lanes of a vector
-are rows, and each number of the operand is multiplied with its column. Rows of a batch are computed one by one,
-so that no number depends on what else is in the batch, or on the threads. Everything is float32.
+are rows, and each number of the operand is multiplied with its column. Rows of a batch are computed one by
+one, so that no number depends on what else is in the batch, or on the threads. Everything is float32.
 """
 
 # mypy: allow-untyped-defs

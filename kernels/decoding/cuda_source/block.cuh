@@ -4,11 +4,11 @@
 // The reciprocal root mean square of each stream, a warp a stream.
 __device__ void measure_streams(Shared& m, const Place& at, int width, float epsilon) {
 #pragma unroll 1
-  for (int stream = at.warp; stream < STREAMS; stream += WARPS) {
+  for (int stream = at.warp; stream < at.active; stream += WARPS) {
     float squares = 0;
 #pragma unroll 2
     for (int pair = at.lane; pair < width / 2; pair += 32) {
-      uint2 w = *(const uint2*)&m.stream[at.current][stream][2 * pair];
+      uint2 w = *(const uint2*)&m.stream[stream][2 * pair];
       float a = float_of(w.x << 16) + float_of(w.y << 16);
       float b = float_of(w.x & 0xffff0000u) + float_of(w.y & 0xffff0000u);
       squares += a * a + b * b;
@@ -23,7 +23,7 @@ __device__ float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
 // The convolution and both SiLUs, for the rank's channels of each stream.
 struct Past {
-  float input[CONV > 1 ? CONV - 1 : 1];
+  float input[CONV > 1 ? CONV - 1 : 1], weight[CONV], bias;
 };
 __device__ float* past_of(const Operation& op, const Place& at, int item) {
   int channels = op.own_channels * CLUSTER;
@@ -31,26 +31,29 @@ __device__ float* past_of(const Operation& op, const Place& at, int item) {
   return op.conv + stream * (CONV - 1) * channels + at.rank * op.own_channels + item % op.own_channels;
 }
 __device__ void load_past(Past& past, const Operation& op, const Place& at, int item) {
-  if (item < op.own_channels * STREAMS)
+  if (item >= op.own_channels * at.active) return;
+  int channel = at.rank * op.own_channels + item % op.own_channels;
 #pragma unroll
-    for (int k = 0; k < CONV - 1; k++) past.input[k] = past_of(op, at, item)[k * op.own_channels * CLUSTER];
+  for (int k = 0; k < CONV - 1; k++) past.input[k] = past_of(op, at, item)[k * op.own_channels * CLUSTER];
+#pragma unroll
+  for (int k = 0; k < CONV; k++) past.weight[k] = op.conv_weight[channel * CONV + k];
+  past.bias = op.conv_bias[channel];
 }
-__device__ void convolve(Shared& m, const Operation& op, const Place& at, Past& past, int item) {
-  int own = item % op.own_channels, stream = item / op.own_channels, channel = at.rank * op.own_channels + own;
-  float scale = m.scale[stream], input = m.local.u[stream][own] * scale, z = m.local.z[stream][own] * scale;
-  const float* weight = op.conv_weight + channel * CONV;
-  float u = op.conv_bias[channel];
+__device__ void convolve(Shared& m, const Operation& op, const Place& at, const Past& past, int item) {
+  int own = item % op.own_channels, stream = item / op.own_channels;
+  float scale = m.scale[stream], input = m.u[stream][own] * scale, z = m.z[stream][own] * scale;
+  float u = past.bias;
 #pragma unroll
-  for (int k = 0; k < CONV - 1; k++) u += weight[k] * past.input[k];
-  u += weight[CONV - 1] * input;
+  for (int k = 0; k < CONV - 1; k++) u += past.weight[k] * past.input[k];
+  u += past.weight[CONV - 1] * input;
   u *= sigmoid(u);
 #pragma unroll
   for (int k = 0; k < CONV - 1; k++)
     past_of(op, at, item)[k * op.own_channels * CLUSTER] = k + 2 < CONV ? past.input[k + 1] : input;
-  m.local.u[stream][own] = u;
-  m.local.z[stream][own] = z * sigmoid(z);
+  m.u[stream][own] = u;
+  m.z[stream][own] = z * sigmoid(z);
   float neighbour = __shfl_xor_sync(~0u, u, 1);
-  if (own % 2 == 0) *(Pair*)&m.local.operand[stream][operand_word(own)] = split(u, neighbour);
+  if (own % 2 == 0) *(Pair*)&m.operand[stream][operand_word(own)] = split(u, neighbour);
 }
 
 // Four lanes share a channel of a stream, each with a quarter of its states.
@@ -90,70 +93,120 @@ __device__ float sum_quad(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-constexpr int STATES_AHEAD = 4;  // streams whose states a thread fetches at once
+constexpr int STATES_AHEAD = STREAMS > 8 ? 8 : 4;  // states that a thread fetches before it needs them
 
-// One thread's share of the scan: the same quarter of a channel in every `apart`-th stream.
-struct Column {
-  int own, part, stream, apart;
+// The states that one thread advances: the same quarter of some channels, for some streams.
+struct Cursor {
+  int own, part, stream;
 };
-__device__ float* states_of(const Operation& op, const Place& at, const Column& c, int stream) {
-  i64 channels = op.own_channels * CLUSTER;
-  return op.ssm + ((at.row + stream) * channels + at.rank * op.own_channels + c.own) * STATE + c.part * QUARTER;
+struct Walk {
+  int first_stream, apart, channels_apart;
+};
+__device__ void step_forward(Cursor& c, const Walk& walk, const Place& at) {
+  c.stream += walk.apart;
+  if (c.stream < at.active) return;
+  c.stream = walk.first_stream;
+  c.own += walk.channels_apart;
 }
-__device__ void load_ahead(States (&ahead)[STATES_AHEAD], const Operation& op, const Place& at, const Column& c,
-                           int stream) {
+__device__ States* states_of(const Operation& op, const Place& at, const Cursor& c) {
+  i64 channels = op.own_channels * CLUSTER;
+  i64 row = (at.row + c.stream) * channels + at.rank * op.own_channels + c.own;
+  return (States*)(op.ssm + row * STATE + c.part * QUARTER);
+}
+// Fetches the next states from `c` on, and moves it behind them.
+__device__ void load_ahead(States (&ahead)[STATES_AHEAD], const Operation& op, const Place& at, Cursor& c,
+                           const Walk& walk) {
 #pragma unroll
   for (int i = 0; i < STATES_AHEAD; i++)
-    if (stream + i * c.apart < STREAMS) ahead[i] = load_states(states_of(op, at, c, stream + i * c.apart));
+    if (c.own < op.own_channels) {
+      ahead[i] = *states_of(op, at, c);
+      step_forward(c, walk, at);
+    }
 }
-__device__ void scan_column(Shared& m, const Operation& op, const Place& at, const Column& c,
-                            States (&ahead)[STATES_AHEAD]) {
-  int channel = at.rank * op.own_channels + c.own, at_states = channel * STATE + c.part * QUARTER;
+// What a channel has of its own.
+struct Channel {
+  int own;
+  States A, B, C;
+  float bias, skip, dt_weight[DT_RANK / 4];
+};
+__device__ void load_channel(Channel& channel, const Operation& op, const Place& at, const Cursor& c) {
+  int index = at.rank * op.own_channels + c.own, states = index * STATE + c.part * QUARTER;
+  channel.own = c.own;
+  if (c.own >= op.own_channels) return;
+  channel.A = load_states(op.A + states);
+  if (!op.has_B) channel.B = load_states(op.B + states);
+  if (!op.has_C) channel.C = load_states(op.C + states);
+  channel.bias = op.dt_bias[index];
+  channel.skip = op.D[index];
+#pragma unroll
+  for (int r = 0; r < DT_RANK / 4; r++)
+    if (4 * r < op.dt_rank) channel.dt_weight[r] = op.dt_weight[index * op.dt_rank + 4 * r + c.part];
+}
+// `ahead` holds the first states, up to `fetched`, and `channel` is that of the first.
+__device__ void scan(Shared& m, const Operation& op, const Place& at, Cursor c, Cursor fetched, const Walk& walk,
+                     States (&ahead)[STATES_AHEAD], Channel& channel) {
   int at_B = op.dt_rank + c.part * QUARTER, at_C = at_B + (op.has_B ? STATE : 0);
-  States A = load_states(op.A + at_states), B = {}, C = {};
-  if (!op.has_B) B = load_states(op.B + at_states);
-  if (!op.has_C) C = load_states(op.C + at_states);
-  float bias = op.dt_bias[channel], skip = op.D[channel];
 #pragma unroll 1
-  for (int first = c.stream; first < STREAMS; first += STATES_AHEAD * c.apart) {
+  while (c.own < op.own_channels) {
     States now[STATES_AHEAD];
 #pragma unroll
     for (int i = 0; i < STATES_AHEAD; i++) now[i] = ahead[i];
-    load_ahead(ahead, op, at, c, first + STATES_AHEAD * c.apart);
+    load_ahead(ahead, op, at, fetched, walk);
 #pragma unroll
     for (int i = 0; i < STATES_AHEAD; i++) {
-      int stream = first + i * c.apart;
-      if (stream >= STREAMS) break;
-      const float* projected = m.local.projected[stream];
+      if (c.own >= op.own_channels) break;
+      if (c.own != channel.own) load_channel(channel, op, at, c);
+      const float* projected = m.projected[c.stream];
       float dt = 0;
       if (op.has_dt) {
-#pragma unroll 4
-        for (int r = c.part; r < op.dt_rank; r += 4) dt += op.dt_weight[channel * op.dt_rank + r] * projected[r];
+#pragma unroll
+        for (int r = 0; r < DT_RANK / 4; r++)
+          if (4 * r < op.dt_rank) dt += channel.dt_weight[r] * projected[4 * r + c.part];
         dt = sum_quad(dt);
       }
-      dt = softplus(dt + bias);
-      if (op.has_B) B = load_states(projected + at_B);
-      if (op.has_C) C = load_states(projected + at_C);
-      float u = m.local.u[stream][c.own];
-      float y = sum_quad(advance(now[i], A, B, C, dt, u, op.is_complex));
-      *(States*)states_of(op, at, c, stream) = now[i];
-      y = (y + skip * u) * m.local.z[stream][c.own];
+      dt = softplus(dt + channel.bias);
+      if (op.has_B) channel.B = load_states(projected + at_B);
+      if (op.has_C) channel.C = load_states(projected + at_C);
+      float u = m.u[c.stream][c.own];
+      float y = sum_quad(advance(now[i], channel.A, channel.B, channel.C, dt, u, op.is_complex));
+      *states_of(op, at, c) = now[i];
+      y = (y + channel.skip * u) * m.z[c.stream][c.own];
       float neighbour = __shfl_xor_sync(~0u, y, 4);
       if (c.part == 0 && c.own % 2 == 0)
-        *(Pair*)&m.local.operand[stream][operand_word(c.own)] = split(y, neighbour);
+        *(Pair*)&m.operand[c.stream][operand_word(c.own)] = split(y, neighbour);
+      step_forward(c, walk, at);
     }
   }
 }
 
+// The sums of dt, B and C over all channels.
+__device__ void project(Shared& m, const Operation& op, const Place& at, Fragments& f) {
+  multiply(op.second, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+    if (row < op.projected && stream < at.active)
+      for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.projections[at.rank][row][stream], rank, a, b);
+  });
+  cluster_arrive();
+}
+__device__ void sum_projections(Shared& m, const Operation& op, const Place& at) {
+  cluster_wait();
+#pragma unroll 1
+  for (int item = at.thread; item < op.projected * at.active; item += THREADS) {
+    int row = item / at.active, stream = item % at.active;
+    float sum = 0;
+    for (int rank = 0; rank < CLUSTER; rank++) sum += m.projections[rank][row][stream];
+    m.projected[stream][row] = sum;
+  }
+}
+
 __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsilon) {
-  int own = op.own_channels, items = own * STREAMS;
+  int own = op.own_channels, items = own * at.active;
   Fragments in, projection, out;
   Past past;
   fetch_first(in, op.first, at);
   load_past(past, op, at, at.thread);
-  await_stream(m, at);
-  multiply(op.first, in, &m.stream[at.current][0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
-    float(*to)[OWN_CHANNELS + 4] = row < own ? m.local.u : m.local.z;
+  await_stream(at);
+  multiply(op.first, in, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+    float(*to)[OWN_CHANNELS + 4] = row < own ? m.u : m.z;
     int channel = row < own ? row : row - own;
     to[stream][channel] = a;
     to[stream + 1][channel] = b;
@@ -169,41 +222,24 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   }
   __syncthreads();
 
-  int lanes = 4 * own, lane = at.thread % lanes, per_round = lanes < THREADS ? THREADS / lanes : 1;
-  Column column = {lane / 4, lane % 4, at.thread / lanes, per_round};
+  int lanes = 4 * own, lane = at.thread % lanes, stream = at.thread / lanes;
+  Walk walk = {stream, max(THREADS / lanes, 1), THREADS / 4};
+  Cursor start = {stream < min(walk.apart, at.active) ? lane / 4 : own, lane % 4, stream}, fetched = start;
   States ahead[STATES_AHEAD];
-  bool is_scanning = lanes > THREADS || at.thread < per_round * lanes;
-  if (is_scanning) load_ahead(ahead, op, at, column, column.stream);
-  if (op.projected) {
-    multiply(op.second, projection, &m.local.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
-      if (row < op.projected)
-        for (int rank = 0; rank < CLUSTER; rank++)
-          send_floats(&m.projections[at.rank][row][stream], m.barriers + PROJECTION, rank, a, b);
-    });
-    await(m, at, PROJECTION, CLUSTER * op.projected * STREAMS * 4);
-#pragma unroll 1
-    for (int item = at.thread; item < op.projected * STREAMS; item += THREADS) {
-      float sum = 0;
-      for (int rank = 0; rank < CLUSTER; rank++) sum += m.projections[rank][item / STREAMS][item % STREAMS];
-      m.local.projected[item % STREAMS][item / STREAMS] = sum;
-    }
-  }
+  Channel channel;
+  if (op.projected) project(m, op, at, projection);
+  load_ahead(ahead, op, at, fetched, walk);
+  load_channel(channel, op, at, start);
   fetch_first(out, op.third, at);
+  if (op.projected) sum_projections(m, op, at);
   __syncthreads();
 
-#pragma unroll 1
-  for (int more = at.thread; is_scanning;) {
-    scan_column(m, op, at, column, ahead);
-    more += THREADS;
-    if (more >= lanes) break;
-    column = {more / 4, more % 4, 0, 1};
-    load_ahead(ahead, op, at, column, 0);
-  }
+  scan(m, op, at, start, fetched, walk, ahead, channel);
   __syncthreads();
 
   int rows = op.width / CLUSTER;
-  multiply(op.third, out, &m.local.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
-    send_floats(&m.outputs[at.rank][row % rows][stream], m.barriers + OUTPUT, row / rows, a, b);
+  multiply(op.third, out, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+    if (stream < at.active) send_floats(&m.outputs[at.rank][row % rows][stream], row / rows, a, b);
   });
   settle(m, at, op, op.width);
 }

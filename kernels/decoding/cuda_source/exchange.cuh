@@ -1,43 +1,36 @@
-// What the blocks of a cluster tell one another. Each exchange is from all to all, this block to itself included, and
-// has a barrier that counts the bytes. A block sends exchange k + 1 when it has all of exchange k, so none is more
-// than one ahead, and a place may be written again in the second exchange after the one that filled it.
+// What the blocks of a cluster tell one another. They write into each other's shared memory and meet at a barrier; what
+// one of them writes after a barrier lies where all have finished reading what was there before it.
 
-__device__ void await(Shared& m, Place& at, int barrier, int bytes) {
-  if (at.thread == 0) barrier_expect(m.barriers + barrier, bytes);
-  barrier_wait(m.barriers + barrier, (at.phases >> barrier) & 1);
-  at.phases ^= 1u << barrier;
+__device__ void await_stream(Place& at) {
+  if (at.is_stream_pending) cluster_wait();
+  at.is_stream_pending = false;
 }
 
-__device__ void await_stream(Shared& m, Place& at) {
-  if (at.stream_bytes) await(m, at, STREAM + at.current, at.stream_bytes);
-  at.stream_bytes = 0;
-}
-
-__device__ void send_floats(const void* p, u64* barrier, int rank, float a, float b) {
-  send(p, barrier, rank, bits_of(a), bits_of(b));
-}
+__device__ void send_floats(void* p, int rank, float a, float b) { send(p, rank, bits_of(a), bits_of(b)); }
 
 // Sums what the ranks have sent of this rank's rows, brings the residual stream up to date with it, and tells all.
 // Several threads do the same sum, each for some of the ranks that are told, where there are threads enough.
 __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
-  int rows = width / CLUSTER, items = rows / 2 * STREAMS;
-  int replicas = THREADS / items < 1 ? 1 : THREADS / items > CLUSTER ? CLUSTER : THREADS / items;
+  cluster_arrive();
+  int rows = width / CLUSTER, items = rows / 2 * at.active;
+  int replicas = min(max(THREADS / items, 1), CLUSTER);
   bool is_block = op.kind == BLOCK, is_framed = is_block && op.frames_in;
   u32 bit = 1u << op.depth, half = at.residuals & bit ? 1 : 0;
   float(*before)[STREAMS] = m.residual[half] + op.residual;
   float(*after)[STREAMS] = m.residual[half ^ 1] + op.residual;
-  int next = at.current ^ 1;
   int phase = is_framed ? at.tick / op.period % op.pool : 0;
-  i64 first_row = at.row * op.pool + phase;
-  auto frame_of = [&](int item) {
-    return (first_row + (i64)(item % STREAMS) * op.pool) * width + at.rank * rows + item / STREAMS * 2;
+  auto frame_of = [&](int stream, int channel) {
+    return ((at.row + stream) * op.pool + phase) * width + channel;
   };
   float2 written = make_float2(0, 0);
-  if (is_framed && at.thread < items * replicas) written = *(const float2*)(op.frames_out + frame_of(at.thread % items));
-  await(m, at, OUTPUT, width * STREAMS * 4);
+  if (is_framed && at.thread < items * replicas) {
+    int item = at.thread % items;
+    written = *(const float2*)(op.frames_out + frame_of(item % at.active, at.rank * rows + item / at.active * 2));
+  }
+  cluster_wait();
 #pragma unroll 1
   for (int index = at.thread; index < items * replicas; index += THREADS) {
-    int item = index % items, replica = index / items, stream = item % STREAMS, row = item / STREAMS * 2;
+    int item = index % items, replica = index / items, stream = item % at.active, row = item / at.active * 2;
     int channel = at.rank * rows + row;
     float a = 0, b = 0;
     for (int rank = 0; rank < CLUSTER; rank++) {
@@ -62,8 +55,8 @@ __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
       b += op.bias[channel + 1];
     }
     if (is_framed) {
-      if (index >= THREADS) written = *(const float2*)(op.frames_out + frame_of(item));
-      if (replica == 0) *(float2*)(op.frames_in + frame_of(item)) = make_float2(a, b);
+      if (index >= THREADS) written = *(const float2*)(op.frames_out + frame_of(stream, channel));
+      if (replica == 0) *(float2*)(op.frames_in + frame_of(stream, channel)) = make_float2(a, b);
       a += written.x;
       b += written.y;
     }
@@ -72,12 +65,10 @@ __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
       after[row + 1][stream] = b;
     }
     Pair pair = split(a, b);
-    const u32* place = &m.stream[next][stream][operand_word(channel)];
-#pragma unroll 1
-    for (int rank = replica; rank < CLUSTER; rank += replicas)
-      send(place, m.barriers + STREAM + next, rank, pair.high, pair.low);
+    u32* place = &m.stream[stream][operand_word(channel)];
+    for (int rank = replica; rank < CLUSTER; rank += replicas) send(place, rank, pair.high, pair.low);
   }
   at.residuals ^= bit;
-  at.current = next;
-  at.stream_bytes = width * STREAMS * 4;
+  cluster_arrive();
+  at.is_stream_pending = true;
 }

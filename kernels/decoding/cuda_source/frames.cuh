@@ -1,18 +1,17 @@
 // The ends of the model and of its stages: embedding, head, and the projections between two clocks.
 
 __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
-  at.current ^= 1;
   int quads = width / 4, rows = width / CLUSTER;
 #pragma unroll 1
-  for (int item = at.thread; item < STREAMS * quads; item += THREADS) {
+  for (int item = at.thread; item < at.active * quads; item += THREADS) {
     int stream = item / quads, quad = item % quads;
     const uint4* from = (const uint4*)(a.embedding_operand + (i64)m.tokens[stream] * width);
-    ((uint4*)m.stream[at.current][stream])[quad] = __ldg(from + quad);
+    ((uint4*)m.stream[stream])[quad] = __ldg(from + quad);
   }
   float(*residual)[STREAMS] = m.residual[at.residuals & 1];
 #pragma unroll 1
-  for (int item = at.thread; item < STREAMS * rows; item += THREADS) {
-    int stream = item % STREAMS, row = item / STREAMS;
+  for (int item = at.thread; item < at.active * rows; item += THREADS) {
+    int stream = item % at.active, row = item / at.active;
     residual[row][stream] = __ldg(a.embedding + (i64)m.tokens[stream] * width + at.rank * rows + row);
   }
   __syncthreads();
@@ -24,18 +23,18 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
   Fragments f;
   fetch_first(f, op.first, at);
 #pragma unroll 1
-  for (int item = at.thread; item < pairs * STREAMS; item += THREADS) {
+  for (int item = at.thread; item < pairs * at.active; item += THREADS) {
     int stream = item / pairs, k = item % pairs * 2, phase = k / rows;
     float2 read = make_float2(0, 0);
     if (phase < op.pool)
       read = *(const float2*)(op.frames_in + ((at.row + stream) * op.pool + phase) * op.width + at.rank * rows +
                               k % rows);
-    *(Pair*)&m.local.operand[stream][operand_word(k)] = split(read.x, read.y);
+    *(Pair*)&m.operand[stream][operand_word(k)] = split(read.x, read.y);
   }
   __syncthreads();
   int inner_rows = 2 * rows;
-  multiply(op.first, f, &m.local.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
-    send_floats(&m.outputs[at.rank][row % inner_rows][stream], m.barriers + OUTPUT, row / inner_rows, a, b);
+  multiply(op.first, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+    if (stream < at.active) send_floats(&m.outputs[at.rank][row % inner_rows][stream], row / inner_rows, a, b);
   });
   settle(m, at, op, 2 * op.width);
 }
@@ -45,14 +44,14 @@ __device__ void expand(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER;
   Fragments f;
   fetch_first(f, op.first, at);
-  await_stream(m, at);
-  multiply(op.first, f, &m.stream[at.current][0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+  await_stream(at);
+  multiply(op.first, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     int phase = row / rows, channel = at.rank * rows + row % rows;
-    if (phase >= op.pool) return;
+    if (phase >= op.pool || stream >= at.active) return;
     float bias = op.bias[phase * op.width + channel];
     float* to = op.frames_out + ((at.row + stream) * op.pool + phase) * op.width + channel;
     to[0] = a + bias;
-    to[(i64)op.pool * op.width] = b + bias;
+    if (stream + 1 < at.active) to[(i64)op.pool * op.width] = b + bias;
   });
   __syncthreads();
 }

@@ -1,39 +1,26 @@
 // Instructions that CUDA C++ has no words for.
 
-__device__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 __device__ u32 cluster_rank() { u32 r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-__device__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+// A barrier of the cluster in two halves, so that work fits between: what is written before the arrival, in whatever
+// block's shared memory, is there after the wait.
+__device__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-__device__ void barrier_init(u64* barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
-}
-__device__ void barriers_are_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ void barrier_expect(u64* barrier, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
-}
-__device__ void barrier_wait(u64* barrier, u32 parity) {
-  asm volatile(
-      "{\n\t.reg .pred done;\n\tagain:\n\t"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-      "@!done bra again;\n\t}" ::"r"(shared_address(barrier)),
-      "r"(parity)
-      : "memory");
-}
 // Where `p` lies in the shared memory of the block `rank` of the cluster.
 __device__ u32 address_at(const void* p, int rank) {
   u32 there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"((u32)__cvta_generic_to_shared(p)), "r"(rank));
   return there;
 }
-// Writes two words into another block's shared memory; its barrier counts their 8 bytes when they are there.
-__device__ void send(const void* p, u64* barrier, int rank, u32 a, u32 b) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-                   address_at(p, rank)),
-               "r"(a), "r"(b), "r"(address_at(barrier, rank))
-               : "memory");
+__device__ void send(void* p, int rank, u32 a) {
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address_at(p, rank)), "r"(a) : "memory");
+}
+__device__ void send(void* p, int rank, u32 a, u32 b) {
+  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address_at(p, rank)), "r"(a), "r"(b) : "memory");
+}
+// Brings memory into the second cache, which all blocks share; size is a multiple of 16.
+__device__ void prefetch(const void* p, u32 size) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(size) : "memory");
 }
 
 // Two floats as bf16, rounded to nearest, the first in the low half.

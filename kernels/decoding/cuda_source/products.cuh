@@ -26,6 +26,25 @@ __device__ void fetch_first(Fragments& f, const Product& p, const Place& at) {
   if (at.warp < p.tiles) fetch(f, p, at.warp, 0, at);
 }
 
+#if PREFETCH
+// Asks for this rank's weights of an operation to come out of device memory into the second cache.
+__device__ void prefetch_weights(const uint4* weights, const Product& p, const Place& at) {
+  if (!weights) return;
+  i64 bytes = (i64)p.tiles * p.steps * 512, piece = 8192;
+  const char* from = (const char*)weights + at.rank * bytes;
+  for (i64 start = at.thread * piece; start < bytes; start += THREADS * piece)
+    prefetch(from + start, (u32)(bytes - start < piece ? bytes - start : piece));
+}
+__device__ void prefetch_operation(const Operation& op, const Place& at) {
+  prefetch_weights(op.first.high, op.first, at);
+  prefetch_weights(op.first.low, op.first, at);
+  prefetch_weights(op.second.high, op.second, at);
+  prefetch_weights(op.second.low, op.second, at);
+  prefetch_weights(op.third.high, op.third, at);
+  prefetch_weights(op.third.low, op.third, at);
+}
+#endif
+
 // Where the pair of numbers k, k + 1 of a stream (k even) lies in its operand: the word of its high parts, then that
 // of its low parts. A lane finds all that it needs of 16 numbers in 16 bytes.
 __device__ int operand_word(int k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2; }

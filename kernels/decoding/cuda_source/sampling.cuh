@@ -12,49 +12,55 @@ __device__ float gumbel_noise(u64 key_at_position, int symbol) {
 }
 
 
-// Logits of the next token, and the noise that will choose among them, for all. A rank has some tiles of 16 symbols.
+// A rank draws for every CLUSTER-th stream of the cluster, its slots.
+__device__ int stream_of(int slot, const Place& at) { return slot * CLUSTER + at.rank; }
+
+// The noise that will choose the token at a position.
+__device__ void make_noise(Shared& m, const Place& at, const Arguments& a, i64 position) {
+#pragma unroll 1
+  for (int item = at.thread; item < VOCABULARY * SLOTS; item += THREADS) {
+    int symbol = item % VOCABULARY, slot = item / VOCABULARY, stream = stream_of(slot, at);
+    if (stream < at.active) m.noise[slot][symbol] = gumbel_noise(hash(a.keys[at.row + stream], position), symbol);
+  }
+}
+
+// Logits of the next token, for the ranks that draw. A rank has some tiles of 16 symbols.
 __device__ void run_head(Shared& m, const Operation& op, Place& at, const Arguments& a, i64 position) {
   Fragments f;
   fetch_first(f, op.first, at);
-  await_stream(m, at);
+  make_noise(m, at, a, position);
+  await_stream(at);
   measure_streams(m, at, op.width, a.epsilon);
   __syncthreads();
-  int symbols = op.first.tiles * 16, first = at.rank * symbols;
-  u64* barrier = m.barriers + LOGITS;
-  multiply(op.first, f, &m.stream[at.current][0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
+  int first = at.rank * op.first.tiles * 16;
+  multiply(op.first, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
     int symbol = first + row;
-    if (symbol >= VOCABULARY) return;
+    if (symbol >= VOCABULARY || stream >= at.active) return;
     float bias = op.bias ? op.bias[symbol] : 0;
     x = x * m.scale[stream] + bias;
-    y = y * m.scale[stream + 1] + bias;
-    for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.drawing.logits[symbol][stream], barrier, rank, x, y);
+    send(&m.logits[stream / CLUSTER][symbol], stream % CLUSTER, bits_of(x));
+    if (++stream >= at.active) return;
+    y = y * m.scale[stream] + bias;
+    send(&m.logits[stream / CLUSTER][symbol], stream % CLUSTER, bits_of(y));
   });
-#pragma unroll 1
-  for (int item = at.thread; item < symbols * STREAMS / 2; item += THREADS) {
-    int symbol = first + item % symbols, stream = item / symbols * 2;
-    if (symbol >= VOCABULARY) continue;
-    float x = gumbel_noise(hash(a.keys[at.row + stream], position), symbol);
-    float y = gumbel_noise(hash(a.keys[at.row + stream + 1], position), symbol);
-    for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.drawing.noise[symbol][stream], barrier, rank, x, y);
-  }
-  await(m, at, LOGITS, VOCABULARY * STREAMS * 8);
+  cluster_arrive();
+  cluster_wait();
 }
 
-// The logits that the launch begins with, and their noise.
-__device__ void load_drawing(Shared& m, const Place& at, const Arguments& a) {
+// The logits that a launch begins with, and those that it ends with.
+__device__ void load_logits(Shared& m, const Place& at, const Arguments& a) {
 #pragma unroll 1
-  for (int item = at.thread; item < VOCABULARY * STREAMS; item += THREADS) {
-    int symbol = item % VOCABULARY, stream = item / VOCABULARY;
-    m.drawing.logits[symbol][stream] = a.logits[(at.row + stream) * VOCABULARY + symbol];
-    m.drawing.noise[symbol][stream] = gumbel_noise(hash(a.keys[at.row + stream], a.position), symbol);
+  for (int item = at.thread; item < VOCABULARY * SLOTS; item += THREADS) {
+    int symbol = item % VOCABULARY, slot = item / VOCABULARY, stream = stream_of(slot, at);
+    if (stream < at.active) m.logits[slot][symbol] = a.logits[(at.row + stream) * VOCABULARY + symbol];
   }
-  __syncthreads();
 }
 __device__ void store_logits(const Shared& m, const Place& at, const Arguments& a) {
 #pragma unroll 1
-  for (int item = at.thread; item < VOCABULARY * STREAMS; item += THREADS)
-    a.logits[(at.row + item / VOCABULARY) * VOCABULARY + item % VOCABULARY] =
-        m.drawing.logits[item % VOCABULARY][item / VOCABULARY];
+  for (int item = at.thread; item < VOCABULARY * SLOTS; item += THREADS) {
+    int symbol = item % VOCABULARY, slot = item / VOCABULARY, stream = stream_of(slot, at);
+    if (stream < at.active) a.logits[(at.row + stream) * VOCABULARY + symbol] = m.logits[slot][symbol];
+  }
 }
 
 constexpr int SYMBOLS = (VOCABULARY + 31) / 32;  // of a lane
@@ -114,14 +120,15 @@ __device__ __noinline__ void filter(float (&score)[SYMBOLS], const Arguments& a)
     if (expf(score[i]) < a.min_p) score[i] = NEVER;
 }
 
-// Draws the next token of each stream, and writes it as number `step` of the launch.
+// Draws the next token of each stream, tells all ranks, and writes it as number `step` of the launch.
 __device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
 #pragma unroll 1
-  for (int stream = at.warp; stream < STREAMS; stream += WARPS) {
+  for (int slot = at.warp; slot < SLOTS && stream_of(slot, at) < at.active; slot += WARPS) {
+    int stream = stream_of(slot, at);
     float logit[SYMBOLS], score[SYMBOLS], largest = NEVER, best = NEVER;
     for (int i = 0; i < SYMBOLS; i++) {
       int symbol = at.lane + 32 * i;
-      logit[i] = symbol < VOCABULARY ? m.drawing.logits[symbol][stream] : NEVER;
+      logit[i] = symbol < VOCABULARY ? m.logits[slot][symbol] : NEVER;
       score[i] = symbol < VOCABULARY && a.allowed[symbol] ? logit[i] : NEVER;
       largest = fmaxf(largest, logit[i]);
       best = fmaxf(best, score[i]);
@@ -136,7 +143,7 @@ __device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
         if (score[i] > NEVER) score[i] = fmaxf((score[i] - best) / a.temperature, 0.5f * NEVER);
       if (a.top_k > 0 || a.top_p < 1 || a.min_p > 0) filter(score, a);
       for (int i = 0; i < SYMBOLS; i++)
-        if (score[i] > NEVER) score[i] += m.drawing.noise[at.lane + 32 * i][stream];
+        if (score[i] > NEVER) score[i] += m.noise[slot][at.lane + 32 * i];
     }
     float top = NEVER;
     int token = VOCABULARY;
@@ -154,13 +161,12 @@ __device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
       }
     }
     if (at.lane == 0) {
-      m.tokens[stream] = token;
-      if (at.rank == 0) {
-        i64 to = (at.row + stream) * a.steps + step;
-        a.tokens[to] = token;
-        a.log_probabilities[to] = m.drawing.logits[token][stream] - largest - logf(total);
-      }
+      for (int rank = 0; rank < CLUSTER; rank++) send(&m.tokens[stream], rank, token);
+      i64 to = (at.row + stream) * a.steps + step;
+      a.tokens[to] = token;
+      a.log_probabilities[to] = m.logits[slot][token] - largest - logf(total);
     }
   }
-  __syncthreads();
+  cluster_arrive();
+  cluster_wait();
 }

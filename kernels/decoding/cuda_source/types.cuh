@@ -49,33 +49,25 @@ struct Arguments {
   i64* tokens;    // (streams, steps)
   float* log_probabilities;
   i64 position;   // tokens so far
+  int count, share;  // streams in all, and of a cluster
   int steps, slowest_period, top_k;
   float temperature, top_p, min_p, epsilon;
 };
 
-enum Barrier { STREAM, OUTPUT = 2, PROJECTION, LOGITS, BARRIERS = 6 };  // STREAM is two of them
+constexpr int SLOTS = (STREAMS + CLUSTER - 1) / CLUSTER;  // streams for which a rank draws
 
-struct Local {
-  float projected[STREAMS][PROJECTED];            // dt, B and C of the position
+struct Shared {
+  u32 stream[STREAMS][apart(WIDEST)];              // the residual stream as operand
+  float projected[STREAMS][PROJECTED];             // dt, B and C of the position
   float u[STREAMS][OWN_CHANNELS + 4];
   float z[STREAMS][OWN_CHANNELS + 4];
-  u32 operand[STREAMS][apart(OPERAND)];
-};
-struct Drawing {  // two more columns part the banks of neighbouring symbols
-  float logits[VOCABULARY][STREAMS + 2];
-  float noise[VOCABULARY][STREAMS + 2];
-};
-struct Shared {
-  u64 barriers[BARRIERS];
-  u32 stream[2][STREAMS][apart(WIDEST)];          // the residual stream as operand, one being read, one written
-  union {
-    Local local;
-    Drawing drawing;
-  };
-  float outputs[CLUSTER][OWN_ROWS][STREAMS];      // each rank's share of the sums of this rank's rows
+  u32 operand[STREAMS][apart(OPERAND)];            // the mixer's own channels as operand
+  float outputs[CLUSTER][OWN_ROWS][STREAMS];       // each rank's share of the sums of this rank's rows
   float projections[CLUSTER][PROJECTED][STREAMS];  // each rank's share of dt, B and C
   float residual[2][RESIDUAL_ROWS][STREAMS];
   float skips[SKIP_ROWS][STREAMS];
+  float logits[SLOTS][VOCABULARY];
+  float noise[SLOTS][VOCABULARY];
   float scale[STREAMS];
   int tokens[STREAMS];
   Operation operations[OPERATIONS];
@@ -84,10 +76,9 @@ struct Shared {
 // What every thread knows of where it stands.
 struct Place {
   int thread, lane, warp, rank;
-  i64 row;              // the first stream of the cluster
-  u32 tick;             // tokens before the one that is being read, modulo the period of the slowest clock
-  u32 phases;           // a bit a barrier
-  int current;          // which of Shared::stream is being read
-  int stream_bytes;     // still to come there, or 0
-  u32 residuals;        // a bit a stage: which half of Shared::residual holds its stream
+  i64 row;                 // the first stream of the cluster
+  int active;              // how many it has; the other columns of its products are of no account
+  u32 tick;                // tokens before the one that is being read, modulo the period of the slowest clock
+  bool is_stream_pending;  // whether others may still write Shared::stream
+  u32 residuals;           // a bit a stage: which half of Shared::residual holds its stream
 };

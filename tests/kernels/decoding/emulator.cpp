@@ -1,15 +1,15 @@
-// The decoding kernel's threads on a CPU: fibers of one thread, in random order, with messages that arrive late.
+// The decoding kernel's threads on a CPU: fibers of one thread, in random order, what they send arriving late.
 //
 // Stands in for cuda_source/primitives.cuh and for what NVRTC provides, so that the rest of the source runs unchanged.
 // Shared memory begins as NaN. A missing barrier shows as a result that changes with the seed.
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <random>
 #include <vector>
 
@@ -25,17 +25,17 @@ struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 static float2 make_float2(float x, float y) { return {x, y}; }
 struct Index { int x; };
+using std::max;
+using std::min;
 
 namespace emulator {
-struct Barrier { int arrivals, bytes, phase; };
-struct Message { void* to; unsigned words[2]; void* barrier; };
+struct Message { void* to; unsigned word; };
 struct Warp { int arrived = 0; unsigned turn = 0; unsigned slots[2][32][12]; };
 struct Block { char* memory; int arrived = 0; unsigned turn = 0; std::vector<Warp> warps; };
-struct Fiber { ucontext_t context; std::vector<char> stack; int block, thread; bool done = false; unsigned collectives = 0; };
+struct Fiber { ucontext_t context; std::vector<char> stack; int block, thread; bool done = false; unsigned collectives = 0, turn = 0; };
 
 static std::vector<Block> blocks;
 static std::vector<Fiber> fibers;
-static std::map<void*, Barrier> barriers;
 static std::vector<Message> messages;
 static std::mt19937 random_numbers;
 static ucontext_t scheduler;
@@ -60,19 +60,12 @@ static unsigned (*share(const unsigned* words, int count))[12] {
   meet(w.arrived, w.turn, 32);
   return slots;
 }
-static void complete(Barrier& b) {
-  if (b.arrivals == 0 && b.bytes == 0) { b.phase ^= 1; b.arrivals = 1; }
-}
-static void deliver_some() {
-  while (!messages.empty() && random_numbers() % 4) {
+static void deliver(bool all) {
+  while (!messages.empty() && (all || random_numbers() % 4)) {
     int chosen = random_numbers() % messages.size();
-    Message m = messages[chosen];
+    std::memcpy(messages[chosen].to, &messages[chosen].word, 4);
     messages[chosen] = messages.back();
     messages.pop_back();
-    std::memcpy(m.to, m.words, 8);
-    Barrier& b = barriers[m.barrier];
-    b.bytes -= 8;
-    complete(b);
   }
 }
 static void* translated(const void* p, int rank) {
@@ -106,24 +99,22 @@ static T __ldg(const T* p) { return *p; }
 static float rsqrtf(float x) { return 1 / std::sqrt(x); }
 
 static int cluster_rank() { return emulator::current->block; }
-static void cluster_barrier() {
-  emulator::meet(emulator::cluster_arrived, emulator::cluster_turn, CLUSTER * THREADS);
+static void cluster_arrive() {
+  emulator::current->turn = emulator::cluster_turn;
+  if (++emulator::cluster_arrived < CLUSTER * THREADS) return;
+  emulator::deliver(true);
+  emulator::cluster_arrived = 0;
+  emulator::cluster_turn++;
 }
-static void barrier_init(unsigned long long* p) { emulator::barriers[p] = {1, 0, 0}; }
-static void barriers_are_ready() {}
-static void barrier_expect(unsigned long long* p, unsigned bytes) {
-  auto& b = emulator::barriers[p];
-  b.bytes += bytes;
-  b.arrivals--;
-  emulator::complete(b);
+static void cluster_wait() {
+  emulator::until([] { return emulator::cluster_turn != emulator::current->turn; });
 }
-static void barrier_wait(unsigned long long* p, unsigned parity) {
-  emulator::until([&] { return emulator::barriers[p].phase != (int)parity; });
+static void send(void* p, int rank, unsigned a) { emulator::messages.push_back({emulator::translated(p, rank), a}); }
+static void send(void* p, int rank, unsigned a, unsigned b) {
+  send(p, rank, a);
+  send((unsigned*)p + 1, rank, b);
 }
-static void send(const void* p, unsigned long long* barrier, int rank, unsigned a, unsigned b) {
-  emulator::messages.push_back(
-      {emulator::translated(p, rank), {a, b}, emulator::translated(barrier, rank)});
-}
+static void prefetch(const void*, unsigned) {}
 static unsigned bits_of(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
 static float float_of(unsigned u) { float x; std::memcpy(&x, &u, 4); return x; }
 static unsigned to_bf16(float x) { unsigned u = bits_of(x); return (u + 0x7fff + (u >> 16 & 1)) >> 16; }
@@ -163,7 +154,6 @@ extern "C" void emulate(const Arguments* arguments, int clusters, unsigned seed)
   emulator::arguments = arguments;
   random_numbers.seed(seed);
   for (cluster = 0; cluster < clusters; cluster++) {
-    barriers.clear();
     cluster_arrived = 0;
     blocks.assign(CLUSTER, Block());
     for (Block& b : blocks) {
@@ -190,7 +180,7 @@ extern "C" void emulate(const Arguments* arguments, int clusters, unsigned seed)
         current = &fibers[(start + i) % fibers.size()];
         if (!current->done) swapcontext(&scheduler, &current->context);
       }
-      deliver_some();
+      deliver(false);
     }
     for (Block& b : blocks) std::free(b.memory);
   }
