@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bio.dataset import NOT_A_TARGET, inputs_and_targets, read_windows, target_repeats
-from bio.evaluation import Evaluation, context_edges, evaluate
+from bio.evaluation import Evaluation, evaluate
 from bio.genome import Genome
 from bio.likelihood import Score, base_losses
 from bio.span import as_spans
@@ -148,12 +148,3 @@ def test_windows_of_n_alone_are_refused(make_genome: MakeGenome, model: Sequence
     only_n = tiled_windows(genome, as_spans([genome.span("a", 8)]), 8, max_n_fraction=1)
     with pytest.raises(ValueError, match="hold only N"):
         evaluate(model, genome, only_n, ALONE)
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 31, 1024, 1 << 20])
-def test_edges_cover_every_position_once(length: int) -> None:
-    edges = context_edges(length)
-    assert edges[0] == 1
-    assert edges[-1] == length + 1
-    assert (np.diff(edges) > 0).all()
-    assert len(edges) <= 2 * length.bit_length() + 2
