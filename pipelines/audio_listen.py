@@ -186,13 +186,15 @@ def evaluation_facts(evaluation: Mapping[str, Any]) -> str:
 
 
 def metric_cells(source: Mapping[str, Any]) -> dict[str, str]:
-    """What an evaluation has found of all clips of a source."""
+    """What an evaluation has found of all clips of a source; JSON has infinity as a text."""
     metrics = source["selections"][ALL]
     bits = source["nll_bits"]
     cells = {"measured": f"{metrics['clips']:,}", "test NLL": "" if bits is None else f"{bits:.3f}"}
-    return cells | {
-        name: interval_text(Interval(**metrics[key])) for key, name in METRICS.items() if key in metrics
-    }
+    for key, name in METRICS.items():
+        if key in metrics:
+            numbers = {end: None if number is None else float(number) for end, number in metrics[key].items()}
+            cells[name] = interval_text(Interval(**numbers))
+    return cells
 
 
 def interval_text(interval: Interval) -> str:

@@ -16,6 +16,8 @@ def standard_json(value: Any) -> Any:
     """The value with numbers that are not finite, which JSON lacks, as texts: "nan", "inf", "-inf"."""
     if isinstance(value, dict):
         return {key: standard_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [standard_json(inner) for inner in value]
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

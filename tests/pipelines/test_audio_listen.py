@@ -67,7 +67,8 @@ def test_index_of_audio_sample_tells_likelihoods() -> None:
 
 
 def test_evaluation_tells_classes_and_metrics() -> None:
-    metrics = {"clips": 2048, "fid": INTERVAL, "is": INTERVAL | {"low": None, "high": None}}
+    endless = {"value": "inf", "low": None, "high": None}
+    metrics = {"clips": 2048, "fid": INTERVAL, "is": endless | {"value": 1.5}, "am": endless}
     folder = write_evaluation(Path("evaluation"), metrics)
     (clip,) = listen(Config([str(folder)]))
     assert clip[3:] == ("seven", 0.75, None, pytest.approx(1.25, abs=1e-5))
@@ -75,7 +76,7 @@ def test_evaluation_tells_classes_and_metrics() -> None:
     assert '<td class="number">2,048</td>' in page
     assert '<td class="number">2.125</td><td class="number">1.50 \N{PLUS-MINUS SIGN} 0.25</td>' in page
     assert "right on 97.5% of the test clips of fsdd" in page
-    assert '<td class="number">1.500</td>' in page
+    assert '<td class="number">1.500</td><td class="number">inf</td>' in page
     assert "modified IS" not in page
 
 

@@ -31,8 +31,10 @@ def test_a_file_that_was_cut_anywhere_keeps_the_whole_lines_up_to_the_step(size:
 
 def test_numbers_that_json_lacks_become_texts(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(event_line("skipped", 3, {"loss": math.nan, "norm": math.inf, "count": 2}))
-    assert read_metrics(path) == [{"event": "skipped", "step": 3, "loss": "nan", "norm": "inf", "count": 2}]
+    values = {"loss": math.nan, "norms": [{"a": math.inf}, (1.5, -math.inf)], "count": 2}
+    path.write_text(event_line("skipped", 3, values))
+    texts = {"loss": "nan", "norms": [{"a": "inf"}, [1.5, "-inf"]], "count": 2}
+    assert read_metrics(path) == [{"event": "skipped", "step": 3, **texts}]
 
 
 def test_a_file_that_is_absent_is_an_empty_one(tmp_path: Path) -> None:
