@@ -29,6 +29,7 @@ from pipelines.config import parse_config
 from pipelines.evaluation_report import ALL, METRICS, REPORT, read_report
 from pipelines.evaluation_source import INDEX, TABLE, read_table
 
+ENDS = ("low", "high")
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
@@ -192,8 +193,8 @@ def metric_cells(source: Mapping[str, Any]) -> dict[str, str]:
     cells = {"measured": f"{metrics['clips']:,}", "test NLL": "" if bits is None else f"{bits:.3f}"}
     for key, name in METRICS.items():
         if key in metrics:
-            numbers = {end: None if number is None else float(number) for end, number in metrics[key].items()}
-            cells[name] = interval_text(Interval(**numbers))
+            low, high = (None if metrics[key][end] is None else float(metrics[key][end]) for end in ENDS)
+            cells[name] = interval_text(Interval(float(metrics[key]["value"]), low, high))
     return cells
 
 
