@@ -1,0 +1,58 @@
+"""The decoding kernel as a C++ compiler reads it (tests/kernels/decoding): it is model.step."""
+
+import pytest
+import torch
+
+from core import decoding_persistent
+from core.decoding import EagerEngine, Model, Situation
+from core.decoding_persistent import PersistentEngine
+from core.model import SequenceModel, SequenceModelConfig
+from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
+from core.sampling import SamplingConfig, sample_keys
+from kernels.decoding import cuda
+from tests.kernels.decoding import emulation
+
+STEPS = 7
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clusters of two blocks of 64 threads."""
+    monkeypatch.setattr(cuda, "launch", emulation.launch)
+    monkeypatch.setattr(cuda, "THREADS", 64)
+    monkeypatch.setattr(decoding_persistent, "multiprocessors", lambda _: 4)
+
+
+def begun(engine: EagerEngine | PersistentEngine, model: Model, count: int) -> EagerEngine | PersistentEngine:
+    with torch.no_grad():
+        logits, state = model(torch.arange(count)[:, None] % 5, model.initial_state(count))
+    engine.begin(Situation(logits[:, -1].clone(), state, 1), sample_keys(0, 0, count))
+    return engine
+
+
+MODELS = {
+    "clocks": lambda: MultiscaleModel(
+        MultiscaleModelConfig(
+            vocab_size=40, d_model=32, n_layer=2, pools=[2, 2], d_state=8, centre=MixerConfig(complex=True)
+        )
+    ),
+    "constant": lambda: SequenceModel(
+        SequenceModelConfig(vocab_size=12, d_model=32, n_layer=1, selective=["dt"], tie_embeddings=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+def test_the_kernel_is_the_step(make: type[Model]) -> None:
+    torch.manual_seed(0)
+    model, count, config = make(), 3, SamplingConfig(top_k=30, top_p=0.95, min_p=0.001)
+    model.embedding.weight.data *= 20
+    allowed = torch.arange(model.config.padded_vocab_size) < model.config.vocab_size
+    plain = begun(EagerEngine(model, config, allowed), model, count)
+    kernel = begun(PersistentEngine(model, count, config, allowed), model, count)
+    for steps in (1, STEPS - 1):
+        tokens, log_probability = kernel.advance(steps)
+        expected, expected_log_probability = plain.advance(steps)
+        assert torch.equal(tokens, expected)
+        torch.testing.assert_close(log_probability, expected_log_probability, rtol=0, atol=1e-4)
+    torch.testing.assert_close(kernel.situation(), plain.situation(), rtol=1e-4, atol=1e-4)
