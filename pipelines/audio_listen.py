@@ -57,6 +57,14 @@ class Listed(NamedTuple):
     known: dict[str, Any]
 
 
+class Contents(NamedTuple):
+    """What a folder adds to a page: clips, cells of the table of metrics by model, sentences."""
+
+    clips: list[Listed]
+    metrics: dict[str, dict[str, str]]
+    facts: str
+
+
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_listen", __doc__ or "")
@@ -68,30 +76,41 @@ def main(arguments: Sequence[str]) -> None:
 
 def listen(config: Config) -> list[ListeningClip]:
     """Write the page of a configuration and return its clips. The page is there whole or not at all."""
-    listed: list[Listed] = []
-    metrics: dict[str, dict[str, str]] = {}
-    facts: list[str] = []
-    for folder, name in zip(map(Path, config.folders), model_names(config.folders), strict=True):
-        if (folder / REPORT).is_file():
-            prefix = "" if len(config.folders) == 1 else f"{name}: "
-            evaluation = read_report(folder)
-            facts.append(prefix + evaluation_facts(evaluation))
-            for source in evaluation["sources"]:
-                model = prefix + source["name"]
-                listed += evenly_spaced(evaluated_clips(folder, source["folder"], model), config.count)
-                metrics[model] = metric_cells(source)
-        else:
-            listed += evenly_spaced(folder_clips(folder, name), config.count)
-    waveforms = read_alike([clip.path for clip in listed])
+    found = [
+        contents(Path(folder), name, config.count, alone=len(config.folders) == 1)
+        for folder, name in zip(config.folders, model_names(config.folders), strict=True)
+    ]
+    listed = [clip for one in found for clip in one.clips]
     clips = [
         ListeningClip(clip.model, clip.path.stem, waveform, **clip.known)
-        for clip, waveform in zip(listed, waveforms, strict=True)
+        for clip, waveform in zip(listed, read_alike([clip.path for clip in listed]), strict=True)
     ]
-    description = " ".join([f"{len(clips):,} clips, {RATE:,} samples a second.", *facts])
-    page = listening_page(clips, config.title, description, summary(clips, metrics))
+    metrics = {model: cells for one in found for model, cells in one.metrics.items()}
+    facts = [f"{len(clips):,} clips, {RATE:,} samples a second.", *(one.facts for one in found if one.facts)]
+    page = listening_page(clips, config.title, " ".join(facts), summary(clips, metrics))
     with replaced_atomically(Path(config.output)) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return clips
+
+
+def contents(folder: Path, name: str, count: int, alone: bool) -> Contents:
+    """What a folder adds to the page: at most `count` clips of its model, or of each source of an evaluation.
+
+    name: the model's; the sources of an evaluation have names of their own, with this one before them where
+    the folder is not alone on the page.
+    """
+    if not (folder / REPORT).is_file():
+        return Contents(evenly_spaced(folder_clips(folder, name), count), {}, "")
+    evaluation = read_report(folder)
+    prefix = "" if alone else f"{name}: "
+    sources = {prefix + source["name"]: source for source in evaluation["sources"]}
+    clips = [
+        clip
+        for model, source in sources.items()
+        for clip in evenly_spaced(evaluated_clips(folder, source["folder"], model), count)
+    ]
+    metrics = {model: metric_cells(source) for model, source in sources.items()}
+    return Contents(clips, metrics, prefix + evaluation_facts(evaluation))
 
 
 def model_names(folders: Sequence[str]) -> list[str]:
