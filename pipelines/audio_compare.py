@@ -205,8 +205,19 @@ def write_table(
     for path in [folder / TABLE, *([Path(config.publish)] if config.publish else [])]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(path) as temporary:
-            write_results(temporary, command_line, world.device, config.seeds[0], rows)
+            write_results(temporary, command_line, world.device, config.seeds[0], with_metrics(rows, path))
     draw_bits(rows, folder / PICTURE)
+
+
+def with_metrics(rows: Sequence[Row], path: Path) -> list[Row]:
+    """The rows, with what audio_evaluate has meanwhile filled into those of the same models in a table."""
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    known = {(row.get("run"), row.get("nll_bits")): row for row in before}
+    found = []
+    for row in rows:
+        measured = known.get((row["run"], row["nll_bits"]), {})
+        found.append({**row, **{key: value for key, value in measured.items() if row.get(key) is None}})
+    return found
 
 
 def results_text(rows: Sequence[Row]) -> str:

@@ -67,10 +67,14 @@ def test_a_comparison_trains_all_and_goes_on(clips: Path, capsys: pytest.Capture
         assert (learning["event"], learning["step"]) == ("train", row["steps"])
         assert learning["learning_rate"] == pytest.approx(1e-5)  # the cosine has ended
 
+    published = json.loads(Path("published/audio.json").read_text())
+    published["rows"][1] |= {"fid": 2.0, "fid_interval": [1.0, 3.0]}
+    Path("published/audio.json").write_text(json.dumps(published))
     Path("compare/models-wavenet-0/row.json").unlink()
     Path("compare/models-wavenet-0/train/summary.json").unlink()
-    assert compare(clips, "seeds=[0,3]") == 0
+    assert compare(clips, "seeds=[0,3]", "publish=published/audio.json") == 0
     assert table() == rows
+    assert json.loads(Path("published/audio.json").read_text())["rows"] == published["rows"]
     assert "models-wavenet-0: going on" in capsys.readouterr().out
 
 
