@@ -1,0 +1,40 @@
+"""NVRTC, with no GPU, takes the kernel that the emulator has shown to be right."""
+
+import pytest
+
+from kernels.decoding import cuda
+from kernels.decoding.arguments import Sizes
+
+SIZES = Sizes(
+    CLUSTER=2,
+    STREAMS=8,
+    THREADS=256,
+    STATE=16,
+    CONV=4,
+    COMPLEX=1,
+    PLANES=2,
+    PREFETCH=1,
+    VOCABULARY=256,
+    RESIDUAL_ROWS=224,
+    SKIP_ROWS=896,
+    OPERATIONS=45,
+    WIDEST=256,
+    OWN_CHANNELS=256,
+    OPERAND=256,
+    PROJECTED=48,
+    DT_RANK=16,
+)
+
+
+def test_the_kernel_compiles_for_hopper() -> None:
+    pytest.importorskip("cuda.bindings.nvrtc")
+    from kernels import nvrtc
+
+    code = "\n".join(source.read_text() for source in cuda.sources())
+    macros = [f"-D{name}={value}" for name, value in SIZES._asdict().items()]
+    compiled = nvrtc._compile(code, ("--gpu-architecture=sm_90", "--std=c++17", *macros))
+    assert b"decode" in compiled
+
+
+def test_what_a_block_keeps_fits_in_shared_memory() -> None:
+    assert SIZES.shared_memory() < SIZES._replace(STREAMS=16).shared_memory() < 227 * 1024
