@@ -22,6 +22,7 @@ class Training:
 
     data: the name of the data set, its split included. sha256: of its clips. quantizer: of their codes.
     counts: clips of each split. classes: their names in order. accuracy: fractions right, by split.
+    temperature: by which its logits were divided to be as sure as it is right on the validation clips.
     """
 
     data: str
@@ -30,6 +31,7 @@ class Training:
     counts: dict[str, int]
     classes: tuple[str, ...]
     accuracy: dict[str, float]
+    temperature: float
     rate: int = RATE
 
 

@@ -5,7 +5,8 @@
     python -m pipelines.audio_classifier run.dir=runs/classifier_fsdd --resume
 
 The run folder gets what every run has and, at the end, classifier.safetensors: the weights that did best on
-the validation clips, their accuracy on each split, the classes, and the checksum of the clips.
+the validation clips, calibrated on them, their accuracy on each split, the classes, and the checksum of the
+clips.
 """
 
 import sys
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import nll_loss
 
+from audio.calibration import divide_logits, fitted_temperature
 from audio.classifier import Classifier, ClassifierConfig
 from audio.judgement import FILE, Judgement, Training, judge, load_classifier, save_classifier
 from audio.labelled import ClassifierBatches, LabelledClips
@@ -89,12 +91,17 @@ def judged_split(model: Classifier, clips: LabelledClips) -> Judgement:
 
 
 def publish(model: Classifier, splits: dict[str, LabelledClips], run: RunFolder, world: World) -> Training:
-    """Write the best weights of a run, with their accuracy on every split, to the run folder."""
+    """Calibrate the best weights of a run and write them, with their accuracy on every split."""
     header = load_weights(run.checkpoints / "best.safetensors", model)
     model.eval()
+    held_out = judged_split(model, splits["valid"])
+    temperature = fitted_temperature(held_out.log_probabilities, splits["valid"].labels)
+    divide_logits(model, temperature)
     packed = splits["train"].audio
     accuracy = {name: judged_split(model, clips).accuracy(clips.labels) for name, clips in splits.items()}
-    training = Training(packed.name, packed.sha256, packed.quantizer, packed.counts, packed.classes, accuracy)
+    training = Training(
+        packed.name, packed.sha256, packed.quantizer, packed.counts, packed.classes, accuracy, temperature
+    )
     save_classifier(run.path / FILE, model, training, header.step)
     return load_classifier(run.path, world.device).training
 

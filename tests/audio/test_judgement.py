@@ -22,7 +22,7 @@ from core.checkpoint import CheckpointError, save_checkpoint
 
 CPU = torch.device("cpu")
 TRAINING = Training(
-    "digits", "ab" * 32, "mulaw", {"train": 5, "valid": 1, "test": 2}, ("no", "yes"), {"test": 0.5}
+    "digits", "ab" * 32, "mulaw", {"train": 5, "valid": 1, "test": 2}, ("no", "yes"), {"test": 0.5}, 1.5
 )
 
 
