@@ -36,5 +36,5 @@ def fitted_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
 @torch.no_grad()
 def divide_logits(model: Classifier, temperature: float) -> None:
     """Let a classifier's logits be divided by a temperature from now on."""
-    model.head.weight /= temperature
-    model.head.bias /= temperature
+    model.head.weight.div_(temperature)
+    model.head.bias.div_(temperature)
