@@ -13,7 +13,7 @@ from pipelines.pictures import save
 def draw_positions(measured: Mapping[str, Likelihood], picture: Path) -> None:
     """Bits per sample against the position in the window, a line a likelihood."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="samples before it, and itself", ylabel="held-out bits per sample")
+    axes = figure.add_subplot(xlabel="position in the window, samples", ylabel="held-out bits per sample")
     axes.set_xscale("log", base=2)
     for name, one in measured.items():
         rows = one.rows()
