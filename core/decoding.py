@@ -93,9 +93,9 @@ def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Te
         from core.decoding_graph import GraphEngine
         from core.decoding_persistent import PersistentEngine, takes
 
-        return (PersistentEngine if takes(model, allowed.device) else GraphEngine)(
-            model, count, config, allowed
-        )
+        if takes(model, allowed.device):
+            return PersistentEngine(model, count, config, allowed)
+        return GraphEngine(model, count, config, allowed)
     from core.decoding_cpu import CpuEngine, compiles
 
     if compiles(model):

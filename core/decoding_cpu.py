@@ -4,12 +4,13 @@ A row of the batch is computed by itself, so that a sample does not depend on it
 """
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from core.decoding import Model, Situation, at_position
-from core.decoding_program import add_model, mixers_of, tensors
+from core.decoding_program import Covered, add_model, mixers_of, tensors
 from core.sampling import SamplingConfig, sample
 from kernels.decoding import cpu
 from kernels.decoding.cpu_operations import CpuProgram
@@ -21,7 +22,7 @@ from kernels.threads import run_in_ranges
 class CpuEngine:
     """Runs a model's compiled step, and draws with core/sampling.py; torch's threads share the rows."""
 
-    def __init__(self, model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> None:
+    def __init__(self, model: Covered, count: int, config: SamplingConfig, allowed: Tensor) -> None:
         self.config, self.allowed, self.count, self.position = config, allowed, count, 0
         self._state = model.initial_state(count)
         self._logits = torch.zeros(count, len(allowed))
@@ -61,6 +62,6 @@ class CpuEngine:
         self.position += 1
 
 
-def compiles(model: Model) -> bool:
+def compiles(model: Model) -> TypeGuard[Covered]:
     """Whether the compiled step takes the model: one of Mamba blocks, in float32."""
     return bool(mixers_of(model)) and model.embedding.weight.dtype == torch.float32

@@ -6,12 +6,13 @@ order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from core.decoding import Model, Situation, at_position
-from core.decoding_program import add_model, mixers_of, tensors
+from core.decoding_program import Covered, add_model, mixers_of, tensors
 from core.mamba import Mamba
 from core.sampling import SamplingConfig
 from kernels.decoding import cuda
@@ -30,14 +31,10 @@ SECOND_CACHE = 32 * 2**20  # bytes of weights that stay there from step to step
 class PersistentEngine:
     """Runs a model on clusters of blocks that hold the whole step; see cuda_source/types.cuh."""
 
-    def __init__(
-        self, model: Model, count: int, config: SamplingConfig, allowed: Tensor, streams: int | None = None
-    ) -> None:
+    def __init__(self, model: Covered, count: int, config: SamplingConfig, allowed: Tensor) -> None:
         self.config, self.count, self.position = config, count, 0
         self._program = _program(model, planes=1 if torch.is_autocast_enabled(allowed.device.type) else 2)
         self._sizes, self._share = _plan(self._program, model, count, allowed.device)
-        if streams is not None:
-            self._sizes, self._share = self._sizes._replace(STREAMS=streams), streams
         self._state = model.initial_state(count)
         self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
         self._keys = torch.zeros(count, dtype=torch.int64, device=allowed.device)
@@ -84,7 +81,7 @@ class PersistentEngine:
         return Situation(self._logits, at_position(self._state, self.position), self.position)
 
 
-def takes(model: Model, device: torch.device) -> bool:
+def takes(model: Model, device: torch.device) -> TypeGuard[Covered]:
     """Whether the kernel runs on the device, and takes the sizes of the model."""
     return torch.cuda.get_device_capability(device) >= (9, 0) and _ranks(model) > 0
 
@@ -108,7 +105,7 @@ def _state_floats(mixer: Mamba) -> int:
     return mixer.A_log.shape[1] * (2 if mixer.complex else 1)
 
 
-def _plan(program: Program, model: Model, count: int, device: torch.device) -> tuple[Sizes, int]:
+def _plan(program: Program, model: Covered, count: int, device: torch.device) -> tuple[Sizes, int]:
     """The macros of the kernel, and how many streams each cluster has.
 
     All clusters should run at once, each with as few streams as will do; if shared memory has no room for so
@@ -123,7 +120,7 @@ def _plan(program: Program, model: Model, count: int, device: torch.device) -> t
     return _sizes(program, model, streams), min(share, streams)
 
 
-def _sizes(program: Program, model: Model, streams: int) -> Sizes:
+def _sizes(program: Program, model: Covered, streams: int) -> Sizes:
     mixer = mixers_of(model)[0]
     return Sizes(
         CLUSTER=program.ranks,
@@ -141,7 +138,7 @@ def _sizes(program: Program, model: Model, streams: int) -> Sizes:
     )
 
 
-def _program(model: Model, planes: int) -> Program:
+def _program(model: Covered, planes: int) -> Program:
     """The operations of a step, on the state of one sample for now."""
     state = model.initial_state(1)
     program = Program(_ranks(model), planes, tensors(state))

@@ -10,11 +10,13 @@ from torch.utils._pytree import tree_leaves
 
 from core.block import Block
 from core.decoding import Model
-from core.mamba import Mamba, MambaState
+from core.mamba import Mamba
 from core.model import SequenceModel
 from core.multiscale import Centre, Chain, MultiscaleModel, Stage, StageState
 from kernels.decoding.cpu_operations import CpuProgram
 from kernels.decoding.operations import BlockWeights, Program
+
+Covered = SequenceModel | MultiscaleModel
 
 
 def mixers_of(model: Model) -> list[Mamba]:
@@ -29,7 +31,7 @@ def mixers_of(model: Model) -> list[Mamba]:
 
 
 @torch.no_grad()
-def add_model(program: Program | CpuProgram, model: Model, state: Any) -> None:
+def add_model(program: Program | CpuProgram, model: Covered, state: Any) -> None:
     """Add the operations of a step that advances `state`."""
     place = {"period": 1, "depth": 0, "residual": program.add_stage(model.config.d_model)}
     if isinstance(model, MultiscaleModel):
@@ -76,7 +78,7 @@ def _add_stage(
 def _add_blocks(
     program: Program | CpuProgram,
     blocks: Any,
-    states: Sequence[MambaState],
+    states: Sequence[Any],
     place: dict[str, int],
     save: Sequence[int] | None = None,
     add: Sequence[int] | None = None,
@@ -92,6 +94,7 @@ def _add_blocks(
 
 def _weights(block: Block) -> BlockWeights:
     mixer = block.mixer
+    assert mixer.conv1d.bias is not None
     A = -torch.exp(mixer.A_log.float())
     return BlockWeights(
         norm=block.norm.weight,
