@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +108,8 @@ def load_classifier(path: Path, device: torch.device) -> TrainedClassifier:
         raise CheckpointError(
             f"The checkpoint {file} is not of a classifier: name the folder of a run of audio_classifier."
         )
+    if header["training"].keys() != {field.name for field in fields(Training)}:
+        raise CheckpointError(f"The classifier {file} is of another version of Helixwave: train it again.")
     model = Classifier(ClassifierConfig(**header["model"])).to(device)
     load_weights(file, model)
     facts = header["training"] | {"classes": tuple(header["training"]["classes"])}

@@ -85,6 +85,9 @@ def test_another_kind_of_checkpoint_is_refused(model: Classifier, tmp_path: Path
     save_checkpoint(tmp_path / "step", model, {"model": {}}, {"step": 1})
     with pytest.raises(CheckpointError, match="step is not of a classifier"):
         load_classifier(tmp_path / "step", CPU)
+    save_checkpoint(tmp_path / "old", model, {"model": {}, "training": {"data": "digits"}}, {"step": 1})
+    with pytest.raises(CheckpointError, match="old is of another version of Helixwave: train it again"):
+        load_classifier(tmp_path / "old", CPU)
     with pytest.raises(CheckpointError, match=r"There is no checkpoint .*classifier\.safetensors"):
         load_classifier(tmp_path, CPU)
 
