@@ -9,6 +9,7 @@ run folder gets evaluation.json, pictures, and for each source a table of its cl
 sounds. The same command goes on where it was interrupted: nothing is sampled or judged twice.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -111,7 +112,7 @@ class Config:
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_evaluate", __doc__ or "")
-    measured = evaluate(config, " ".join(["python -m pipelines.audio_evaluate", *arguments]))
+    measured = evaluate(config, shlex.join(["python", "-m", "pipelines.audio_evaluate", *arguments]))
     print(text_table(measured))
     for one in measured:
         for note in one.notes:
