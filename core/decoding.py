@@ -86,10 +86,10 @@ class EagerEngine:
 def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> Engine:
     """The engine for a model on its device.
 
-    Of models of Mamba blocks: on an NVIDIA GPU of compute capability 9.0, one kernel that runs all steps, if it
-    takes the model's sizes; on a CPU, a compiled step. Else CUDA graphs of model.step, or model.step itself.
+    Of models of Mamba blocks: on an NVIDIA GPU of compute capability 9.0, one kernel that runs all steps, if
+    it takes the model's sizes; on a CPU, a compiled step. Else CUDA graphs of model.step, or model.step itself.
     With the kernel or the compiled step a sample is the same in any batch, bit by bit; with the others, whose
-    matrix products are a library's, to the last bits of the logits.
+    matrix products are a library's, its logits are so only to their last bits.
     """
     if allowed.device.type == "cuda":
         from core.decoding_graph import GraphEngine
