@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -28,11 +28,11 @@ from core.model import SequenceModel, SequenceModelConfig
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
 from core.training import RunFolder, Stage, TrainingConfig, World, joined_world, staged, train
 from core.training.step import autocast
-from kernels.provenance import write_results
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.pictures import save
 from pipelines.run_state import require_same_settings, run_state
+from pipelines.table_columns import Row
 
 HELD_OUT_SEED = -1  # no seed of a training
 ACCURACY, PICTURE = "accuracy.json", "accuracy.png"
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
         SyntheticBatches(config.task.name, length, config.train.seed)  # refused now, not after the training
     for settings in runs.values():
         require_same_settings(Path(settings.run.dir), settings)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with joined_world() as world:
         if world.size > 1:
             raise ValueError("The models of these tasks are small: start one process, without torchrun.")
@@ -105,7 +105,8 @@ def main(arguments: Sequence[str]) -> None:
     print(table(rows))
     print(f"{folder} holds the runs and {PICTURE}.")
     if config.publish is not None:
-        publish(Path(config.publish), arguments, world.device, config.train.seed, rows)
+        folders = [Path(settings.run.dir) for settings in runs.values()]
+        publish(Path(config.publish), arguments, config.train.seed, rows, folders)
         draw(rows, config.task.length, Path(config.publish).with_name(f"{config.task.name}.png"))
 
 
@@ -115,11 +116,11 @@ def settings_of(config: Config, mixer: Mixer) -> Settings:
     return Settings(config.task, model, config.train, RunConfig(str(Path(config.run.dir) / mixer)))
 
 
-def accuracies(settings: Settings, world: World) -> list[dict[str, Any]]:
+def accuracies(settings: Settings, world: World) -> list[Row]:
     """A row a length of a model that has been trained to the end, by now at the latest."""
     folder = Path(settings.run.dir)
     if (folder / ACCURACY).exists():
-        return cast(list[dict[str, Any]], json.loads((folder / ACCURACY).read_text(encoding="utf-8")))
+        return cast(list[Row], json.loads((folder / ACCURACY).read_text(encoding="utf-8")))
     model = trained(settings, world)
     rows = []
     for length in tqdm(settings.task.test_lengths, desc="test lengths", mininterval=10.0):
@@ -170,7 +171,7 @@ def stages_of(settings: Settings) -> list[Stage]:
     ]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Accuracy by length, a column a mixer."""
     mixers = list(dict.fromkeys(row["mixer"] for row in rows))
     found = {(row["length"], row["mixer"]): row["accuracy"] for row in rows}
@@ -181,7 +182,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[dict[str, Any]], trained_length: int, picture: Path) -> None:
+def draw(rows: Sequence[Row], trained_length: int, picture: Path) -> None:
     """Accuracy against length, a line a mixer; a dashed line stands at the length of training."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="length of the sequence", ylabel="accuracy (%)", ylim=(0, 105))
@@ -196,18 +197,35 @@ def draw(rows: Sequence[dict[str, Any]], trained_length: int, picture: Path) -> 
 
 
 def publish(
-    path: Path, arguments: Sequence[str], device: torch.device, seed: int, rows: Sequence[dict[str, Any]]
+    path: Path, arguments: Sequence[str], seed: int, rows: Sequence[Row], runs: Sequence[Path]
 ) -> None:
-    """Put the rows of a task into the published results, in place of those that it had there."""
+    """Put the rows of a task into the published results, in place of those that it had there.
+
+    Hardware, commit and date are those of the runs in the folders `runs`, which may have ended elsewhere.
+    """
     commands: list[str] = []
-    others: list[dict[str, Any]] = []
+    others: list[Row] = []
+    machines: list[str] = []
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         others = [row for row in before["rows"] if row["task"] != rows[0]["task"]]
-        commands = before["command"].split("; ") if others else []
+        if others:
+            commands, machines = before["command"].split("; "), before["hardware"].split("; ")
     own = " ".join(["python -m pipelines.synthetic", *arguments])
-    commands = [*(command for command in commands if command != own), own]
-    write_results(path, "; ".join(commands), device, seed, [*others, *rows])
+    summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
+    machines += [summary["hardware"] for summary in summaries]
+    last = max(summaries, key=lambda summary: summary["date"])
+    results = {
+        "command": "; ".join([*(command for command in commands if command != own), own]),
+        "commit": last["commit"],
+        "hardware": "; ".join(dict.fromkeys(machines)),
+        "date": last["date"][:10],
+        "seed": seed,
+        "rows": [*others, *rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
