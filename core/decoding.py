@@ -87,7 +87,7 @@ def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Te
     """The engine for a model on its device.
 
     Of models of Mamba blocks: on an NVIDIA GPU of compute capability 9.0, one kernel that runs all steps, if
-    it takes the model's sizes; on a CPU, a compiled step. Else CUDA graphs of model.step, or model.step itself.
+    it takes the model's sizes; on a CPU, a compiled step. Else CUDA graphs of model.step, or that itself.
     With the kernel or the compiled step a sample is the same in any batch, bit by bit; with the others, whose
     matrix products are a library's, its logits are so only to their last bits.
     """
