@@ -14,10 +14,15 @@ def _as_they_are(rows: Sequence[Row]) -> Sequence[Row]:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns with their heads; `arranged` makes the lines of the table from the rows of the file."""
+    """Columns with their heads; `arranged` makes the lines of the table from the rows of the file.
+
+    Rows stand under `rows`, in the file of the table's name unless `file` names another.
+    """
 
     columns: tuple[Column, ...]
     arranged: Callable[[Sequence[Row]], Sequence[Row]] = _as_they_are
+    file: str | None = None
+    rows: str = "rows"
 
 
 def _value(key: str, format_spec: str = "") -> Callable[[Row], str]:
@@ -92,8 +97,8 @@ def _percent(key: str) -> Callable[[Row], str]:
     return lambda row: "" if row.get(key) is None else f"{100 * row[key]:.1f} %"
 
 
-def _interval(row: Row) -> str:
-    return f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %"
+def _interval(low: str, high: str) -> Callable[[Row], str]:
+    return lambda row: "" if row.get(low) is None else f"{100 * row[low]:.1f} to {100 * row[high]:.1f} %"
 
 
 def _by_task_and_length(rows: Sequence[Row]) -> Sequence[Row]:
@@ -198,13 +203,20 @@ TABLES: dict[str, Table] = {
             ("peak GiB", _value("peak_gib", ".1f")),
         )
     ),
+    "markov": Table(
+        (("order", _value("order")), ("bits per base", _value("bits_per_base", ".4f"))),
+        file="genomics",
+        rows="markov",
+    ),
     "species": Table(
         (
             ("task", _value("task")),
             ("length", _value("length", ",")),
             ("accuracy", _percent("accuracy")),
-            ("95 % interval", _interval),
+            ("95 % interval", _interval("low", "high")),
             ("baseline", _percent("baseline")),
+            ("gain", _percent("gain")),
+            ("95 % interval of the gain", _interval("gain_low", "gain_high")),
         )
     ),
     "audio": Table(
@@ -251,4 +263,4 @@ TABLES: dict[str, Table] = {
         _by_task_and_length,
     ),
 }
-"""By the name of the file in results/."""
+"""By the name under which a document shows them."""

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in arguments.names or TABLES:
         if name not in TABLES:
             sys.exit(f"{name} is no table; there are: {', '.join(TABLES)}.")
-        path = FOLDER / f"{name}.json"
+        path = results_file(name)
         if path.is_file():
             print(table(json.loads(path.read_text()), TABLES[name]), end="\n\n")
         else:
@@ -65,12 +65,19 @@ def with_tables(text: str, name: str) -> str:
 
     def place(found: re.Match[str]) -> str:
         begin, table_name, _, end = found.groups()
-        path = FOLDER / f"{table_name}.json"
-        if table_name not in TABLES or not path.is_file():
-            sys.exit(f"{name} shows the table {table_name}, but there is no {path}, or no columns for it.")
+        if table_name not in TABLES:
+            sys.exit(f"{name} shows the table {table_name}, which has no columns.")
+        path = results_file(table_name)
+        if not path.is_file():
+            sys.exit(f"{name} shows the table {table_name}, but there is no {path}.")
         return f"{begin}{table(json.loads(path.read_text()), TABLES[table_name])}\n{end}"
 
     return _PLACE.sub(place, text)
+
+
+def results_file(name: str) -> Path:
+    """Where the rows of a table are."""
+    return FOLDER / f"{TABLES[name].file or name}.json"
 
 
 def table(results: dict[str, Any], layout: Table) -> str:
@@ -78,7 +85,7 @@ def table(results: dict[str, Any], layout: Table) -> str:
     lines = [_source(results), ""]
     lines.append("| " + " | ".join(name for name, _ in layout.columns) + " |")
     lines.append("|" + "---|" * len(layout.columns))
-    for row in layout.arranged(results["rows"]):
+    for row in layout.arranged(results[layout.rows]):
         lines.append("| " + " | ".join(cell(row) for _, cell in layout.columns) + " |")
     return "\n".join(lines)
 

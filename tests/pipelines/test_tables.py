@@ -51,7 +51,9 @@ def test_published_files_make_tables(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def published(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    (folder / f"{name}.json").write_text(json.dumps(FACTS | {"seed": 7, "rows": rows}))
+    layout = tables.TABLES[name]
+    content = FACTS | {"seed": 7, layout.rows: rows}
+    (folder / f"{layout.file or name}.json").write_text(json.dumps(content))
 
 
 EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
@@ -94,6 +96,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "| 1.4m | 1,400,000 | 1,024 | 1,000,000,000 | 1.9000 |  | 2,000,000 | 10.0 |",
     ),
+    "markov": ({"order": 10, "bits_per_base": 1.79}, "| 10 | 1.7900 |"),
     "species": (
         {
             "task": "chr22_apes",
@@ -102,8 +105,11 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
             "low": 0.45,
             "high": 0.55,
             "baseline": 0.25,
+            "gain": 0.25,
+            "gain_low": 0.2,
+            "gain_high": 0.3,
         },
-        "| chr22_apes | 1,024 | 50.0 % | 45.0 to 55.0 % | 25.0 % |",
+        "| chr22_apes | 1,024 | 50.0 % | 45.0 to 55.0 % | 25.0 % | 25.0 % | 20.0 to 30.0 % |",
     ),
     "audio": (
         {"data": "sc09", "model": "mamba", "parameters": 6_100_000, "nll_bits": 1.85, "fid": 0.94},
