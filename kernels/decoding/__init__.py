@@ -26,7 +26,6 @@ tenth of it. Clocks read in the kernel show 1,500 to 2,000 cycles in each of a b
 one only fetches ahead: the compiler keeps what is fetched in local memory, and waits for it there, because
 a store through a pointer that may lead anywhere forbids it to hold or to move other values. With large
 batches the scan takes 60 % of the time, one stream of a channel after another, 2,500 cycles each, a chain
-of softplus, exponential and shuffles. A version before told its news by `st.async`, which counts bytes on
-the receiver's barrier: every 8 bytes took some 9 cycles of the receiver, and a batch of 128 half as long
-again.
+of softplus, exponential and shuffles. A version before, of eight ranks that told their news by `st.async`,
+took 206 us, and 433 us for a batch of 128, where this one takes 240.
 """
