@@ -83,9 +83,10 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on_as_if_it_were_not(
             os.kill(os.getpid(), signal.SIGTERM)
         return toy_batches(step, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+    with monkeypatch.context() as patch:
         patch.setattr("tests.core.training.toy.toy_batches", with_signal)
-        toy_run(tmp_path / "stopped", ema=ema)
+        with pytest.raises(TrainingInterrupted):
+            toy_run(tmp_path / "stopped", ema=ema)
     stopped_after = events(tmp_path / "stopped")[-1]["step"]
     assert stopped_after in (4, 5)
     assert latest_checkpoint(tmp_path / "stopped").stem == f"step-{stopped_after:08d}"
