@@ -16,7 +16,10 @@ from core.training.distributed import World
 from core.training.step import StepResult, clipped_gradients, training_step
 
 WARM_UP = 3
-"""Ordinary steps of one shape before a graph is recorded: kernels are compiled and chosen in them."""
+"""Ordinary steps of one shape before a graph is recorded: kernels are compiled and chosen in them.
+
+Skipped ones do not count: moments that the optimizer made inside a graph would be zeroed at each replay.
+"""
 
 MEMORY_SHARE = 0.25
 """Of the GPU's memory, that an ordinary step may have taken. A graph keeps its memory from everything else;
@@ -77,24 +80,26 @@ class CapturedStep:
     ):
         self._model, self._optimizer, self._config, self._world = model, optimizer, config, world
         self._shapes: object = None
-        self._repeated = 0
+        self._taken = 0  # steps of these shapes that were not skipped
         self._batch: Batch | None = None
         self._told = torch.zeros(2, device=world.device)
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch, stop_requested: bool) -> StepResult:
         """As training_step, with the same numbers."""
-        shapes = [(tensor.shape, tensor.dtype) for tensor in batch[:2]]
+        shapes = [(tensor.shape, tensor.dtype) for tensor in batch if tensor is not None]
         if shapes != self._shapes:
-            self._shapes, self._repeated, self._batch, self._replay = shapes, 0, None, None
-        self._repeated += 1
+            self._shapes, self._taken, self._batch, self._replay = shapes, 0, None, None
         is_packed = batch.cu_seqlens is not None
-        if self._repeated == WARM_UP + 1 and not is_packed and _is_small(self._world.device):
+        is_due = self._taken == WARM_UP and self._replay is None
+        if is_due and not is_packed and _is_small(self._world.device):
             self._batch = batch.map(Tensor.clone)
             self._replay = recorded(self._work)
         if self._batch is None or self._replay is None:
             arguments = self._model, self._optimizer, batch, self._config, self._world
-            return training_step(*arguments, stop_requested)
+            result = training_step(*arguments, stop_requested)
+            self._taken += not result.skipped
+            return result
         self._batch.inputs.copy_(batch.inputs)
         self._batch.targets.copy_(batch.targets)
         self._replay()

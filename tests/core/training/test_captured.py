@@ -107,6 +107,17 @@ def test_a_step_that_is_not_finite_changes_nothing(started: list[int]) -> None:
     assert ["nan" in text for text in told] == [step in (1, 4, 6) for step in range(9)]
 
 
+def test_nothing_is_captured_before_the_optimizer_has_its_moments(started: list[int]) -> None:
+    model = ToyModel()
+    optimizer = fused(model)
+    step = CapturedStep(model, optimizer, TrainingConfig(), ALONE)
+    poisoned = range(WARM_UP + 1)
+    for number in range(2 * WARM_UP + 2):
+        step(Batch(*toy_batches(number, range(4), tuple(poisoned), 5)), False)
+        assert bool(optimizer.state) == (number not in poisoned)
+        assert len(started) == (number > 2 * WARM_UP)
+
+
 def test_nothing_is_captured_while_shapes_change(started: list[int]) -> None:
     compared(None, ())  # lengths 5, 6, 7, 5, ...
     assert not started
