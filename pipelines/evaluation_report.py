@@ -53,11 +53,19 @@ def write_report(run: Path, facts: Mapping[str, Any], measured: Sequence[Measure
 
 
 def read_report(run: Path) -> dict[str, Any]:
-    """The content of an evaluation. Raises FileNotFoundError where the folder has none."""
+    """The content of an evaluation.
+
+    Raises FileNotFoundError where the folder has none, and ValueError where it cannot be read as JSON.
+    """
     path = run / REPORT
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: name the run folder of a finished audio_evaluate.")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): run audio_evaluate again to write it anew."
+        ) from error
     return content
 
 

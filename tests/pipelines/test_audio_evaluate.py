@@ -270,3 +270,10 @@ class TestBadInput:
         folder = spoken("mine", digits)
         (folder / "samples.json").write_text('{"samples": [{"file": "gone.wav"}]}')
         assert "lists 1 files, but the folder holds 50" in fails(capsys, *base, "folders=[mine]")
+
+
+def test_a_damaged_report_is_named_with_its_remedy(tmp_path: Path) -> None:
+    report = tmp_path / "evaluation.json"
+    report.write_text('{"sources": [')
+    with pytest.raises(ValueError, match=r"evaluation\.json is damaged .*run audio_evaluate again"):
+        read_report(tmp_path)
