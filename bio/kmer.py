@@ -51,8 +51,8 @@ def strandless_spectrum(tokens: Bytes, k: int) -> Spectrum:
 
     It is the same for either strand; zeros where there is no k-mer of A, C, G, T. Raises as kmer_ids does.
     """
-    columns = strandless_columns(k)
     ids = kmer_ids(tokens, k)
+    columns = strandless_columns(k)
     known = columns[ids[ids >= 0]]
     return np.bincount(known, minlength=columns.max() + 1) / max(1, len(known))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from bio.kmer import MAX_K
 from bio.vocabulary import COMPLEMENT
 from core.classifier import pooled_hidden
 from core.model import SequenceModel
@@ -58,6 +59,8 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"evaluation.{name} is {value}; it must be at least 1.")
+        if self.k > MAX_K:
+            raise ValueError(f"evaluation.k is {self.k}; it must be at most {MAX_K}.")
         if any(length < 1 for length in self.lengths):
             raise ValueError(f"evaluation.lengths is {self.lengths}; each must be at least 1.")
         if self.workers < 0:

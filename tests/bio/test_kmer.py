@@ -84,3 +84,8 @@ def test_a_k_mer_and_its_reverse_complement_share_a_column() -> None:
     columns = dict(zip(kmer_names(3), strandless_columns(3).tolist(), strict=True))
     assert columns["AAC"] == columns["GTT"]
     assert columns["AAC"] != columns["AAG"]
+
+
+def test_a_strandless_spectrum_of_too_long_kmers_is_refused_before_its_table_is_made() -> None:
+    with pytest.raises(ValueError, match="k must be 1 to 13"):
+        strandless_spectrum(encode("ACGT"), 20)

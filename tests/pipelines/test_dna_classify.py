@@ -236,6 +236,9 @@ def test_what_cannot_be_trained_on_is_refused(species: Path, capsys: pytest.Capt
     error = fails(capsys, *given(species), "data.classes=[human,mouse]")
     assert "the run has human, mouse" in error
     assert "no set of species apes" in fails(capsys, "data.species=apes")
+    assert "evaluation.k is 20" in fails(capsys, *given(species), "evaluation.k=20")
+    assert "at least 1, or null" in fails(capsys, *given(species), "data.validation_windows=0")
+    assert "between 0 and 1" in fails(capsys, *given(species), "data.max_n_fraction=-1")
 
 
 def test_a_set_that_cannot_be_told_apart_is_refused(
