@@ -45,7 +45,7 @@ class SpeciesConfig:
     def __post_init__(self) -> None:
         if self.validation_windows is not None and self.validation_windows < 1:
             raise ValueError(
-                f"data.validation_windows is {self.validation_windows}; it must be at least 1, or null for all."
+                f"data.validation_windows is {self.validation_windows}; it must be at least 1, or null."
             )
         if not 0 <= self.max_n_fraction <= 1:
             raise ValueError(f"data.max_n_fraction is {self.max_n_fraction}; it must lie between 0 and 1.")
