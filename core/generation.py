@@ -121,24 +121,15 @@ class Decoder:
         }
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Continue where the decoder was that gave `saved`. Raises ValueError for one of another shape."""
+        """Continue where the decoder was that gave `saved`. Raises ValueError for that of another model."""
         present = self.state_dict()
-        for name, tensor in present.items():
-            if name not in saved:
-                raise ValueError(f"The saved state has no {name}; it is not that of a decoder of this model.")
-            if saved[name].shape != tensor.shape:
-                raise ValueError(
-                    f"The saved {name} has the shape {tuple(saved[name].shape)}; this decoder's has "
-                    f"{tuple(tensor.shape)}. Model and count must be those of the decoder that was saved."
-                )
-        here = {name: tensor.to(self._keys.device) for name, tensor in saved.items()}
-        parts = iter(here[f"state.{index}"].clone() for index in range(len(present) - 3))
+        self._check_saved(saved, present)
+        here = {name: tensor.to(self._keys.device, copy=True) for name, tensor in saved.items()}
+        parts = (here[name] for name in present if name.startswith("state."))
         state = tree_map_only(Tensor, lambda _: next(parts), self.model.initial_state(1))
         position = int(saved["position"])
-        self._keys = here["keys"].clone()
-        self._engine.begin(
-            Situation(here["logits"].clone(), at_position(state, position), position), self._keys
-        )
+        self._keys = here["keys"]
+        self._engine.begin(Situation(here["logits"], at_position(state, position), position), self._keys)
 
     def check_prompt(self, prompt: Tensor) -> None:
         """Raises ValueError where `prefill` would."""
@@ -147,6 +138,21 @@ class Decoder:
             raise ValueError(
                 f"prompt has the shape {tuple(prompt.shape)}; it must be (length,), or ({self.count}, "
                 "length), one for each sample."
+            )
+
+    @staticmethod
+    def _check_saved(saved: dict[str, Tensor], present: dict[str, Tensor]) -> None:
+        for name, tensor in present.items():
+            if name not in saved:
+                raise ValueError(f"The saved state has no {name}; it is not that of a decoder of this model.")
+            if saved[name].shape != tensor.shape:
+                raise ValueError(
+                    f"The saved {name} has the shape {tuple(saved[name].shape)}; this decoder's has "
+                    f"{tuple(tensor.shape)}. Model and count must be those of the decoder that was saved."
+                )
+        for name in saved.keys() - present.keys():
+            raise ValueError(
+                f"The saved state has {name}, which this decoder's has not; it is that of another model."
             )
 
     def _beginning(self) -> Situation:

@@ -107,6 +107,8 @@ def test_a_state_of_another_decoder_is_refused() -> None:
         Decoder(sequence_model(), 3).load_state_dict(saved)
     with pytest.raises(ValueError, match=r"has no state\.4"):
         Decoder(sequence_model(n_layer=3), 2).load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"has state\.[23], which this decoder's has not"):
+        Decoder(sequence_model(n_layer=1), 2).load_state_dict(saved)
 
 
 def test_bad_input_is_refused() -> None:

@@ -35,6 +35,21 @@ def test_decoding_is_forward(config: SequenceModelConfig | MultiscaleModelConfig
     torch.testing.assert_close(decoder.state_dict()["logits"], logits[:, -1], rtol=0, atol=1e-4)
 
 
+@torch.no_grad()
+def test_decoding_is_forward_after_32000_steps() -> None:
+    torch.manual_seed(0)
+    model = MultiscaleModel(
+        MultiscaleModelConfig(vocab_size=16, d_model=8, n_layer=1, pools=[2, 4], d_state=4)
+    )
+    model.embedding.weight.data *= 10
+    decoder = Decoder(model, 1)
+    tokens, log_probability = decoder.advance(32_000)
+    logits = model(tokens)
+    expected = logits.log_softmax(dim=-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(log_probability[:, 1:], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(decoder.state_dict()["logits"], logits[:, -1], rtol=0, atol=1e-4)
+
+
 def test_a_row_is_computed_by_itself_bit_by_bit() -> None:
     torch.manual_seed(0)
     model = MultiscaleModel(CONFIGS["clocks"])

@@ -56,3 +56,30 @@ def test_the_kernel_is_the_step(make: type[Model]) -> None:
         assert torch.equal(tokens, expected)
         torch.testing.assert_close(log_probability, expected_log_probability, rtol=0, atol=1e-4)
     torch.testing.assert_close(kernel.situation(), plain.situation(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_stream_is_computed_by_itself_bit_by_bit() -> None:
+    torch.manual_seed(0)
+    model = MODELS["clocks"]()
+    allowed = torch.ones(40, dtype=torch.bool)
+    engine = begun(PersistentEngine(model, 3, SamplingConfig(), allowed), model, 3)
+    rows = [engine.situation().row(row) for row in range(3)]
+    together = engine.advance(STEPS)
+    for row in (0, 2):
+        alone = PersistentEngine(model, 1, SamplingConfig(), allowed)
+        alone.begin(rows[row], sample_keys(0, row, 1))
+        for one, all_rows in zip(alone.advance(STEPS), together, strict=True):
+            assert torch.equal(one[0], all_rows[row])
+
+
+@torch.no_grad()
+def test_under_autocast_the_weights_are_bf16() -> None:
+    torch.manual_seed(0)
+    model, allowed = MODELS["constant"](), torch.arange(16) < 12
+    with torch.autocast("cpu", torch.bfloat16):
+        engine = PersistentEngine(model, 2, SamplingConfig(), allowed)
+    first = torch.arange(2)[:, None]
+    tokens, log_probability = begun(engine, model, 2).advance(STEPS)
+    expected = model(torch.cat([first, tokens], dim=1))[:, :-1].log_softmax(dim=-1)
+    error = (log_probability - expected.gather(-1, tokens[..., None])[..., 0]).abs().max()
+    assert 1e-5 < error < 5e-2

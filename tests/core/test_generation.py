@@ -49,6 +49,18 @@ def test_a_sample_is_the_same_in_any_batch(prompt: torch.Tensor | None) -> None:
     assert not torch.equal(generate(model, 5, 12, prompt, seed=5).tokens, together.tokens)
 
 
+def test_tokens_follow_the_softmax_of_forward() -> None:
+    model, count = model_of(), 5_000
+    probabilities = model(PROMPT[None].long())[0, -1, :12].detach().double().softmax(0)
+    frequent = probabilities * count >= 5
+    drawn = generate(model, count, 1, PROMPT).tokens[:, 0].bincount(minlength=12)
+    counts = [*drawn[frequent].tolist(), drawn[~frequent].sum().item()]
+    expected = [*(probabilities[frequent] * count).tolist(), (probabilities[~frequent] * count).sum().item()]
+    kept = [index for index, number in enumerate(expected) if number > 0]
+    assert frequent.sum() > 3
+    assert chisquare([counts[i] for i in kept], [expected[i] for i in kept]).pvalue > 0.001
+
+
 def test_own_prompts_are_shared_prompts() -> None:
     model = model_of()
     prompts = torch.stack([PROMPT, PROMPT.flip(0)])
