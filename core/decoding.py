@@ -1,11 +1,12 @@
 """What decoding engines have in common: where decoding stands, and the plain engine that runs model.step."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from core.baseline.samplernn import SampleRnn
 from core.baseline.wavenet import WaveNet
@@ -81,6 +82,41 @@ class EagerEngine:
 
     def situation(self) -> Situation:
         return Situation(self.logits, self.state, self.position)
+
+
+class StaticEngine:
+    """What the faster engines share: tensors of their own, which are filled at the start and never move."""
+
+    def __init__(self, model: Model, count: int, allowed: Tensor) -> None:
+        self.position = 0
+        self._state = model.initial_state(count)
+        self._keys = torch.zeros(count, dtype=torch.int64, device=allowed.device)
+        self._logits = torch.zeros(count, len(allowed), device=allowed.device)
+
+    def begin(self, situation: Situation, keys: Tensor) -> None:
+        self.position = situation.position
+        self._keys.copy_(keys)
+        self._logits.copy_(situation.logits)
+        self._restore(situation.state)
+
+    def situation(self) -> Situation:
+        return Situation(self._logits, at_position(self._state, self.position), self.position)
+
+    def _restore(self, state: Any) -> None:
+        """Fill the engine's state with another of the same model, of which it may hold tensors itself."""
+        for mine, theirs in zip(tensors(self._state), tensors(state), strict=True):
+            if mine is not theirs:
+                mine.copy_(theirs)
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """The tensors of a model's state, in a fixed order."""
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
+
+
+def clock_period(model: Model) -> int:
+    """Steps after which the model's clocks stand as before: 1 for a model of one clock."""
+    return math.prod(getattr(model.config, "pools", [1]))
 
 
 def fastest_engine(model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> Engine:

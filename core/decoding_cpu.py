@@ -3,14 +3,13 @@
 A row of the batch is computed by itself, so that a sample does not depend on its batch, bit by bit.
 """
 
-import math
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from core.decoding import Model, Situation, at_position
-from core.decoding_program import Covered, add_model, mixers_of, tensors
+from core.decoding import Model, StaticEngine, clock_period
+from core.decoding_program import Covered, add_model, mixers_of
 from core.sampling import SamplingConfig, sample
 from kernels.decoding import cpu
 from kernels.decoding.cpu_operations import CpuProgram
@@ -19,27 +18,18 @@ from kernels.layout import in_vectors
 from kernels.threads import run_in_ranges
 
 
-class CpuEngine:
+class CpuEngine(StaticEngine):
     """Runs a model's compiled step, and draws with core/sampling.py; torch's threads share the rows."""
 
     def __init__(self, model: Covered, count: int, config: SamplingConfig, allowed: Tensor) -> None:
-        self.config, self.allowed, self.count, self.position = config, allowed, count, 0
-        self._state = model.initial_state(count)
-        self._logits = torch.zeros(count, len(allowed))
-        self._keys = torch.zeros(count, dtype=torch.int64)
+        super().__init__(model, count, allowed)
+        self.config, self.allowed, self.count = config, allowed, count
         self._program = CpuProgram()
         add_model(self._program, model, self._state)
         self._table, self._widest = self._program.table(), self._program.widest()
         self._embedding = in_vectors(model.embedding.weight.detach(), LANES)
         self._epsilon = model.norm_f.eps
-        self._period = math.prod(getattr(model.config, "pools", [1]))
-
-    def begin(self, situation: Situation, keys: Tensor) -> None:
-        self.position = situation.position
-        self._keys.copy_(keys)
-        self._logits.copy_(situation.logits)
-        for mine, theirs in zip(tensors(self._state), tensors(situation.state), strict=True):
-            mine.copy_(theirs)
+        self._period = clock_period(model)
 
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
         tokens = torch.empty(self.count, steps, dtype=torch.int64)
@@ -49,9 +39,6 @@ class CpuEngine:
             tokens[:, step], log_probabilities[:, step] = drawn
             self._read(drawn[0])
         return tokens, log_probabilities
-
-    def situation(self) -> Situation:
-        return Situation(self._logits, at_position(self._state, self.position), self.position)
 
     def _read(self, tokens: Tensor) -> None:
         arguments = self._table, self.position % self._period, tokens.numpy(), self._embedding.data_ptr()

@@ -9,37 +9,31 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from core.decoding import Model, Situation, at_position
+from core.decoding import Model, Situation, StaticEngine, at_position
 from core.sampling import SamplingConfig, sample
 
 SINGLE_CLOCK = 16  # steps a graph of a model that has one clock
 
 
-class GraphEngine:
+class GraphEngine(StaticEngine):
     """Replays graphs of model.step and sample over static tensors; any model on a CUDA device."""
 
     def __init__(self, model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> None:
+        super().__init__(model, count, allowed)
         self.model, self.config, self.allowed = model, config, allowed
-        self.position = 0
         pools = getattr(model.config, "pools", None)
         self.period = SINGLE_CLOCK if pools is None else math.prod(pools)
         device = allowed.device
-        self._keys = torch.zeros(count, dtype=torch.int64, device=device)
-        self._logits = torch.zeros(count, len(allowed), device=device)
-        self._state = model.initial_state(count)
         self._place = torch.zeros((), dtype=torch.int64, device=device)
         self._tokens = torch.zeros(count, self.period, dtype=torch.int64, device=device)
         self._log_probabilities = torch.zeros(count, self.period, device=device)
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def begin(self, situation: Situation, keys: Tensor) -> None:
-        self.position = situation.position
+        super().begin(situation, keys)
         self._place.fill_(situation.position)
-        self._keys.copy_(keys)
-        self._logits.copy_(situation.logits)
-        self._restore(situation.state)
 
     @torch.no_grad()
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
@@ -53,9 +47,6 @@ class GraphEngine:
             steps -= length
         tokens, log_probabilities = zip(*drawn, strict=True)
         return torch.cat(tokens, dim=1), torch.cat(log_probabilities, dim=1)
-
-    def situation(self) -> Situation:
-        return Situation(self._logits, at_position(self._state, self.position), self.position)
 
     def _graph(self, phase: int, length: int) -> torch.cuda.CUDAGraph:
         """The graph of `length` steps from a phase on; capturing leaves the tensors as they were."""
@@ -85,8 +76,3 @@ class GraphEngine:
             self._log_probabilities[:, step] = log_probability
             self._place += 1
         self._restore(state)  # of models whose step does not overwrite the state that it is given
-
-    def _restore(self, state: object) -> None:
-        for mine, theirs in zip(tree_leaves(self._state), tree_leaves(state), strict=True):
-            if isinstance(mine, Tensor) and mine is not theirs:
-                mine.copy_(theirs)

@@ -5,14 +5,13 @@ the engine is made under bf16 autocast. The state and all sums are float32. A sa
 order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
-import math
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from core.decoding import Model, Situation, at_position
-from core.decoding_program import Covered, add_model, mixers_of, tensors
+from core.decoding import Model, StaticEngine, clock_period, tensors
+from core.decoding_program import Covered, add_model, mixers_of
 from core.mamba import Mamba
 from core.sampling import SamplingConfig
 from kernels.decoding import cuda
@@ -28,29 +27,20 @@ WIDE = 512  # channels from which on the weights are too many for two multiproce
 SECOND_CACHE = 32 * 2**20  # bytes of weights that stay there from step to step
 
 
-class PersistentEngine:
+class PersistentEngine(StaticEngine):
     """Runs a model on clusters of blocks that hold the whole step; see cuda_source/types.cuh."""
 
     def __init__(self, model: Covered, count: int, config: SamplingConfig, allowed: Tensor) -> None:
-        self.config, self.count, self.position = config, count, 0
+        super().__init__(model, count, allowed)
+        self.config, self.count = config, count
         self._program = _program(model, planes=1 if torch.is_autocast_enabled(allowed.device.type) else 2)
         self._sizes, self._share = _plan(self._program, model, count, allowed.device)
-        self._state = model.initial_state(count)
         self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
-        self._keys = torch.zeros(count, dtype=torch.int64, device=allowed.device)
-        self._logits = torch.zeros(count, len(allowed), device=allowed.device)
         self._embedding = model.embedding.weight.detach().float().contiguous()
         self._operands = operands(self._embedding)
         self._allowed = allowed.to(torch.uint8)
-        self._period = math.prod(getattr(model.config, "pools", [1]))
+        self._period = clock_period(model)
         self._epsilon = model.norm_f.eps
-
-    def begin(self, situation: Situation, keys: Tensor) -> None:
-        self.position = situation.position
-        self._keys.copy_(keys)
-        self._logits.copy_(situation.logits)
-        for mine, theirs in zip(tensors(self._state), tensors(situation.state), strict=True):
-            mine.copy_(theirs)
 
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
         tokens = torch.empty(self.count, steps, dtype=torch.int64, device=self._keys.device)
@@ -76,9 +66,6 @@ class PersistentEngine:
         cuda.launch(self._sizes, arguments, -(-self.count // self._share), self._keys.device)
         self.position += steps
         return tokens, log_probabilities
-
-    def situation(self) -> Situation:
-        return Situation(self._logits, at_position(self._state, self.position), self.position)
 
 
 def takes(model: Model, device: torch.device) -> TypeGuard[Covered]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from core.block import Block
 from core.decoding import Model
@@ -110,8 +109,3 @@ def _weights(block: Block) -> BlockWeights:
         D=mixer.D,
         out_proj=mixer.out_proj.weight,
     )
-
-
-def tensors(state: Any) -> list[Tensor]:
-    """The tensors of a model's state, in a fixed order."""
-    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]

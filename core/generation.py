@@ -1,13 +1,13 @@
 """Sampling sequences: the prompt in one parallel pass, then a step a token."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from core.decoding import Model, Situation, at_position, fastest_engine
+from core.decoding import Model, Situation, at_position, fastest_engine, tensors
 from core.sampling import SamplingConfig, sample, sample_keys
 
 STREAMED = 16  # tokens that a stream draws at once: a launch's cost spread, and soon enough to be heard
@@ -113,8 +113,8 @@ class Decoder:
         A decoder of the same model, count and configuration that loads it draws the same tokens, bit by bit.
         """
         logits, state, position = self._engine.situation()
-        tensors = {f"state.{index}": part.clone() for index, part in enumerate(_tensors(state))}
-        return tensors | {
+        parts = {f"state.{index}": part.clone() for index, part in enumerate(tensors(state))}
+        return parts | {
             "position": torch.tensor(position),
             "keys": self._keys.clone(),
             "logits": logits.clone(),
@@ -222,10 +222,6 @@ def _steps(decoder: Decoder, length: int) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, length, STREAMED):
         tokens, log_probability = decoder.advance(min(STREAMED, length - start))
         yield from zip(tokens.unbind(1), log_probability.unbind(1), strict=True)
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
 def _check_positive(name: str, number: int) -> None:
