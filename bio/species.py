@@ -16,7 +16,6 @@ The third rule is by whole files: every species lists its own under `train`, `va
 `fasta`. The sets that Helixwave ships are the files in bio/species.
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bio.interval import SPLITS
+from core.suggestion import did_you_mean
 from core.transfer import read_sources
 
 SETS = Path(__file__).with_name("species")
@@ -138,11 +138,10 @@ def _find(name: str) -> Path:
     if shipped.is_file():
         return shipped
     if not Path(name).is_file():
-        near = difflib.get_close_matches(name, set_names(), n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(name, set_names())
         raise FileNotFoundError(
             f"There is no set of species {name}, neither a file nor one in bio/species. "
-            f"{hint}There are {', '.join(set_names())}."
+            f"{hint + ' ' if hint else ''}There are {', '.join(set_names())}."
         )
     return Path(name)
 
@@ -251,10 +250,8 @@ def _files(found: SpeciesSet) -> Iterator[tuple[str, str]]:
     sources = read_sources(SOURCES)
     for name, species in found.species.items():
         if species.source is not None and species.source not in sources:
-            near = difflib.get_close_matches(species.source, sources, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(
-                f"Species {name} names the source {species.source}, which is not in bio/sources.yaml.{hint}"
-            )
+            hint = did_you_mean(species.source, sources)
+            message = f"Species {name} names the source {species.source}, which is not in bio/sources.yaml."
+            raise ValueError(f"{message} {hint}".rstrip())
         listed = [file for files in species.by_split.values() for file in files]
         yield from ((name, file) for file in listed or [fasta_of(species)])

@@ -5,7 +5,6 @@ line in `--help`. OmegaConf merges and checks the types. Values are data only: n
 ever executed, interpolated or looked up.
 """
 
-import difflib
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.suggestion import did_you_mean
 from pipelines.schema import Key, flag_names, help_text, nearest, schema_keys, type_text
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -194,11 +194,10 @@ def _find(file: str) -> Path:
         return named
     if not Path(file).is_file():
         names = config_names()
-        near = difflib.get_close_matches(file, names, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(file, names)
         raise ConfigError(
-            f"--config {file}: there is no such file, nor a configuration of that name.{hint} "
-            f"There are {', '.join(names)}."
+            f"--config {file}: there is no such file, nor a configuration of that name. "
+            f"{hint + ' ' if hint else ''}There are {', '.join(names)}."
         )
     return Path(file)
 
