@@ -33,6 +33,7 @@ from pipelines.audio_contenders import Contender, ablation, contenders
 from pipelines.audio_pictures import draw_bits
 from pipelines.cli import command
 from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
+from pipelines.publication import check_publish
 
 PROBE_STEPS, LOGGED = 24, 8
 """A probe's steps, and the last of them that are timed: kernels are compiled and graphs recorded before."""
@@ -62,8 +63,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.seconds <= 0 or self.ablation_seconds < 0 or not self.seeds:
             raise ValueError("seconds must be above 0, ablation_seconds at least 0, and seeds hold a number.")
-        if self.publish is not None and Path(self.publish).suffix != ".json":
-            raise ValueError(f"publish is {self.publish}; its name must end in .json.")
+        check_publish(self.publish)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.dna_sizes import SIZES, sized_model
 from pipelines.dna_validation import read_table
+from pipelines.publication import check_publish
 from pipelines.run_state import require_same_settings, run_state
 from pipelines.scaling_table import publish, results_text, write_results
 
@@ -63,8 +64,7 @@ class Config(dna_pretrain.Config):
     )
 
     def __post_init__(self) -> None:
-        if self.publish is not None and Path(self.publish).suffix != ".json":
-            raise ValueError(f"publish is {self.publish}; its name must end in .json.")
+        check_publish(self.publish)
 
 
 @dataclass(frozen=True)
