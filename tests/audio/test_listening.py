@@ -125,7 +125,9 @@ def test_names_are_text_not_markup() -> None:
 
 @pytest.mark.parametrize("samples", [1, 7, 160, 161, 40_000])
 def test_any_length_has_a_picture(samples: int) -> None:
-    listening_page([ListeningClip("m", "a", np.zeros(samples, np.float32))], "T", "D", {})
+    page = listening_page([ListeningClip("m", "a", np.zeros(samples, np.float32))], "T", "D", {})
+    (picture,) = Elements(page).named("img")
+    assert content(picture["src"], "image/png").startswith(b"\x89PNG")
 
 
 def test_refuses_no_clip_and_no_number() -> None:
