@@ -79,6 +79,7 @@ def _shared(sizes: Sizes) -> type[ctypes.Structure]:
         _fields_ = (
             ("stream", word * (streams * _apart(sizes.WIDEST))),
             ("projected", word * (streams * sizes.PROJECTED)),
+            ("steps", word * (2 * streams * sizes.OWN_CHANNELS)),
             ("u", word * (streams * (sizes.OWN_CHANNELS + 4))),
             ("z", word * (streams * (sizes.OWN_CHANNELS + 4))),
             ("operand", word * (streams * _apart(sizes.OPERAND))),

@@ -8,6 +8,12 @@ __device__ void await_stream(Place& at) {
 
 __device__ void send_floats(void* p, int rank, float a, float b) { send(p, rank, bits_of(a), bits_of(b)); }
 
+// Gives two streams' share of a sum to the rank that has the row, as one of its `rows`.
+__device__ void send_share(Shared& m, const Place& at, int rows, int row, int stream, float a, float b) {
+  int rank = CLUSTER > 2 ? row / rows : row >= rows && CLUSTER > 1;
+  if (stream < at.active) send_floats(&m.outputs[at.rank][row - rank * rows][stream], rank, a, b);
+}
+
 // Sums what the ranks have sent of this rank's rows, brings the residual stream up to date with it, and tells all.
 // Several threads do the same sum, each for some of the ranks that are told, where there are threads enough.
 __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {

@@ -2,14 +2,14 @@
 
 __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
   int quads = width / 4, rows = width / CLUSTER;
-#pragma unroll 1
+#pragma unroll 4
   for (int item = at.thread; item < at.active * quads; item += THREADS) {
     int stream = item / quads, quad = item % quads;
     const uint4* from = (const uint4*)(a.embedding_operand + (i64)m.tokens[stream] * width);
     ((uint4*)m.stream[stream])[quad] = __ldg(from + quad);
   }
   float(*residual)[STREAMS] = m.residual[at.residuals & 1];
-#pragma unroll 1
+#pragma unroll 4
   for (int item = at.thread; item < at.active * rows; item += THREADS) {
     int stream = item % at.active, row = item / at.active;
     residual[row][stream] = __ldg(a.embedding + (i64)m.tokens[stream] * width + at.rank * rows + row);
@@ -34,7 +34,7 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
   __syncthreads();
   int inner_rows = 2 * rows;
   multiply(op.first, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
-    if (stream < at.active) send_floats(&m.outputs[at.rank][row % inner_rows][stream], row / inner_rows, a, b);
+    send_share(m, at, inner_rows, row, stream, a, b);
   });
   settle(m, at, op, 2 * op.width);
 }

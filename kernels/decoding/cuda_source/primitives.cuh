@@ -44,6 +44,32 @@ __device__ uint4 load_weights(const uint4* p) {
       : "l"(p));
   return v;
 }
+// The state in device memory, which nothing else in the kernel reads or writes: so these need not be ordered with
+// other memory, as the compiler would have to order a store through a pointer that may lead anywhere.
+__device__ float load_state(const float* p) {
+  float x;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(p));
+  return x;
+}
+__device__ float2 load_state(const float2* p) {
+  float2 x;
+  asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(p));
+  return x;
+}
+__device__ float4 load_state(const float4* p) {
+  float4 x;
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"(p));
+  return x;
+}
+__device__ void store_state(float* p, float x) { asm volatile("st.global.f32 [%0], %1;" ::"l"(p), "f"(x)); }
+__device__ void store_state(float2* p, float2 x) {
+  asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(p), "f"(x.x), "f"(x.y));
+}
+__device__ void store_state(float4* p, float4 x) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w));
+}
+// 1 / (1 + e^-x), about 1e-6 off.
+__device__ float sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); }
 __device__ float power_of_two(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ u32 bits_of(float x) { return __float_as_uint(x); }
 __device__ float float_of(u32 bits) { return __uint_as_float(bits); }

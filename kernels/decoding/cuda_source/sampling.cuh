@@ -89,24 +89,24 @@ __device__ float bisect(float lowest, Enough enough) {
 }
 
 // Marks as NEVER the scores (the largest is 0) that the filters forbid.
-__device__ __noinline__ void filter(float (&score)[SYMBOLS], const Arguments& a) {
+__device__ __noinline__ void filter(float (&score)[SYMBOLS], int top_k, float top_p, float min_p) {
   float least = 0;
   for (int i = 0; i < SYMBOLS; i++)
     if (score[i] > NEVER) least = fminf(least, score[i]);
   least = -warp_max(-least) - 1;
   float threshold = least;
-  if (a.top_k > 0)
+  if (top_k > 0)
     threshold = bisect(least, [&](float t) {
       int count = 0;
       for (int i = 0; i < SYMBOLS; i++) count += __popc(__ballot_sync(~0u, score[i] >= t));
-      return count >= a.top_k;
+      return count >= top_k;
     });
   for (int i = 0; i < SYMBOLS; i++)
     if (score[i] < threshold) score[i] = NEVER;
-  if (a.top_p < 1) {
+  if (top_p < 1) {
     float total = 0;
     for (int i = 0; i < SYMBOLS; i++) total += expf(score[i]);
-    total = warp_sum(total) * a.top_p;
+    total = warp_sum(total) * top_p;
     // A symbol stays where the more probable ones have less than top_p: below the least such score they have more.
     threshold = bisect(least, [&](float t) {
       float above = 0;
@@ -117,7 +117,7 @@ __device__ __noinline__ void filter(float (&score)[SYMBOLS], const Arguments& a)
       if (score[i] <= threshold && score[i] < 0) score[i] = NEVER;
   }
   for (int i = 0; i < SYMBOLS; i++)
-    if (expf(score[i]) < a.min_p) score[i] = NEVER;
+    if (expf(score[i]) < min_p) score[i] = NEVER;
 }
 
 // Draws the next token of each stream, tells all ranks, and writes it as number `step` of the launch.
@@ -141,7 +141,12 @@ __device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
     if (a.temperature > 0) {
       for (int i = 0; i < SYMBOLS; i++)
         if (score[i] > NEVER) score[i] = fmaxf((score[i] - best) / a.temperature, 0.5f * NEVER);
-      if (a.top_k > 0 || a.top_p < 1 || a.min_p > 0) filter(score, a);
+      if (a.top_k > 0 || a.top_p < 1 || a.min_p > 0) {
+        float kept[SYMBOLS];  // in memory, where a call wants it
+        for (int i = 0; i < SYMBOLS; i++) kept[i] = score[i];
+        filter(kept, a.top_k, a.top_p, a.min_p);
+        for (int i = 0; i < SYMBOLS; i++) score[i] = kept[i];
+      }
       for (int i = 0; i < SYMBOLS; i++)
         if (score[i] > NEVER) score[i] += m.noise[slot][at.lane + 32 * i];
     }

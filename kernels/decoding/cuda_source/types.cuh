@@ -59,6 +59,7 @@ constexpr int SLOTS = (STREAMS + CLUSTER - 1) / CLUSTER;  // streams for which a
 struct Shared {
   u32 stream[STREAMS][apart(WIDEST)];              // the residual stream as operand
   float projected[STREAMS][PROJECTED];             // dt, B and C of the position
+  float2 steps[STREAMS][OWN_CHANNELS];             // dt, and dt u
   float u[STREAMS][OWN_CHANNELS + 4];
   float z[STREAMS][OWN_CHANNELS + 4];
   u32 operand[STREAMS][apart(OPERAND)];            // the mixer's own channels as operand

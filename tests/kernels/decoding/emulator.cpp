@@ -23,7 +23,9 @@
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 static float2 make_float2(float x, float y) { return {x, y}; }
+static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct Index { int x; };
 using std::max;
 using std::min;
@@ -134,6 +136,11 @@ static void multiply_add(float (&sums)[4], const uint4& a, unsigned b0, unsigned
   }
 }
 static uint4 load_weights(const uint4* p) { return *p; }
+template <class T>
+static T load_state(const T* p) { return *p; }
+template <class T>
+static void store_state(T* p, T x) { *p = x; }
+static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 static float power_of_two(float x) { return std::exp2(x); }
 
 #include SOURCE
