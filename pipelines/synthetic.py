@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -202,25 +202,24 @@ def publish(
     """Put the rows of a task into the published results, in place of those that it had there.
 
     Hardware, commit and date are those of the runs in the folders `runs`, which may have ended elsewhere.
+    `tasks` keeps what each task was run with; the head of the table names it all.
     """
-    commands: list[str] = []
-    others: list[Row] = []
-    machines: list[str] = []
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        others = [row for row in before["rows"] if row["task"] != rows[0]["task"]]
-        if others:
-            commands, machines = before["command"].split("; "), before["hardware"].split("; ")
-    own = " ".join(["python -m pipelines.synthetic", *arguments])
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
-    machines += [summary["hardware"] for summary in summaries]
     last = max(summaries, key=lambda summary: summary["date"])
-    results = {
-        "command": "; ".join([*(command for command in commands if command != own), own]),
-        "commit": last["commit"],
-        "hardware": "; ".join(dict.fromkeys(machines)),
-        "date": last["date"][:10],
+    own = {
+        "command": " ".join(["python -m pipelines.synthetic", *arguments]),
+        "hardware": "; ".join(dict.fromkeys(summary["hardware"] for summary in summaries)),
         "seed": seed,
+    }
+    task = rows[0]["task"]
+    tasks = before.get("tasks", {}) | {task: own}
+    others = [row for row in before.get("rows", []) if row["task"] != task and row["task"] in tasks]
+    results = {
+        **{key: "; ".join(dict.fromkeys(str(facts[key]) for facts in tasks.values())) for key in own},
+        "commit": last["commit"],
+        "date": last["date"][:10],
+        "tasks": tasks,
         "rows": [*others, *rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

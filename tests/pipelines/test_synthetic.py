@@ -120,10 +120,11 @@ def test_publishing_a_task_keeps_the_rows_of_the_other(tmp_path: Path) -> None:
     for number, (task, value) in enumerate((("a", 0.1), ("b", 0.2), ("a", 0.3))):
         facts = {"hardware": f"GPU {task}", "commit": str(number), "date": f"2026-01-0{number + 1}T10:00:00"}
         (tmp_path / "summary.json").write_text(json.dumps(facts))
-        synthetic.publish(path, ["--config", task], 0, [row(task, value)], [tmp_path])
+        synthetic.publish(path, ["--config", task, str(number)], number, [row(task, value)], [tmp_path])
     results = json.loads(path.read_text())
     assert results["rows"] == [row("b", 0.2), row("a", 0.3)]
     assert [results[key] for key in ("hardware", "commit", "date")] == ["GPU a; GPU b", "2", "2026-01-03"]
+    assert results["seed"] == "2; 1"
     assert results["command"] == (
-        "python -m pipelines.synthetic --config b; python -m pipelines.synthetic --config a"
+        "python -m pipelines.synthetic --config a 2; python -m pipelines.synthetic --config b 1"
     )
