@@ -35,8 +35,8 @@ from pipelines.cli import command
 from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
 from pipelines.publication import check_publish
 
-PROBE_STEPS, LOGGED = 24, 8
-"""A probe's steps, and the last of them that are timed: kernels are compiled and graphs recorded before."""
+PROBE_STEPS, PROBE_SHARE = 24, 0.2
+"""Steps of the first probe of a model's speed, and how long the second lasts, as a share of the model's time."""
 SETTINGS, ROW, TABLE, PICTURE = "settings.json", "row.json", "audio.json", "bits_by_model.png"
 
 Row = dict[str, Any]
@@ -151,21 +151,26 @@ def settings_of(config: Config, run: Run, folder: Path) -> audio_pretrain.Config
 
 
 def fitting_steps(settings: audio_pretrain.Config, seconds: float, folder: Path) -> int:
-    """How many steps a run takes in this time, by a short run of its own in `folder`."""
+    """How many steps a run takes in this time, by two short runs of its own in `folder`.
+
+    The first says how many steps the second needs to last PROBE_SHARE of the time: a run is slower at its
+    beginning, when kernels are compiled and memory is found for windows of each new length.
+    """
+    steps = PROBE_STEPS
+    for share in (PROBE_SHARE, 1.0):
+        steps = max(PROBE_STEPS, round(share * seconds * steps_per_second(settings, steps, folder)))
+    return steps
+
+
+def steps_per_second(settings: audio_pretrain.Config, steps: int, folder: Path) -> float:
+    """Of the second half of a run of so many steps."""
     shutil.rmtree(folder, ignore_errors=True)
-    probe = replace(
-        settings,
-        data=replace(settings.data, validation_windows=1),
-        train=replace(
-            settings.train, steps=PROBE_STEPS, log_every=LOGGED, validate_every=PROBE_STEPS, keep=1
-        ),
-        run=RunConfig(str(folder)),
-    )
-    progress = audio_pretrain.pretrain(probe)
+    train = replace(settings.train, steps=steps, log_every=-(-steps // 2), validate_every=steps, keep=1)
+    data = replace(settings.data, validation_windows=1)
+    progress = audio_pretrain.pretrain(replace(settings, data=data, train=train, run=RunConfig(str(folder))))
     assert progress is not None
     last = [event for event in read_metrics(folder / "metrics.jsonl") if event["event"] == "train"][-1]
-    steps_per_second = last["tokens_per_second"] * progress.step / progress.tokens
-    return max(PROBE_STEPS, round(seconds * steps_per_second))
+    return last["tokens_per_second"] * progress.step / progress.tokens
 
 
 def row(run: Run, folder: Path, settings: audio_pretrain.Config, world: World) -> Row:

@@ -31,7 +31,6 @@ def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio_compare, "contenders", lambda: models)
     monkeypatch.setattr(audio_compare, "ablation", lambda: [Contender("+ S6, C", tiny(MixerConfig()), 2e-3)])
     monkeypatch.setattr(audio_compare, "PROBE_STEPS", 2)
-    monkeypatch.setattr(audio_compare, "LOGGED", 1)
 
 
 def compare(clips: Path, *arguments: str) -> int:
