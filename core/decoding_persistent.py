@@ -101,18 +101,23 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
     clusters = max(1, multiprocessors(device) // program.ranks)
     share = -(-count // clusters)
     fitting = [
-        streams for streams in STREAMS if _sizes(program, model, streams).shared_memory() <= SHARED_MEMORY
+        streams for streams in STREAMS if _sizes(program, model, streams, 1).shared_memory() <= SHARED_MEMORY
     ]
     streams = next((streams for streams in fitting if streams >= share), fitting[-1])
-    return _sizes(program, model, streams), min(share, streams)
+    share = min(share, streams)
+    return _sizes(program, model, streams, share), share
 
 
-def _sizes(program: Program, model: Covered, streams: int) -> Sizes:
+def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
+    """How the threads share out the work changes no sum. Few streams have few threads, which meet sooner."""
     mixer = mixers_of(model)[0]
+    crowded = share > 4
     return Sizes(
         CLUSTER=program.ranks,
         STREAMS=streams,
-        THREADS=cuda.THREADS,
+        THREADS=cuda.THREADS * (2 if crowded else 1),
+        GROUP=min(share, 2) if share < 4 else 4,
+        AHEAD=(4 if crowded else 8) // program.planes,
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,

@@ -51,6 +51,8 @@ class Sizes(NamedTuple):
     CLUSTER: int
     STREAMS: int
     THREADS: int
+    GROUP: int
+    AHEAD: int
     STATE: int
     CONV: int
     COMPLEX: int

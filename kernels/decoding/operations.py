@@ -136,7 +136,7 @@ class Program:
                 dt_rank = weights.dt_weight.shape[1]
                 more = -dt_rank % 4  # so that B and C begin at 16 bytes
                 x_proj = torch.cat([x_proj[:dt_rank], x_proj.new_zeros(more, inner), x_proj[dt_rank:]])
-                operation.dt_weight = self._keep(pad(weights.dt_weight, (0, more)))
+                operation.dt_weight = self._keep(pad(weights.dt_weight, (0, more)).T)
                 dt_rank += more
             operation.second = self._product(self._columns(x_proj))
             operation.dt_rank, operation.projected = dt_rank, len(x_proj)
@@ -146,7 +146,7 @@ class Program:
         else:
             A = A * LOG2_E
         for name, tensor in (
-            *(("conv_weight", weights.conv_weight), ("conv_bias", weights.conv_bias)),
+            *(("conv_weight", weights.conv_weight.T), ("conv_bias", weights.conv_bias)),
             *(("dt_bias", weights.dt_bias), ("A", A), ("B", weights.B), ("C", weights.C), ("D", weights.D)),
         ):
             if tensor is not None:

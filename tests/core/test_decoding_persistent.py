@@ -58,14 +58,15 @@ def test_the_kernel_is_the_step(make: type[Model]) -> None:
     torch.testing.assert_close(kernel.situation(), plain.situation(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_stream_is_computed_by_itself_bit_by_bit() -> None:
+@pytest.mark.parametrize("count", [3, 11], ids=["few threads", "many threads"])
+def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
     torch.manual_seed(0)
     model = MODELS["clocks"]()
     allowed = torch.ones(40, dtype=torch.bool)
-    engine = begun(PersistentEngine(model, 3, SamplingConfig(), allowed), model, 3)
-    rows = [engine.situation().row(row) for row in range(3)]
+    engine = begun(PersistentEngine(model, count, SamplingConfig(), allowed), model, count)
+    rows = [engine.situation().row(row) for row in range(count)]
     together = engine.advance(STEPS)
-    for row in (0, 2):
+    for row in (0, count - 1):
         alone = PersistentEngine(model, 1, SamplingConfig(), allowed)
         alone.begin(rows[row], sample_keys(0, row, 1))
         for one, all_rows in zip(alone.advance(STEPS), together, strict=True):

@@ -21,7 +21,8 @@ __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
 __device__ void compress(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER, pairs = op.first.steps * 8;
   Fragments f;
-  fetch_first(f, op.first, at);
+  Weights w = weights_of(op.first, at);
+  fetch_first(f, w, at);
 #pragma unroll 1
   for (int item = at.thread; item < pairs * at.active; item += THREADS) {
     int stream = item / pairs, k = item % pairs * 2, phase = k / rows;
@@ -33,7 +34,7 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
   }
   __syncthreads();
   int inner_rows = 2 * rows;
-  multiply(op.first, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply(w, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, inner_rows, row, stream, a, b);
   });
   settle(m, at, op, 2 * op.width);
@@ -43,9 +44,10 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
 __device__ void expand(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER;
   Fragments f;
-  fetch_first(f, op.first, at);
+  Weights w = weights_of(op.first, at);
+  fetch_first(f, w, at);
   await_stream(at);
-  multiply(op.first, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+  multiply(w, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     int phase = row / rows, channel = at.rank * rows + row % rows;
     if (phase >= op.pool || stream >= at.active) return;
     float bias = op.bias[phase * op.width + channel];

@@ -1,8 +1,7 @@
 // Matrix times streams on the tensor cores. A stream's sums are made in one order, whatever the other streams are and
 // however many: that is what makes a sample independent of its batch.
 
-constexpr int AHEAD = 8 / PLANES;  // steps whose weights a thread fetches before it needs them
-
+// The weights of AHEAD steps, which a thread fetches before it needs them.
 struct Fragments {
   uint4 high[AHEAD];
 #if PLANES > 1
@@ -10,20 +9,31 @@ struct Fragments {
 #endif
 };
 
-__device__ void fetch(Fragments& f, const Product& p, int tile, int step, const Place& at) {
-  i64 first = (((i64)at.rank * p.tiles + tile) * p.steps + step) * 32 + at.lane;
+// This rank's rows of a product as a lane reads them, in registers: a store to shared memory, where operations are, would
+// have the compiler read them again.
+struct Weights {
+  const uint4 *high, *low;
+  int tiles, steps;
+};
+__device__ Weights weights_of(const Product& p, const Place& at) {
+  i64 first = (i64)at.rank * p.tiles * p.steps * 32 + at.lane;
+  return {p.high + first, p.low + first, p.tiles, p.steps};
+}
+
+__device__ void fetch(Fragments& f, const Weights& w, int tile, int step) {
+  int first = (tile * w.steps + step) * 32;
 #pragma unroll
   for (int i = 0; i < AHEAD; i++)
-    if (step + i < p.steps) {
-      f.high[i] = load_weights(p.high + first + 32 * i);
+    if (step + i < w.steps) {
+      f.high[i] = load_weights(w.high + first + 32 * i);
 #if PLANES > 1
-      f.low[i] = load_weights(p.low + first + 32 * i);
+      f.low[i] = load_weights(w.low + first + 32 * i);
 #endif
     }
 }
 // The weights that the warp needs first: they depend on nothing, so they are fetched while others are awaited.
-__device__ void fetch_first(Fragments& f, const Product& p, const Place& at) {
-  if (at.warp < p.tiles) fetch(f, p, at.warp, 0, at);
+__device__ void fetch_first(Fragments& f, const Weights& w, const Place& at) {
+  if (at.warp < w.tiles) fetch(f, w, at.warp, 0);
 }
 
 #if PREFETCH
@@ -47,7 +57,7 @@ __device__ void prefetch_operation(const Operation& op, const Place& at) {
 
 // Where the pair of numbers k, k + 1 of a stream (k even) lies in its operand: the word of its high parts, then that
 // of its low parts. A lane finds all that it needs of 16 numbers in 16 bytes.
-__device__ int operand_word(int k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2; }
+__device__ int operand_word(u32 k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2; }
 struct Pair {
   u32 high, low;
 };
@@ -58,27 +68,28 @@ __device__ Pair split(float first, float second) {
   return pair;
 }
 
-// Calls finish(row, stream, sum, sum of the next stream) for all rows of p times the operands of all streams. `f`
-// holds what fetch_first fetched.
+// Calls finish(row, stream, sum, sum of the next stream) for all rows of the weights times the operands of all streams.
+// `f` holds what fetch_first fetched.
 template <class Finish>
-__device__ void multiply(const Product& p, Fragments& f, const u32* operand, int stride, const Place& at,
+__device__ void multiply(const Weights& w, Fragments& f, const u32* operand, int stride, const Place& at,
                          Finish finish) {
   int group = at.lane / 4, part = at.lane % 4;
+  operand += group * stride + 4 * part;
 #pragma unroll 1
-  for (int tile = at.warp; tile < p.tiles; tile += WARPS) {
+  for (int tile = at.warp; tile < w.tiles; tile += WARPS) {
     float high[TILES][4] = {}, low[TILES][4] = {};
 #pragma unroll 1
-    for (int step = 0; step < p.steps; step += AHEAD) {
+    for (int step = 0; step < w.steps; step += AHEAD) {
       Fragments now = f;
-      bool same_tile = step + AHEAD < p.steps;
-      if (same_tile || tile + WARPS < p.tiles)
-        fetch(f, p, same_tile ? tile : tile + WARPS, same_tile ? step + AHEAD : 0, at);
+      bool same_tile = step + AHEAD < w.steps;
+      if (same_tile || tile + WARPS < w.tiles)
+        fetch(f, w, same_tile ? tile : tile + WARPS, same_tile ? step + AHEAD : 0);
 #pragma unroll
       for (int i = 0; i < AHEAD; i++)
-        if (step + i < p.steps)
+        if (step + i < w.steps)
 #pragma unroll
           for (int n = 0; n < TILES; n++) {
-            uint4 b = *(const uint4*)(operand + (8 * n + group) * stride + (step + i) * 16 + 4 * part);
+            uint4 b = *(const uint4*)(operand + 8 * n * stride + (step + i) * 16);
             multiply_add(high[n], now.high[i], b.x, b.z);
             multiply_add(low[n], now.high[i], b.y, b.w);
 #if PLANES > 1
