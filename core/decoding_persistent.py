@@ -5,7 +5,7 @@ the engine is made under bf16 autocast. The state and all sums are float32. A sa
 order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,6 +21,22 @@ from kernels.decoding.packing import operands
 from kernels.layout import multiprocessors
 
 STREAMS = (8, 16, 24, 32)  # that a cluster may have
+
+
+class Sharing(NamedTuple):
+    """How the work of a cluster is shared out, which changes no sum.
+
+    threads: of a block. group: streams of a channel that a thread has at once. ahead: steps of a product whose
+    weights it fetches before it needs them, half as many where weights are two numbers.
+    """
+
+    threads: int
+    group: int
+    ahead: int
+
+
+FEW = Sharing(256, 4, 8)  # streams: few threads meet sooner
+MANY = Sharing(512, 4, 4)  # more than 4 in a cluster
 SHARED_MEMORY = 227 * 1024
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
 WIDE = 512  # channels from which on the weights are too many for two multiprocessors to read in time
@@ -109,15 +125,14 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
 
 
 def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
-    """How the threads share out the work changes no sum. Few streams have few threads, which meet sooner."""
     mixer = mixers_of(model)[0]
-    crowded = share > 4
+    sharing = FEW if share <= 4 else MANY
     return Sizes(
         CLUSTER=program.ranks,
         STREAMS=streams,
-        THREADS=cuda.THREADS * (2 if crowded else 1),
-        GROUP=min(share, 2) if share < 4 else 4,
-        AHEAD=(4 if crowded else 8) // program.planes,
+        THREADS=sharing.threads,
+        GROUP=sharing.group if share > 2 else share,
+        AHEAD=max(1, sharing.ahead // program.planes),
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,

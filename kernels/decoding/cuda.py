@@ -9,7 +9,6 @@ from kernels import nvrtc
 from kernels.decoding.arguments import Arguments, Sizes
 
 FILES = ("types", "primitives", "products", "exchange", "block", "frames", "sampling", "decode")
-THREADS = 256
 
 
 def sources() -> tuple[Path, ...]:

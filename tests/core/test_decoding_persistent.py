@@ -17,9 +17,10 @@ STEPS = 7
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clusters of two blocks of 64 threads."""
+    """Two clusters of two blocks of 64 threads, or of 128 for many streams."""
     monkeypatch.setattr(cuda, "launch", emulation.launch)
-    monkeypatch.setattr(cuda, "THREADS", 64)
+    monkeypatch.setattr(decoding_persistent, "FEW", decoding_persistent.FEW._replace(threads=64))
+    monkeypatch.setattr(decoding_persistent, "MANY", decoding_persistent.MANY._replace(threads=128))
     monkeypatch.setattr(decoding_persistent, "multiprocessors", lambda _: 4)
 
 
