@@ -5,7 +5,7 @@ the engine is made under bf16 autocast. The state and all sums are float32. A sa
 order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
-from typing import NamedTuple, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,22 +21,7 @@ from kernels.decoding.packing import operands
 from kernels.layout import multiprocessors
 
 STREAMS = (8, 16, 24, 32)  # that a cluster may have
-
-
-class Sharing(NamedTuple):
-    """How the work of a cluster is shared out, which changes no sum.
-
-    threads: of a block. group: streams of a channel that a thread has at once. ahead: steps of a product whose
-    weights it fetches before it needs them, half as many where weights are two numbers.
-    """
-
-    threads: int
-    group: int
-    ahead: int
-
-
-FEW = Sharing(256, 4, 8)  # streams: few threads meet sooner
-MANY = Sharing(512, 4, 4)  # more than 4 in a cluster
+THREADS = 256  # of a block: more hide no more of what a step waits for than they cost in registers
 SHARED_MEMORY = 227 * 1024
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
 WIDE = 512  # channels from which on the weights are too many for two multiprocessors to read in time
@@ -125,14 +110,14 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
 
 
 def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
+    """The macros for a cluster of `share` streams: GROUP and AHEAD change who computes a sum, and no sum."""
     mixer = mixers_of(model)[0]
-    sharing = FEW if share <= 4 else MANY
     return Sizes(
         CLUSTER=program.ranks,
         STREAMS=streams,
-        THREADS=sharing.threads,
-        GROUP=sharing.group if share > 2 else share,
-        AHEAD=max(1, sharing.ahead // program.planes),
+        THREADS=THREADS,
+        GROUP=share if share < 3 else 4,
+        AHEAD=(4 if share <= 4 else 8) // program.planes,
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,

@@ -17,10 +17,9 @@ STEPS = 7
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clusters of two blocks of 64 threads, or of 128 for many streams."""
+    """Two clusters of two blocks of 64 threads."""
     monkeypatch.setattr(cuda, "launch", emulation.launch)
-    monkeypatch.setattr(decoding_persistent, "FEW", decoding_persistent.FEW._replace(threads=64))
-    monkeypatch.setattr(decoding_persistent, "MANY", decoding_persistent.MANY._replace(threads=128))
+    monkeypatch.setattr(decoding_persistent, "THREADS", 64)
     monkeypatch.setattr(decoding_persistent, "multiprocessors", lambda _: 4)
 
 
@@ -59,7 +58,7 @@ def test_the_kernel_is_the_step(make: type[Model]) -> None:
     torch.testing.assert_close(kernel.situation(), plain.situation(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [3, 11], ids=["few threads", "many threads"])
+@pytest.mark.parametrize("count", [3, 11], ids=["a few streams", "many streams"])
 def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
     torch.manual_seed(0)
     model = MODELS["clocks"]()

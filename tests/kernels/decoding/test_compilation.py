@@ -8,9 +8,9 @@ from kernels.decoding.arguments import Sizes
 SIZES = Sizes(
     CLUSTER=2,
     STREAMS=8,
-    THREADS=512,
+    THREADS=256,
     GROUP=4,
-    AHEAD=2,
+    AHEAD=4,
     STATE=16,
     CONV=4,
     COMPLEX=1,
