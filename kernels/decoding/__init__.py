@@ -21,14 +21,14 @@ step of the small U-Net, 20.5 blocks on average, 20 to 30 us; its weights, 2.3 M
 multiprocessors in about 11 us of that. A large batch is bound by its states: 416 KB a step and stream of
 the small U-Net are read and written.
 
-What was measured on an H200 (results/sampling.json): 127 us a step of the small U-Net, 6 us a block, half of
-real time; 369 us for 1,024 streams of 8 blocks of 256 channels, where reading and writing the states alone
-would take 125. ncu shows what is waited for. A single stream waits for others, at the barriers of the block and
-of the cluster, whose release waits for what was sent (40 % together), and then for the result of one instruction
-after another: a warp issues every eighth cycle. Many streams wait for states and for spilled values, and spend a
-quarter of their instructions on the scan. What helped, from 168 and 604 us: addresses as a base and a 32-bit
-place, fields of an operation in registers (a store to shared memory, where operations are, has them read
-again), as many streams at once as there are, no memory clobbered by the state's loads and stores. Twice the
-threads, with half the registers, are slower by a fifth. Sixteen blocks share a model of 768 channels in 0.56 ms
-a step where eight take 0.74, but not every GPU has such clusters.
+What was measured on an H200 (results/sampling.json): 127 us a step of the small U-Net, 6 us a block, which is
+real time by half; 369 us for 1,024 streams of 8 blocks of 256 channels, where reading and writing the states
+alone would take 125. ncu, on the version before this (168 and 604 us), showed what is waited for. A single
+stream waits 40 % of its time at the barriers of block and cluster, whose release waits for what was sent, and
+then for one instruction after another: a warp issues every eighth cycle. Many streams wait for states and for
+spilled values, and spent 41 % of their instructions on the scan, most of them on addresses. What helped:
+addresses as a base and a 32-bit place; fields of an operation in registers, for a store to shared memory,
+where operations are, has them read again; as many streams at once as there are. Twice the threads with half
+the registers are slower by a tenth to a fifth. Sixteen blocks instead of eight take 0.56 ms for a step of
+24 blocks of 768 channels where eight take 0.74, but not every GPU has clusters of so many.
 """
