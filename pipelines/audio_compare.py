@@ -36,7 +36,7 @@ from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_y
 from pipelines.publication import check_publish
 
 PROBE_STEPS, PROBE_SHARE = 24, 0.2
-"""Steps of the first probe of a model's speed, and how long the second lasts, as a share of the model's time."""
+"""Steps of the first probe of a model's speed, and the share of the model's time that the second lasts."""
 SETTINGS, ROW, TABLE, PICTURE = "settings.json", "row.json", "audio.json", "bits_by_model.png"
 
 Row = dict[str, Any]
