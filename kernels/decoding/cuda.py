@@ -8,7 +8,10 @@ import torch
 from kernels import nvrtc
 from kernels.decoding.arguments import Arguments, Sizes
 
-FILES = ("types", "primitives", "products", "exchange", "block", "frames", "sampling", "decode")
+FILES = (
+    *("types", "primitives", "products", "exchange", "walk", "convolution", "scan", "block"),
+    *("frames", "sampling", "decode"),
+)
 
 
 def sources() -> tuple[Path, ...]:
