@@ -38,10 +38,13 @@ def sample_files(output: Path, count: int) -> SampleFiles:
 def begin_output(output: Path, files: SampleFiles, resume: bool) -> None:
     """Make the folder. Raises ValueError for an output that is taken, unless it is resumed, or cannot be."""
     is_file = output.suffix == ".wav"
-    taken = output.exists() or files.state.exists() if is_file else output.is_dir() and any(output.iterdir())
-    if taken and not resume:
+    if is_file:
+        taken = next((path for path in (output, files.state, files.index) if path.exists()), None)
+    else:
+        taken = output if output.is_dir() and any(output.iterdir()) else None
+    if taken is not None and not resume:
         raise ValueError(
-            f"{output} is already there{'' if is_file else ' and not empty'}. Give resume=true to continue "
+            f"{taken} is already there{'' if is_file else ' and not empty'}. Give resume=true to continue "
             "the run that wrote it, or choose another output."
         )
     try:

@@ -167,7 +167,10 @@ def write_files(config: Config, request: Request) -> list[Row]:
     files = sample_files(config.path, config.count)
     begin_output(config.path, files, config.resume)
     if files.index.exists() and not files.state.exists():
-        return read_index(files.index, request.settings)
+        rows = read_index(files.index, request.settings)
+        if all(path.is_file() for path in files.samples):
+            return rows
+        files.index.unlink()  # what it lists is not all there, until it is drawn again
     drawing = task(request, file_writer(request, files.samples))
     run = SamplingRun(request.model.model, config, drawing, files.state, request.settings)
     try:

@@ -327,6 +327,22 @@ def test_resume_begins_and_ends_gracefully(plain: Path, capsys: pytest.CaptureFi
     assert "count is 2 there and 1 here" in fails(capsys, *call)
 
 
+def test_samples_that_were_deleted_are_drawn_again(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = draw(plain, "out", "count=2")
+    before = sounds("out")
+    Path("out/sample_00001.wav").unlink()
+    assert draw(plain, "out", "count=2", "resume=true") == rows
+    assert sounds("out") == before
+
+    (row,) = draw(plain, "x.wav")
+    Path("x.wav").unlink()
+    call = [f"checkpoint={plain}", "output=x.wav", SECONDS]
+    capsys.readouterr()
+    assert "x.json is already there. Give resume=true" in fails(capsys, *call)
+    assert draw(plain, "x.wav", "resume=true") == [row]
+    assert len(read_waveform("x.wav")) == LENGTH
+
+
 def test_a_state_of_another_run_is_refused(
     plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
