@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,19 +128,30 @@ def judged(source: Source, classifier: TrainedClassifier, run: Path) -> Judgemen
     folder.mkdir(parents=True, exist_ok=True)
     key = {"classifier": classifier.sha256, "device": classifier.model.head.weight.device.type}
     key |= source.identity
-    if (folder / KEY).is_file() and json.loads((folder / KEY).read_text()) == key:
-        return Judgement(*(torch.from_numpy(np.load(folder / file)) for file in (FEATURES, PROBABILITIES)))
-    (folder / KEY).unlink(missing_ok=True)
-    with progress_bar(len(source.files), 0, "clip") as bar:
-        bar.set_description(f"judging {source.name}")
-        judgement = judge(classifier.model, _counted(source.batches(), bar))
-    for file, tensor in zip((FEATURES, PROBABILITIES), judgement, strict=True):
-        with replaced_atomically(folder / file) as temporary, temporary.open("wb") as content:
-            np.save(content, tensor.numpy())
+    judgement = kept_judgement(folder, key)
+    if judgement is None:
+        (folder / KEY).unlink(missing_ok=True)
+        with progress_bar(len(source.files), 0, "clip") as bar:
+            bar.set_description(f"judging {source.name}")
+            judgement = judge(classifier.model, _counted(source.batches(), bar))
+        for file, tensor in zip((FEATURES, PROBABILITIES), judgement, strict=True):
+            with replaced_atomically(folder / file) as temporary, temporary.open("wb") as content:
+                np.save(content, tensor.numpy())
+        with replaced_atomically(folder / KEY) as temporary:
+            temporary.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+    # anew each time: where the clips lie and what their index says may change while their sound does not
     write_table(source, judgement, classifier.training.classes, folder / TABLE)
-    with replaced_atomically(folder / KEY) as temporary:
-        temporary.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
     return judgement
+
+
+def kept_judgement(folder: Path, key: Mapping[str, Any]) -> Judgement | None:
+    """What an evaluation has left in a folder; None where it is of another key, not whole or not there."""
+    try:
+        if json.loads((folder / KEY).read_text(encoding="utf-8")) != key:
+            return None
+        return Judgement(*(torch.from_numpy(np.load(folder / file)) for file in (FEATURES, PROBABILITIES)))
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def write_table(source: Source, judgement: Judgement, classes: Sequence[str], path: Path) -> None:

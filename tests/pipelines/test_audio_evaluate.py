@@ -112,6 +112,41 @@ class TestFolders:
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         assert judged == ["one"]
 
+    def test_a_judgement_that_is_not_whole_is_made_again(self, base: list[str]) -> None:
+        assert audio_evaluate.main([*base, "resamples=0"]) == 0
+        before = read_report(Path("run"))["sources"]
+        train, test = Path("run/train/features.npy"), Path("run/test/judged.json")
+        whole = train.read_bytes(), test.read_bytes()
+        train.unlink()
+        test.write_bytes(whole[1][:-10])
+        assert audio_evaluate.main([*base, "resamples=0"]) == 0
+        assert (train.read_bytes(), test.read_bytes()) == whole
+        assert read_report(Path("run"))["sources"] == before
+
+    def test_an_array_that_is_cut_short_is_made_again(self, base: list[str]) -> None:
+        assert audio_evaluate.main([*base, "resamples=0"]) == 0
+        kept = Path("run/test/log_probabilities.npy")
+        content = kept.read_bytes()
+        key = json.loads(Path("run/test/judged.json").read_text())
+        for length in (0, 20, len(content) - 10):
+            kept.write_bytes(content[:length])
+            assert evaluation_source.kept_judgement(kept.parent, key) is None
+        assert audio_evaluate.main([*base, "resamples=0"]) == 0
+        assert kept.read_bytes() == content
+
+    def test_the_table_follows_the_files_and_their_index(self, base: list[str], digits: Path) -> None:
+        folder = spoken("mine", digits, "[0-2]_*_1[0-9].wav")
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
+        names = sorted(path.name for path in folder.glob("*.wav"))
+        known = {"label": "zero", "log_likelihood": -5.0, "bits_per_sample": 2.5}
+        (folder / "samples.json").write_text(json.dumps({"samples": [{"file": n} | known for n in names]}))
+        Path("moved").mkdir()
+        shutil.move("mine", "moved/mine")
+        assert audio_evaluate.main([*base, "folders=[moved/mine]", "resamples=0"]) == 0
+        rows = read_table(Path("run/mine/clips.tsv"))
+        assert all((Path("run") / row["file"]).is_file() for row in rows)
+        assert {(row["label"], float(row["log_likelihood"])) for row in rows} == {("zero", -5.0)}
+
     def test_what_was_done_to_the_clips_is_said(
         self, base: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
