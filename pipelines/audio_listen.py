@@ -150,7 +150,7 @@ def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
                 "said": row["class"],
                 "confidence": float(row["confidence"]),
                 "label": row["label"] or None,
-                "bits": bits_per_sample(row["log_likelihood"], run / row["file"]),
+                "bits": float(row["bits_per_sample"]) if row.get("bits_per_sample") else None,
             },
         )
         for row in read_table(run / source / TABLE)
@@ -161,11 +161,6 @@ def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
 def evenly_spaced(clips: list[Listed], count: int) -> list[Listed]:
     """At most `count` of the clips, from the first on, so that all of their classes are heard."""
     return clips[:: -(-len(clips) // count)] if clips else []
-
-
-def bits_per_sample(nats: str, sound: Path) -> float | None:
-    """From the log-likelihood of a file as a table has it; None where it is empty."""
-    return -float(nats) / math.log(2) / soundfile.info(sound).frames if nats else None
 
 
 def read_alike(paths: Sequence[Path]) -> list[Waveform]:

@@ -30,7 +30,7 @@ from pipelines.sampling import progress_bar
 Kind = Literal["train", "test", "model", "folder"]
 TABLE, FEATURES, PROBABILITIES, KEY = "clips.tsv", "features.npy", "log_probabilities.npy", "judged.json"
 SOUNDS, INDEX = "wav", "samples.json"
-COLUMNS = ("file", "label", "class", "confidence", "log_likelihood")
+COLUMNS = ("file", "label", "class", "confidence", "log_likelihood", "bits_per_sample")
 BATCH = 512
 HEARD = 5
 """Clips of each class of a split that are written as sound, to be listened to."""
@@ -43,7 +43,8 @@ class Source:
     name: the folder below the evaluation's that it owns, and what tables call it. identity: plain values that
     change with the clips. batches: gives them anew, (rows, CLIP) at a time. files: their sounds, seen from
     the evaluation's folder; "" for one that is not written. labels: the classes that they are known or were
-    asked to be, "" where there is none. log_likelihood: (clips,), nats; None where it is not known.
+    asked to be, "" where there is none. log_likelihood: (clips,), nats; None where it is not known. bits: of
+    each clip, a sample that the likelihood is of, which a prompt's are not; empty where it is not known.
     facts: what else the report says of it. notes: whole sentences about what was done to the clips.
     """
 
@@ -54,6 +55,7 @@ class Source:
     files: Sequence[str]
     labels: Sequence[str]
     log_likelihood: Tensor | None = None
+    bits: Sequence[float] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -97,6 +99,7 @@ def folder_source(name: str, kind: Kind, folder: Path, run: Path, facts: dict[st
     paths = [folder / file for file in names]
     rows = _index_rows(folder, names)
     known = [row["log_likelihood"] for row in rows]
+    bits = [row["bits_per_sample"] for row in rows]
     lengths, rates = zip(*map(_length_and_rate, paths), strict=True)
     others = sum(rate != RATE for rate in rates)
     converted = f"{others:,} of the {len(names):,} clips had another rate and were converted to {RATE:,} Hz."
@@ -114,6 +117,7 @@ def folder_source(name: str, kind: Kind, folder: Path, run: Path, facts: dict[st
         [Path(os.path.relpath(path, run)).as_posix() for path in paths],
         [row["label"] or "" for row in rows],
         None if None in known else torch.tensor(known, dtype=torch.float64),
+        () if None in bits else bits,
         facts,
         [*([converted] if others else []), *_length_notes(lengths)],
     )
@@ -155,10 +159,13 @@ def kept_judgement(folder: Path, key: Mapping[str, Any]) -> Judgement | None:
 
 
 def write_table(source: Source, judgement: Judgement, classes: Sequence[str], path: Path) -> None:
-    """A row a clip, in order: its file, label, class, confidence in [0, 1], log-likelihood in nats."""
-    likelihoods = [""] * len(source.files)
+    """A row a clip, in order: its file, label, class, confidence in [0, 1], log-likelihood in nats, bits a
+    sample."""
+    likelihoods = bits = [""] * len(source.files)
     if source.log_likelihood is not None:
         likelihoods = [f"{value:.3f}" for value in source.log_likelihood.tolist()]
+    if source.bits:
+        bits = [f"{value:.6f}" for value in source.bits]
     said = [classes[number] for number in judgement.classes.tolist()]
     sure = [f"{value:.6f}" for value in judgement.confidence.tolist()]
     with (
@@ -167,7 +174,7 @@ def write_table(source: Source, judgement: Judgement, classes: Sequence[str], pa
     ):
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
-        table.writerows(zip(source.files, source.labels, said, sure, likelihoods, strict=True))
+        table.writerows(zip(source.files, source.labels, said, sure, likelihoods, bits, strict=True))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -184,7 +191,7 @@ def _read_second(path: Path) -> Tensor:
 def _index_rows(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """What samples.json knows of each file; nothing where there is no index."""
     if not (folder / INDEX).is_file():
-        return [{"label": None, "log_likelihood": None}] * len(names)
+        return [{"label": None, "log_likelihood": None, "bits_per_sample": None}] * len(names)
     rows = {row["file"]: row for row in read_index(folder / INDEX)}
     if rows.keys() != set(names):
         odd = sorted(rows.keys() ^ set(names))[0]

@@ -10,7 +10,7 @@ import soundfile
 
 from audio.judgement import FILE
 from audio.waveform import RATE
-from pipelines import audio_evaluate, audio_sample, evaluation_model, evaluation_source
+from pipelines import audio_evaluate, audio_listen, audio_sample, evaluation_model, evaluation_source
 from pipelines.audio_index import read_index
 from pipelines.evaluation_report import read_report
 from pipelines.evaluation_source import read_table
@@ -146,6 +146,19 @@ class TestFolders:
         rows = read_table(Path("run/mine/clips.tsv"))
         assert all((Path("run") / row["file"]).is_file() for row in rows)
         assert {(row["label"], float(row["log_likelihood"])) for row in rows} == {("zero", -5.0)}
+
+    def test_bits_of_samples_behind_a_prompt_do_not_count_the_prompt(
+        self, base: list[str], audio_model: Path, digits: Path
+    ) -> None:
+        prompt = next(digits.glob("*.wav"))
+        call = [f"checkpoint={audio_model}", f"prompt={prompt}", "seconds=0.01", "count=3", "output=mine"]
+        assert audio_sample.main(call) == 0
+        assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
+        expected = [row["bits_per_sample"] for row in read_index(Path("mine/samples.json"))]
+        for page in (["mine"], ["run"]):
+            shown = audio_listen.listen(audio_listen.Config(page))
+            bits = [clip.bits for clip in shown if clip.bits is not None]
+            assert sorted(bits) == sorted(expected)
 
     def test_what_was_done_to_the_clips_is_said(
         self, base: list[str], capsys: pytest.CaptureFixture[str]

@@ -1,7 +1,6 @@
 """From folders of sound to a page: all of their clips, with what their indices say, or one clear error."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> Path:
     """A run of audio_evaluate with one source, of which one of two clips was written as sound."""
     write_sounds(folder / "mamba", "wav/00000.wav")
     (folder / "mamba" / "clips.tsv").write_text(
-        "file\tlabel\tclass\tconfidence\tlog_likelihood\n"
-        "\t\tsix\t0.500000\t-100.0\n"
-        f"mamba/wav/00000.wav\t\tseven\t0.750000\t{-500 * math.log(2):.3f}\n"
+        "file\tlabel\tclass\tconfidence\tlog_likelihood\tbits_per_sample\n"
+        "\t\tsix\t0.500000\t-100.0\t2.500000\n"
+        "mamba/wav/00000.wav\t\tseven\t0.750000\t-100.0\t1.250000\n"
     )
     source = {"name": "mamba", "folder": "mamba", "nll_bits": 2.125, "selections": {"all": metrics}}
     facts = {"classifier": {"test_accuracy": 0.975}, "data": {"name": "fsdd"}}
@@ -71,7 +70,7 @@ def test_evaluation_tells_classes_and_metrics() -> None:
     metrics = {"clips": 2048, "fid": INTERVAL, "is": endless | {"value": 1.5}, "am": endless}
     folder = write_evaluation(Path("evaluation"), metrics)
     (clip,) = listen(Config([str(folder)]))
-    assert clip[3:] == ("seven", 0.75, None, pytest.approx(1.25, abs=1e-5))
+    assert clip[3:] == ("seven", 0.75, None, 1.25)
     page = Path("listening.html").read_text()
     assert '<td class="number">2,048</td>' in page
     assert '<td class="number">2.125</td><td class="number">1.50 \N{PLUS-MINUS SIGN} 0.25</td>' in page
