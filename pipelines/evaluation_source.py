@@ -68,8 +68,7 @@ def split_source(packed: PackedAudio, split: Literal["train", "test"], run: Path
     files = [""] * len(clips)
     for number in _first_of_each(clips.labels.tolist(), HEARD):
         path = folder / f"clip_{number:05d}.wav"
-        if not path.exists():
-            write_waveform(path, clips.waveform(number))
+        write_waveform(path, clips.waveform(number))  # in place of another data set's, from the same folder
         files[number] = path.relative_to(run).as_posix()
 
     def batches() -> Iterator[Tensor]:

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from audio.judgement import FILE
-from audio.waveform import RATE
+from audio.quantizer import decode, encode
+from audio.waveform import RATE, read_waveform
 from pipelines import audio_evaluate, audio_listen, audio_sample, evaluation_model, evaluation_source
 from pipelines.audio_index import read_index
 from pipelines.evaluation_report import read_report
@@ -146,6 +147,14 @@ class TestFolders:
         rows = read_table(Path("run/mine/clips.tsv"))
         assert all((Path("run") / row["file"]).is_file() for row in rows)
         assert {(row["label"], float(row["log_likelihood"])) for row in rows} == {("zero", -5.0)}
+
+    def test_sounds_of_a_split_are_those_of_the_data_that_are_judged(self, base: list[str]) -> None:
+        assert audio_evaluate.main([*base, "resamples=0"]) == 0
+        assert audio_evaluate.main([*base, "resamples=0", "data.quantizer=linear"]) == 0
+        sounds = [read_waveform(path) for path in Path("run/train/wav").glob("*.wav")]
+        assert len(sounds) == 50
+        for sound in sounds:
+            assert np.array_equal(decode(encode(sound, "linear"), "linear"), sound)
 
     def test_bits_of_samples_behind_a_prompt_do_not_count_the_prompt(
         self, base: list[str], audio_model: Path, digits: Path
