@@ -40,6 +40,7 @@ from pipelines.evaluation_report import (
     SELECTED,
     Measured,
     Selection,
+    read_published,
     text_table,
     write_report,
     write_rows,
@@ -126,6 +127,8 @@ def evaluate(config: Config, command_line: str) -> list[Measured]:
     command_line: what config.results is to say of where its rows come from.
     """
     run = Path(config.run.dir)
+    if config.results is not None:
+        read_published(Path(config.results))  # raises before anything is sampled
     with joined_world() as world:
         classifier = load_classifier(Path(config.classifier), world.device)
         packed = open_audio_data(config.data, world).packed

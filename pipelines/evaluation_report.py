@@ -106,9 +106,9 @@ def write_rows(
     """Fill the rows of a published table: a model's by the folder of its run, others by data and name.
 
     What has no row gets one. What other commands wrote into a row stays, its likelihood included, and so does
-    their command. The file is whole at any time.
+    their command. The file is whole at any time. Raises ValueError as read_published does.
     """
-    before: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    before = read_published(path)
     rows = list(before["rows"])
     for one in measured:
         own = {"data": data, "model": one.source.name, "run": one.source.facts.get("path")}
@@ -120,6 +120,22 @@ def write_rows(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(path) as temporary:
         write_results(temporary, commands, device, seed, rows)
+
+
+def read_published(path: Path) -> dict[str, Any]:
+    """The content of a published table; no rows where there is no file.
+
+    Raises ValueError for what is no table, which is not to be written over.
+    """
+    if not path.exists():
+        return {"rows": []}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise ValueError(f"{path} is no published table, JSON with rows: name another file in results.")
+    return content
 
 
 def _is_of(row: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

@@ -321,6 +321,16 @@ class TestBadInput:
         soundfile.write("one/a.wav", np.zeros(100), RATE)
         assert "1 clip(s) have no covariance" in fails(capsys, *base, "folders=[one]")
 
+    @pytest.mark.parametrize("content", ["# no table", '{"a": 1}', "[]", None])
+    def test_results_that_are_no_table_stay_as_they_are(
+        self, content: str | None, base: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = Path("mine.json")
+        path.mkdir() if content is None else path.write_text(content)
+        assert "mine.json is no published table" in fails(capsys, *base, "results=mine.json")
+        assert content is None or path.read_text() == content
+        assert not Path("run").exists()
+
     def test_an_index_of_other_files(
         self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
