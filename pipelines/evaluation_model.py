@@ -56,10 +56,12 @@ def test_bits(
         "data": opened.packed.name,
         "sha256": opened.packed.sha256,
         "length": data.length,
+        "keep_rest": data.keep_rest,
     }
     path = run / name / LIKELIHOOD
-    if path.is_file() and (kept := json.loads(path.read_text()))["of"] == key:
-        return kept["nll_bits"]
+    kept = kept_bits(path, key)
+    if kept is not None:
+        return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(windows), 0, "clip") as bar:
         bar.set_description(f"likelihood, {name}")
@@ -68,6 +70,15 @@ def test_bits(
     with replaced_atomically(path) as temporary:
         temporary.write_text(json.dumps({"of": key, "nll_bits": bits}, indent=1) + "\n", encoding="utf-8")
     return bits
+
+
+def kept_bits(path: Path, key: dict[str, Any]) -> float | None:
+    """What an evaluation has measured; None where it is of another key, damaged or not there."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return kept["nll_bits"] if kept["of"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def training_notes(checkpoint: Path, data: AudioDataConfig) -> list[str]:

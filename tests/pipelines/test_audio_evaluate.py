@@ -227,6 +227,18 @@ class TestModels:
         for wav in (evaluated / "tiny/wav").glob("*.wav"):
             assert (Path("run/tiny/wav") / wav.name).read_bytes() == wav.read_bytes()
 
+    def test_likelihoods_of_other_windows_and_damaged_ones_are_measured_again(
+        self, base: list[str], audio_model: Path, evaluated: Path
+    ) -> None:
+        shutil.copytree(evaluated, "run")
+        Path("run/tiny/likelihood.json").write_text('{"of": ')
+        bits = []
+        for options in ([], ["data.length=9000"], ["data.length=9000", "data.keep_rest=false"]):
+            assert audio_evaluate.main([*base, *MODEL, f"models=[{audio_model}]", *options]) == 0
+            bits.append(read_report(Path("run"))["sources"][2]["nll_bits"])
+        assert bits[0] == read_report(evaluated)["sources"][2]["nll_bits"]
+        assert len(set(bits)) == 3
+
     def test_samples_of_other_options_are_refused(
         self, base: list[str], audio_model: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
