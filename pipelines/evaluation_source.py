@@ -61,8 +61,9 @@ class Source:
 
 
 def split_source(packed: PackedAudio, split: Literal["train", "test"], run: Path) -> Source:
-    """The clips of a split; a few of each class are written as sound."""
+    """The clips of a split; a few of each class are written as sound. ValueError for fewer than two clips."""
     clips = LabelledClips(packed, split)
+    _require_two(len(clips), f"{packed.name} for {split}")
     folder = run / split / SOUNDS
     folder.mkdir(parents=True, exist_ok=True)
     files = [""] * len(clips)
@@ -91,10 +92,11 @@ def split_source(packed: PackedAudio, split: Literal["train", "test"], run: Path
 def folder_source(name: str, kind: Kind, folder: Path, run: Path, facts: dict[str, Any]) -> Source:
     """The audio files of a folder, in natural order, with what samples.json in it knows of them.
 
-    Raises FileNotFoundError for no folder; ValueError for one without audio, with a file that cannot be used,
-    or with an index of other files.
+    Raises FileNotFoundError for no folder; ValueError for one without audio, with one clip only, with a file
+    that cannot be used, or with an index of other files.
     """
     names = audio_files(folder)
+    _require_two(len(names), str(folder))
     paths = [folder / file for file in names]
     rows = _index_rows(folder, names)
     known = [row["log_likelihood"] for row in rows]
@@ -180,6 +182,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a table of clips, by column."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _require_two(clips: int, whose: str) -> None:
+    """Raise ValueError for a single clip: features of one have no covariance."""
+    if clips < 2:
+        raise ValueError(f"{whose} has {clips} clip(s), but a Frechet distance needs at least 2: give more.")
 
 
 def _read_second(path: Path) -> Tensor:

@@ -331,7 +331,8 @@ class TestBadInput:
     def test_one_clip(self, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         Path("one").mkdir()
         soundfile.write("one/a.wav", np.zeros(100), RATE)
-        assert "1 clip(s) have no covariance" in fails(capsys, *base, "folders=[one]")
+        assert "one has 1 clip(s), but a Frechet" in fails(capsys, *base, "folders=[one]")
+        assert not Path("run/one").exists()
 
     @pytest.mark.parametrize("content", ["# no table", '{"a": 1}', "[]", None])
     def test_results_that_are_no_table_stay_as_they_are(
