@@ -47,6 +47,9 @@ from pipelines.evaluation_report import (
 )
 from pipelines.evaluation_source import Source, folder_source, judged, split_source
 
+TAKEN = ("train", "test", "", "..")
+"""No source has these names: its folder would be a split's, the evaluation's own, or the parent of that."""
+
 
 @dataclass
 class Config:
@@ -105,7 +108,7 @@ class Config:
                 f"names has {len(names)} entries for {len(paths)} models and folders: give each one."
             )
         for name in names:
-            if names.count(name) > 1 or name in ("train", "test") or Path(name).name != name:
+            if names.count(name) > 1 or name in TAKEN or Path(name).name != name:
                 raise ValueError(f"{name!r} does not tell a source apart: give each a name with names=[a,b].")
         return dict(zip(names, map(Path, paths), strict=True))
 

@@ -281,6 +281,8 @@ class TestBadInput:
             (["models=[absent]"], "absent"),
             (["folders=[a/x,b/x]"], "'x' does not tell a source apart"),
             (["folders=[a/train]"], "'train' does not tell a source apart"),
+            (["folders=[.]"], "'' does not tell a source apart"),
+            (["folders=[..]"], "'..' does not tell a source apart"),
             (["folders=[a]", "names=[b,c]"], "names has 2 entries for 1 models and folders"),
             (["count=1"], "count is 1"),
             (["resamples=-1"], "resamples is -1"),
