@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 import soundfile
 
 from audio.clip import audio_files
@@ -159,8 +160,16 @@ def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
 
 
 def evenly_spaced(clips: list[Listed], count: int) -> list[Listed]:
-    """At most `count` of the clips, from the first on, so that all of their classes are heard."""
-    return clips[:: -(-len(clips) // count)] if clips else []
+    """At most `count` of the clips, from the first to the last.
+
+    As many as a whole step would take, but not by that step: samples take their classes in turn, of which it
+    would hear every second, or one alone.
+    """
+    if not clips:
+        return []
+    step = -(-len(clips) // count)
+    places = np.linspace(0, len(clips) - 1, -(-len(clips) // step)).round().astype(int)
+    return [clips[place] for place in places]
 
 
 def read_alike(paths: Sequence[Path]) -> list[Waveform]:

@@ -11,7 +11,7 @@ import soundfile
 
 from audio.metric.bootstrap import Interval
 from audio.waveform import RATE
-from pipelines.audio_listen import Config, interval_text, listen, main, model_names
+from pipelines.audio_listen import Config, Listed, evenly_spaced, interval_text, listen, main, model_names
 
 INTERVAL = {"value": 1.5, "low": 1.25, "high": 1.75}
 
@@ -84,6 +84,23 @@ def test_models_stand_side_by_side_in_the_order_given() -> None:
     write_sounds(Path("runs/a/samples"), "x.wav")
     clips = listen(Config(["runs/b/samples", "runs/a/samples"], count=2))
     assert [(clip.model, clip.name) for clip in clips] == [("b", "x"), ("b", "z"), ("a", "x")]
+
+
+@pytest.mark.parametrize(("clips", "count"), [(100, 50), (1000, 50), (2048, 50), (60, 25), (30, 15)])
+def test_all_classes_that_samples_take_in_turn_are_heard(clips: int, count: int) -> None:
+    listed = [Listed("model", Path(f"{number}.wav"), {"label": number % 10}) for number in range(clips)]
+    chosen = evenly_spaced(listed, count)
+    assert len(chosen) <= count
+    assert len({clip.path for clip in chosen}) == len(chosen)
+    assert {clip.known["label"] for clip in chosen} == set(range(10))
+
+
+def test_few_clips_are_spread_from_the_first_to_the_last() -> None:
+    listed = [Listed("model", Path(f"{number}.wav"), {}) for number in range(9)]
+    assert evenly_spaced([], 3) == []
+    assert evenly_spaced(listed, 1) == listed[:1]
+    assert evenly_spaced(listed, 3) == [listed[0], listed[4], listed[8]]
+    assert evenly_spaced(listed, 9) == evenly_spaced(listed, 50) == listed
 
 
 @pytest.mark.parametrize(
