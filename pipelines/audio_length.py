@@ -54,6 +54,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.scored < 1:
             raise ValueError(f"scored is {self.scored}; it must be at least 1.")
+        if self.windows is not None and self.windows < 1:
+            raise ValueError(f"windows is {self.windows}; it must be at least 1, or null for all.")
         if self.lengths and min(self.lengths) < self.scored:
             raise ValueError(
                 f"lengths has {min(self.lengths)}, which does not hold the {self.scored} scored samples."

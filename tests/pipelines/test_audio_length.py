@@ -45,6 +45,7 @@ def test_lengths_are_doubled_by_default(audio_run: Path, capsys: pytest.CaptureF
     ("arguments", "message"),
     [
         (["scored=0"], "scored is 0"),
+        (["windows=0"], "error: windows is 0; it must be at least 1, or null for all"),
         (["scored=8", "lengths=[4]"], "does not hold the 8 scored"),
         (["scored=1000"], "fewer than scored=1000"),
         (["lengths=[5000]"], "No window of 5,000 samples fits"),
