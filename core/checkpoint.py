@@ -21,6 +21,8 @@ from core.files import replaced_atomically
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints in the run folder."""
 _STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -147,11 +149,20 @@ def latest_checkpoint(folder: Path) -> Path:
 
     Raises CheckpointError if there is none.
     """
-    inside = folder / "checkpoints"
+    inside = folder / CHECKPOINTS
     found = step_checkpoints(inside if inside.is_dir() else folder)
     if not found:
         raise CheckpointError(f"{folder} holds no checkpoint (step-*{SUFFIX}).")
     return found[-1]
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that is named by itself, by its `checkpoints`, or by a file in these.
+
+    Of a checkpoint that lies elsewhere it is the folder that holds it.
+    """
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return folder.parent if folder.name == CHECKPOINTS else folder
 
 
 def require_same_model(header: Header, config: Mapping[str, Any]) -> None:

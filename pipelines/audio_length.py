@@ -22,6 +22,7 @@ from tqdm import tqdm
 from audio.likelihood import likelihood
 from audio.pack import PackedAudio
 from audio.window import Windows, whole_windows
+from core.checkpoint import run_folder_of
 from core.files import replaced_atomically
 from core.training import World, joined_world
 from pipelines.audio import AudioCheckpoint, evenly_spaced, open_audio_data, trained_data, trained_model
@@ -66,7 +67,6 @@ class Config:
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_length", __doc__ or "")
     checkpoint = Path(config.checkpoint)
-    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
     with joined_world() as world:
         trained = trained_model(checkpoint, world.device)
         data = trained_data(checkpoint)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         windows = evenly_spaced(whole_windows(audio, config.split, lengths[-1]), config.windows)
         rows = curve(trained, audio, windows, lengths, config.scored, world)
         if world.is_first:
-            write(rows, audio, config, Path(config.output or run))
+            write(rows, audio, config, Path(config.output or run_folder_of(checkpoint)))
 
 
 def doubled(audio: PackedAudio, split: str, scored: int) -> list[int]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.checkpoint import latest_checkpoint
+from core.checkpoint import latest_checkpoint, run_folder_of
 from core.decoding import Model
 from core.generation import Decoder
 from core.sampling import SamplingConfig
@@ -68,8 +68,7 @@ class SamplingOptions:
     @property
     def run_folder(self) -> Path:
         """Where results go that are not told where to go."""
-        checkpoint = Path(self.checkpoint)
-        return checkpoint if checkpoint.is_dir() else checkpoint.parent
+        return run_folder_of(Path(self.checkpoint))
 
     @property
     def checkpoint_file(self) -> Path:

@@ -19,6 +19,7 @@ from core.checkpoint import (
     model_tensors,
     read_header,
     require_same_model,
+    run_folder_of,
     save_checkpoint,
     step_checkpoints,
     step_path,
@@ -165,6 +166,13 @@ def test_the_latest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     (folder / "step-999999999.safetensors.tmp").touch()
     assert latest_checkpoint(tmp_path) == latest_checkpoint(folder) == folder / "step-123456789.safetensors"
     assert [path.stem for path in step_checkpoints(folder)][:2] == ["step-00000009", "step-00000010"]
+
+
+def test_the_run_folder_of_a_checkpoint_however_it_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for named in (tmp_path, folder, folder / "best.safetensors", tmp_path / "copied.safetensors"):
+        assert run_folder_of(named) == tmp_path
 
 
 def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(saved: Path) -> None:

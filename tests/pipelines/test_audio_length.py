@@ -1,6 +1,7 @@
 """The length curve scores the same samples at every length, each given exactly the context that it says."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def test_lengths_are_doubled_by_default(audio_run: Path, capsys: pytest.CaptureF
     rows = json.loads(Path("curve/length_curve.json").read_text())["rows"]
     assert [row["length"] for row in rows] == [12, 24, 48]
     assert f"{48:>9}  {rows[-1]['bits_per_sample']:.4f}" in capsys.readouterr().out
+
+
+def test_a_checkpoint_by_name_leaves_its_curve_in_the_run_folder(audio_run: Path) -> None:
+    shutil.copytree(audio_run, "run")
+    best = "checkpoint=run/checkpoints/best.safetensors"
+    assert audio_length.main([best, "scored=5", "lengths=[5]"]) == 0
+    assert all((Path("run") / name).is_file() for name in (audio_length.TABLE, audio_length.PICTURE))
 
 
 @pytest.mark.parametrize(

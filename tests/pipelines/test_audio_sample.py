@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,13 @@ def test_resume_begins_and_ends_gracefully(plain: Path, capsys: pytest.CaptureFi
     assert sounds("out") == before
     call = [f"checkpoint={plain}", "output=out", SECONDS, "resume=true"]
     assert "count is 2 there and 1 here" in fails(capsys, *call)
+
+
+def test_samples_of_a_checkpoint_by_name_go_into_its_run_folder(plain: Path) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    shutil.copy(plain, "run/checkpoints/best.safetensors")
+    assert audio_sample.main(["checkpoint=run/checkpoints/best.safetensors", SECONDS]) == 0
+    assert len(sounds("run/samples")) == 1
 
 
 def test_samples_that_were_deleted_are_drawn_again(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
