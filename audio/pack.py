@@ -180,6 +180,7 @@ def _sha256(folder: Path, names: Iterable[str]) -> str:
 
 
 def _first(entries: Sequence[str], separator: str) -> str:
-    """The first entries, and how many more there are."""
+    """The first entries, and how many more there are, each once: parts of a file have the same fault."""
+    entries = list(dict.fromkeys(entries))
     more = [f"and {len(entries) - NAMED:,} more"] if len(entries) > NAMED else []
     return separator.join([*entries[:NAMED], *more])

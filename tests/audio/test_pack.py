@@ -11,6 +11,7 @@ import soundfile
 
 import audio.pack
 from audio.clip import Clip, Collection
+from audio.long_audio import audio_folder
 from audio.pack import PackedAudio, open_audio
 from audio.quantizer import QUANTIZERS, Quantizer, encode
 from audio.waveform import RATE, Waveform, read_waveform
@@ -149,6 +150,15 @@ def test_every_bad_file_is_counted_and_nothing_is_packed(collection: Collection)
     with pytest.raises(ValueError, match=r"(?s)nan.wav holds NaN.*no audio file .*gone.wav"):
         open_audio(last)
     assert not [path for path in collection.folder.iterdir() if path.suffix in (".json", ".u8")]
+
+
+def test_a_bad_file_that_is_split_in_itself_is_named_once(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"bad{number}.wav").write_text("not audio")
+    with pytest.raises(ValueError, match="12 of the 12 clips") as caught:
+        open_audio(audio_folder(tmp_path))
+    lines = str(caught.value).splitlines()[1:]
+    assert [Path(line.split()[0]).name for line in lines] == [f"bad{number}.wav" for number in range(4)]
 
 
 def test_a_part_without_samples_is_refused(collection: Collection) -> None:
