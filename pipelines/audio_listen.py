@@ -48,6 +48,8 @@ class Config:
             raise ValueError("folders is empty: give one or more, as folders=[a,b].")
         if self.count < 1:
             raise ValueError(f"count is {self.count}; it must be at least 1.")
+        if Path(self.output).is_dir():
+            raise ValueError(f"output={self.output} is a folder: name the page itself, as in page.html.")
 
 
 class Listed(NamedTuple):
@@ -89,6 +91,7 @@ def listen(config: Config) -> list[ListeningClip]:
     metrics = {model: cells for one in found for model, cells in one.metrics.items()}
     facts = [f"{len(clips):,} clips, {RATE:,} samples a second.", *(one.facts for one in found if one.facts)]
     page = listening_page(clips, config.title, " ".join(facts), summary(clips, metrics))
+    Path(config.output).parent.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(Path(config.output)) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return clips

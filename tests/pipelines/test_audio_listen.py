@@ -146,6 +146,16 @@ def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture
     assert "good/samples.json is not the index" in fails(capsys, "folders=[good]")
 
 
+def test_a_page_goes_into_a_folder_that_is_made_and_is_none_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_sounds(Path("good"), "a.wav")
+    assert main(["folders=[good]", "output=pages/new/page.html"]) == 0
+    assert Path("pages/new/page.html").is_file()
+    assert main(["folders=[good]", "output=pages"]) == 1
+    assert "output=pages is a folder: name the page itself" in capsys.readouterr().err
+
+
 def test_a_page_that_was_there_stays_when_a_new_one_fails() -> None:
     Path("listening.html").write_text("before")
     Path("empty").mkdir()
