@@ -130,7 +130,7 @@ def test_seeds_samples_and_positions_differ() -> None:
             assert (one == other).float().mean() < 0.05
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-30])
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-40])
 def test_no_temperature_takes_the_most_probable(temperature: float) -> None:
     logits = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     config = SamplingConfig(temperature, top_p=0.9, min_p=0.1)

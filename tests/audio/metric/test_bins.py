@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2_contingency  # type: ignore[import-untyped]
 
-from audio.metric.bins import Bins
+from audio.metric.bins import Bins, _two_proportions
 
 
 def groups(counts: list[int], seed: int) -> torch.Tensor:
@@ -39,6 +40,15 @@ def test_chance_finds_one_bin_in_twenty() -> None:
         bins.different(bins.of(torch.from_numpy(random.normal(size=(1000, 3))).float())) for _ in range(10)
     ]
     assert 0.01 < np.mean(found) < 0.12
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([60, 40], [45, 55]), ([300, 100], [31, 19]), ([7, 3], [2, 8]), ([50, 1], [40, 0]), ([5, 5], [9, 9])],
+)
+def test_the_test_of_two_proportions_is_pearson_s(first: list[int], second: list[int]) -> None:
+    expected = chi2_contingency([first, second], correction=False).pvalue
+    assert _two_proportions(np.array(first), np.array(second)) == pytest.approx([expected, expected])
 
 
 def test_fewer_clips_than_bins_are_refused() -> None:
