@@ -83,7 +83,7 @@ def draw_evaluation(result: dict[str, Any], folder: Path) -> None:
         draw_confusion(at_length["confusion"], result["classes"], folder / f"confusion_{length}.png")
         for row in rows:
             lines.setdefault(row["model"], []).append({**row, "length": length})
-    draw_accuracy_by_length(lines, 1 / len(result["classes"]), folder / "accuracy_by_length.png")
+    draw_accuracy_by_length(lines, [1 / len(result["classes"])], folder / "accuracy_by_length.png")
 
 
 def report_of(result: dict[str, Any]) -> str:

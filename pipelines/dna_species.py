@@ -221,7 +221,7 @@ def draw(rows: Sequence[dict[str, Any]], picture: Path) -> None:
         baseline = {"length": row["length"], "accuracy": row["baseline"]}
         interval = {"low": row["baseline_low"], "high": row["baseline_high"]}
         lines.setdefault(f"{row['task']}, {BASELINE}", []).append(baseline | interval)
-    draw_accuracy_by_length(lines, min(row["chance"] for row in rows), picture)
+    draw_accuracy_by_length(lines, [row["chance"] for row in rows], picture)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

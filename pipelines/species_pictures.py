@@ -1,6 +1,6 @@
 """Pictures of what a classifier of species does, as PNG files that are whole or absent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], pictur
 
 
 def draw_accuracy_by_length(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], chance: float, picture: Path
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], chances: Iterable[float], picture: Path
 ) -> None:
     """Accuracy with its 95% interval against the length of windows, a line a model, and chance in grey."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="bases in a window", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_xscale("log", base=2)
     for name, of_model in rows.items():
@@ -40,8 +40,10 @@ def draw_accuracy_by_length(
         lengths = [row["length"] for row in of_model]
         away = np.maximum(0, [values[0] - values[1], values[2] - values[0]])
         axes.errorbar(lengths, values[0], away, marker="o", capsize=3, label=name)
-    axes.axhline(chance, color="grey", linewidth=0.8, label="chance")
-    axes.legend()
+    for number, chance in enumerate(sorted(set(chances))):
+        style = ("solid", "dashed", "dotted")[number % 3]
+        axes.axhline(chance, color="grey", linewidth=0.8, linestyle=style, label=f"chance, {chance:.0%}")
+    figure.legend(loc="outside right upper")
     save(figure, picture)
 
 
