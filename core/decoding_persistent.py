@@ -110,7 +110,10 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
 
 
 def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
-    """The macros for a cluster of `share` streams: GROUP and AHEAD change who computes a sum, and no sum."""
+    """The macros for a cluster of `share` streams.
+
+    GROUP and AHEAD, what a thread has at once and fetches ahead, change no sum; they are as measured best.
+    """
     mixer = mixers_of(model)[0]
     return Sizes(
         CLUSTER=program.ranks,
