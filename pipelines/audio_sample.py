@@ -141,15 +141,9 @@ def chosen_labels(asked: Sequence[str], model: AudioCheckpoint) -> list[str | No
 def prompt_codes(file: str, model: AudioCheckpoint) -> Tensor:
     """The codes (length,) uint8 of a prompt; that its rate or channels are converted is said on stderr.
 
-    Raises FileNotFoundError, and ValueError for what is not audio, empty, or shorter than the convolution.
+    Raises FileNotFoundError, and ValueError for what is not audio, or empty.
     """
     waveform = read_waveform(file)
-    width = getattr(model.model.config, "d_conv", 1)  # not every kind of model has a convolution
-    if len(waveform) < width:
-        raise ValueError(
-            f"The prompt {file} has {len(waveform)} sample(s) at {model.rate:,} Hz; give at least {width}, "
-            "the width of the model's convolution."
-        )
     found = soundfile.info(file)
     if (found.samplerate, found.channels) != (model.rate, 1):
         print(

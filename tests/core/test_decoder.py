@@ -94,6 +94,19 @@ def test_log_probabilities_are_those_of_forward(model: Model) -> None:
     assert (log_probability[:, 0] == 0).all()
 
 
+@every_model
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_prompt_shorter_than_the_convolution_is_continued_as_forward_goes_on(
+    model: Model, length: int
+) -> None:
+    decoder = Decoder(model, 2)
+    decoder.prefill(PROMPT[:length])
+    tokens, log_probability = decoder.advance(20)
+    whole = torch.cat([PROMPT[:length].expand(2, -1), tokens], dim=1)
+    expected = model(whole[:, :-1]).log_softmax(dim=-1).gather(-1, whole[:, 1:, None])[:, length - 1 :, 0]
+    torch.testing.assert_close(log_probability, expected.detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_generate_is_a_decoder() -> None:
     model = sequence_model()
     decoder = Decoder(model, 2, seed=3)

@@ -72,6 +72,13 @@ def test_prompt_and_filters_change_what_follows(run: Path) -> None:
     assert bases(run, "prompt=ACGTN", "sampling.top_k=1") == greedy[:1]
 
 
+@pytest.mark.parametrize("known", [1, 3])
+def test_a_prompt_shorter_than_the_convolution_is_continued(run: Path, known: int) -> None:
+    whole = bases(run, "seed=3")[0]
+    prompt = [f"prompt={whole[:known]}", f"length={70 - known}"]
+    assert bases(run, "seed=3", *prompt) == [whole[known:]]
+
+
 def test_file_lies_in_the_run_folder_unless_named(run: Path) -> None:
     shutil.copytree(run, "copy")
     assert dna_generate.main(["checkpoint=copy", "length=3"]) == 0
