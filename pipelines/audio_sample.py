@@ -36,6 +36,7 @@ from pipelines.sampling import (
     SamplingRun,
     Task,
     Write,
+    check_output,
     draw_to_stdout,
     sampling_settings,
 )
@@ -65,8 +66,7 @@ class Config(SamplingOptions):
             raise ValueError(f"seconds is {self.seconds}; it must be above 0 and finite.")
         if (self.output == STDOUT or self.path.suffix == ".wav") and self.count > 1:
             raise ValueError(f"output={self.output} takes one sample, but count is {self.count}.")
-        if self.output == STDOUT and self.resume:
-            raise ValueError("What went to stdout cannot be resumed: name a .wav file as output.")
+        check_output(self.output, self.resume)
 
     @property
     def path(self) -> Path:

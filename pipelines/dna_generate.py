@@ -33,6 +33,7 @@ from pipelines.sampling import (
     SamplingRun,
     Task,
     Write,
+    check_output,
     draw_to_stdout,
     sampling_settings,
 )
@@ -55,8 +56,7 @@ class Config(SamplingOptions):
         super().__post_init__()
         if self.length < 1:
             raise ValueError(f"length is {self.length}; it must be at least 1.")
-        if self.output == STDOUT and self.resume:
-            raise ValueError("What went to stdout cannot be resumed: name a file as output.")
+        check_output(self.output, self.resume)
 
     @property
     def path(self) -> Path:

@@ -77,6 +77,12 @@ class SamplingOptions:
         return latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
 
 
+def check_output(output: str | None, resume: bool) -> None:
+    """Raise ValueError where what is to be resumed went to stdout."""
+    if output == STDOUT and resume:
+        raise ValueError("What went to stdout cannot be resumed: name a file as output.")
+
+
 class Write(Protocol):
     def __call__(self, first: int, position: int, tokens: Tensor) -> None:
         """Keep tokens (rows, steps) uint8 of samples first, first + 1, ...: theirs from `position` on.

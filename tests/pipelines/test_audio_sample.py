@@ -448,7 +448,8 @@ def test_bad_output(plain: Path, conditional: Path, capsys: pytest.CaptureFixtur
     assert "file/out cannot be made (Not a directory)" in fails(capsys, *start, "output=file/out")
     assert "output=x.wav takes one sample, but count is 2" in fails(capsys, *start, "output=x.wav", "count=2")
     assert "output=- takes one sample" in fails(capsys, *start, "output=-", "count=2")
-    assert "cannot be resumed" in fails(capsys, *start, "output=-", "resume=true")
+    error = fails(capsys, *start, "output=-", "resume=true")
+    assert "What went to stdout cannot be resumed: name a file as output" in error
     Path("taken").mkdir()
     Path("taken/mine.txt").write_text("")
     assert "taken is already there and not empty" in fails(capsys, *start, "output=taken")

@@ -112,6 +112,11 @@ def test_bad_argument(argument: str, message: str, run: Path, capsys: pytest.Cap
     assert message in fails(capsys, f"checkpoint={run}", argument)
 
 
+def test_what_went_to_stdout_cannot_be_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, f"checkpoint={run}", "resume=true", output="-")
+    assert "What went to stdout cannot be resumed: name a file as output" in error
+
+
 def test_checkpoint_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "checkpoint" in fails(capsys)
     assert "absent" in fails(capsys, "checkpoint=absent")
