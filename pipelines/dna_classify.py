@@ -28,8 +28,14 @@ from pipelines.config import parse_config
 from pipelines.dna_answers import Answers
 from pipelines.dna_classification import probabilities
 from pipelines.dna_classify_config import Config, initial_backbone
-from pipelines.dna_classify_evaluation import evaluate, listed_for_validation, report_of, start_from_probe
-from pipelines.dna_species_data import open_set, split_windows, training_batches
+from pipelines.dna_classify_evaluation import (
+    evaluate,
+    report_of,
+    require_windows,
+    start_from_probe,
+    windows_to_validate,
+)
+from pipelines.dna_species_data import open_set, training_batches
 
 
 @command
@@ -55,7 +61,8 @@ def classify(config: Config) -> None:
         model = new_classifier(config, len(data.names)).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
-        require_lengths(config, data)
+        for length in (config.data.length, *config.evaluation.lengths):
+            require_windows(config, data, length)
         validate = validation(config, data, world)
         if world.is_first:
             print(plan(config, data, model, stages), flush=True)
@@ -76,14 +83,6 @@ def require_several(data: SpeciesData) -> None:
         raise ValueError(f"There is only one species, {data.names[0]}: a classifier needs two at least.")
 
 
-def require_lengths(config: Config, data: SpeciesData) -> None:
-    """Raise ValueError, before hours of training, where what is measured after it has no windows."""
-    for split in ("train", "valid", config.evaluation.split):
-        for length in (config.data.length, *config.evaluation.lengths):
-            if split in data.stretches or split == config.evaluation.split:
-                split_windows(data, config.data, split, length)
-
-
 def new_classifier(config: Config, classes: int) -> SequenceClassifier:
     """The classifier before training; takes the shape of the checkpoint into the configuration."""
     torch.manual_seed(config.train.seed)
@@ -96,8 +95,7 @@ def validation(config: Config, data: SpeciesData, world: World) -> Validate | No
     """What measures loss (nats) and accuracy on the validation split; None where there is none."""
     if "valid" not in data.stretches:
         return None
-    windows = split_windows(data, config.data, "valid")
-    listed = listed_for_validation(config, windows)
+    windows, listed = windows_to_validate(config, data, config.data.length)
 
     def validate(model: nn.Module) -> dict[str, float]:
         found = probabilities(model, WindowList(windows, listed), len(data.names), world)

@@ -64,8 +64,7 @@ def measured(
 ) -> dict[str, Any]:
     """What is measured with windows of one length."""
     chosen, classes = config.evaluation, len(data.names)
-    windows = split_windows(data, config.data, chosen.split, length)
-    listed = windows.listed(chosen.windows, length)
+    windows, listed = windows_to_measure(config, data, length)
     tokens = WindowList(windows, listed)
     with autocast(config.train, world.device):
         found = probabilities(
@@ -128,18 +127,10 @@ def fitting_examples(
     config: Config, data: SpeciesData, examples: MakeExamples, length: int
 ) -> tuple[Examples, Examples | None]:
     """What a baseline is fitted on, and what its regularization is chosen by, in windows of one length."""
-    fit = split_windows(data, config.data, "train", length)
-    count = max(1, min(config.evaluation.fit_windows, config.evaluation.fit_bases // length))
-    train = examples(fit, fit.sample(np.arange(count), FIT_SEED))
-    if len(np.unique(train.labels)) < len(data.names):
-        raise ValueError(
-            f"{count:,} windows of {length:,} bases to fit a baseline on do not hold every species: raise "
-            "evaluation.fit_windows and evaluation.fit_bases."
-        )
+    train = examples(*windows_to_fit(config, data, length))
     if "valid" not in data.stretches:
         return train, None
-    valid = split_windows(data, config.data, "valid", length)
-    return train, examples(valid, listed_for_validation(config, valid))
+    return train, examples(*windows_to_validate(config, data, length))
 
 
 def embedded(
@@ -152,6 +143,36 @@ def embedded(
     return Examples(found, labels_of(listed))
 
 
-def listed_for_validation(config: Config, windows: SpeciesWindows) -> list[Window]:
+def require_windows(config: Config, data: SpeciesData, length: int) -> None:
+    """Raise ValueError, before hours of training, where what is measured at this length has no windows."""
+    windows_to_fit(config, data, length)
+    windows_to_measure(config, data, length)
+    if "valid" in data.stretches:
+        windows_to_validate(config, data, length)
+
+
+def windows_to_measure(config: Config, data: SpeciesData, length: int) -> tuple[SpeciesWindows, list[Window]]:
+    """Windows without overlap; ValueError where a species has none."""
+    windows = split_windows(data, config.data, config.evaluation.split, length)
+    return windows, windows.listed(config.evaluation.windows, length)
+
+
+def windows_to_fit(config: Config, data: SpeciesData, length: int) -> tuple[SpeciesWindows, list[Window]]:
+    """Training windows that a baseline is fitted on; ValueError where they are not of every species."""
+    windows = split_windows(data, config.data, "train", length)
+    count = max(1, min(config.evaluation.fit_windows, config.evaluation.fit_bases // length))
+    listed = windows.sample(np.arange(count), FIT_SEED)
+    if len(np.unique(labels_of(listed))) < len(data.names):
+        raise ValueError(
+            f"{count:,} windows of {length:,} bases to fit a baseline on do not hold every species: raise "
+            "evaluation.fit_windows and evaluation.fit_bases."
+        )
+    return windows, listed
+
+
+def windows_to_validate(
+    config: Config, data: SpeciesData, length: int
+) -> tuple[SpeciesWindows, list[Window]]:
     """Windows that overlap by three quarters: long ones would be too few to choose a checkpoint by."""
-    return windows.listed(config.data.validation_windows, max(1, windows.length // 4))
+    windows = split_windows(data, config.data, "valid", length)
+    return windows, windows.listed(config.data.validation_windows, max(1, length // 4))

@@ -241,6 +241,33 @@ def test_what_cannot_be_trained_on_is_refused(species: Path, capsys: pytest.Capt
     assert "between 0 and 1" in fails(capsys, *given(species), "data.max_n_fraction=-1")
 
 
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_windows_that_fit_where_none_is_looked_for_are_refused_before_training(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = two_species(
+        tmp_path,
+        {"a": 900, "valid": 900, "test": 900},
+        split={"train": ["a"], "valid": ["valid"], "test": ["test"]},
+    )
+    records = {"a": random_bases(900), "valid": random_bases(900), "test": random_bases(900)}
+    # windows of 96 begin at 0; those of 192 only from 341 to 367, where there is no multiple of 48
+    records[split] = f"{random_bases(100)}{'N' * 260}{random_bases(180)}{'N' * 200}"
+    write_fasta(tmp_path / "one.fa", records)
+    chosen = [*given(write_set(tmp_path, content)), "evaluation.fit_windows=20"]
+    error = fails(capsys, *chosen)
+    assert "Species one has no window of 192 bases at a multiple of" in error
+
+
+def test_too_few_windows_to_fit_a_baseline_on_are_refused_before_training(
+    species: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = fails(capsys, *given(species), "evaluation.fit_bases=500")
+    assert "5 windows of 96 bases to fit a baseline on do not hold every species: raise" in error
+    error = fails(capsys, *given(species), "probe_start=false", "evaluation.fit_windows=1")
+    assert "1 windows of 96 bases" in error
+
+
 def test_a_set_that_cannot_be_told_apart_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
