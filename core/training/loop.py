@@ -44,7 +44,7 @@ def train(
     maps (inputs, state) to (logits, state), from its `initial_state(rows)` on, and where batches are packed
     it takes their `cu_seqlens`. `unit` names a token ("base", "sample", "byte"). The `stages` of a length
     warm-up replace `config.steps` and `config.batch_size`; the end of each is logged and
-    validated.
+    validated. When it returns, in any process, all that the run writes is there.
 
     Raises ValueError if the batch does not divide over the processes, NonFiniteError after
     `config.max_skipped` steps in a row without finite loss and gradient, TrainingInterrupted after SIGINT or
@@ -105,6 +105,7 @@ def train(
                 screen.say(f"{stopped} {HOW_TO_RESUME}")
                 raise TrainingInterrupted(stopped)
         run.finish(summary(progress, model, world, unit))
+    world.sum(torch.zeros(1, device=world.device))  # the others wait here until the folder is whole
     return progress
 
 

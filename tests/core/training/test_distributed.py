@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import tests.core.training.toy as toy
 from core.checkpoint import latest_checkpoint
-from core.training import NonFiniteError, TrainingInterrupted, joined_world, plan_stages
+from core.training import NonFiniteError, TrainingInterrupted, joined_world, plan_stages, run_folder
 from tests.core.training.toy import ToyModel, events, start_world, tensors, toy_run
 
 STEPS = 6
@@ -60,6 +61,21 @@ def run_into_nan(folder: Path) -> None:
         sys.exit(1)
 
 
+def run_and_look(folder: Path) -> None:
+    """Train while the disk is slow; leave with status 1 where the run has not left all that it writes."""
+    write = run_folder.save_checkpoint
+
+    def write_slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        write(*arguments, **options)
+
+    run_folder.save_checkpoint = write_slowly
+    with joined_world():
+        toy_run(folder, steps=2)
+        if not (folder / "summary.json").exists():
+            sys.exit(1)
+
+
 def run_twice_in_one_world(folder: Path) -> None:
     """Train two runs that join the world each, inside a world that is joined already."""
     with joined_world() as world:
@@ -92,6 +108,10 @@ def test_two_processes_are_one(tmp_path: Path, micro_tokens: int | None) -> None
 def test_a_world_that_is_joined_is_joined_again(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_twice_in_one_world, tmp_path)) == [0, 0]
     assert losses(tmp_path / "first") == losses(tmp_path / "second") != []
+
+
+def test_a_run_that_has_ended_is_whole_for_every_process(tmp_path: Path) -> None:
+    assert exit_codes(start_world(2, run_and_look, tmp_path / "run")) == [0, 0]
 
 
 def test_two_processes_walk_through_the_stages_as_one(tmp_path: Path) -> None:
