@@ -57,7 +57,7 @@ def steps_taken(
             own = range(max(part.start, steps.start), part.stop)
             if own:
                 take_many = _takers(model, optimizer, made, rows(part.start), config, world)
-                yield from _many_at_once(take_many, part.start, own, steps.stop, config, stop)
+                yield from _many_at_once(take_many, part.start, own, steps.stop, config, world, stop)
         return
     captured = CapturedStep(model, optimizer, config, world) if alone_on_gpu else None
 
@@ -71,11 +71,15 @@ def steps_taken(
             began = time.perf_counter() - waited
             rate = learning_rate((step + 1) / steps.stop, config)
             set_learning_rate(optimizer, rate)
-            # whatever a model draws depends on the step alone: there is no state to carry over a resume
-            torch.manual_seed(hash((config.seed, step, world.rank)))
+            _seed_draws(config, step, world)
             result = take(batch)
             tokens, seconds = batch.inputs.numel() * world.size, time.perf_counter() - began
             yield Taken(result, rate, batch.inputs.shape[1], tokens, seconds, waited)
+
+
+def _seed_draws(config: TrainingConfig, step: int, world: World) -> None:
+    """Let whatever a model draws depend on the step alone: there is no state to carry over a resume."""
+    torch.manual_seed(hash((config.seed, step, world.rank)))
 
 
 def _is_alone_on_gpu(world: World) -> bool:
@@ -111,6 +115,7 @@ def _many_at_once(
     steps: range,
     last: int,
     config: TrainingConfig,
+    world: World,
     stop: StopRequest,
 ) -> Generator[Taken, None, None]:
     """Take the steps of a run of `last` in all, whose batches are counted from `offset` on."""
@@ -120,6 +125,7 @@ def _many_at_once(
         size = count if step % count == 0 and step + count <= steps.stop else 1
         began = time.perf_counter()
         rates = [learning_rate((step + 1 + index) / last, config) for index in range(size)]
+        _seed_draws(config, step, world)  # steps of one graph go on with the draws of its first
         results = takers[size](step - offset, rates)
         seconds = (time.perf_counter() - began) / size
         results[-1] = replace(results[-1], stop_requested=stop.requested)

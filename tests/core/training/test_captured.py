@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,25 @@ def test_steps_on_batches_of_the_device_are_those_on_batches_of_the_cpu(
     assert len(runs[True]) == 24 - first
     assert runs[True] == runs[False]
     assert len(started) == recordings
+
+
+def test_what_steps_on_batches_of_the_device_leave_out_is_the_same_after_a_resume(
+    started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainingConfig(steps=12, batch_size=3, validate_every=4, checkpoint_every=4)
+    batches = SyntheticBatches("induction_heads", 9, seed=2)
+    monkeypatch.setattr(taken, "_is_alone_on_gpu", lambda world: True)
+    told = []
+    for cuts in ([12], [8, 12]):
+        model = nn.Sequential(small_model(), nn.Dropout(0.5))
+        optimizer, first = fused(model), 0
+        for end in cuts:
+            torch.rand(first + 1)  # a process that resumes has drawn other numbers before
+            arguments = batches, config, ALONE, StopRequest(), range(first, 12), lambda _: range(3)
+            steps = islice(steps_taken(model, optimizer, *arguments), end - first)
+            told += [str(step.result) for step in steps]
+            first = end
+    assert told[:12] == told[12:]
 
 
 @needs_gpu
