@@ -56,7 +56,7 @@ def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, de
         raise SystemExit(0)
     file, given = _split(list(arguments), known)
     chosen = read_yaml(file) if file is not None else []
-    return merge(schema, [*_resumed([*chosen, *given]), *chosen, *given])
+    return merge(schema, [*_resumed([*chosen, *given], known), *chosen, *given])
 
 
 def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
@@ -125,11 +125,13 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def _resumed(settings: list[Setting]) -> list[Setting]:
+def _resumed(settings: list[Setting], known: dict[str, Key]) -> list[Setting]:
     """What the run that `resume` and `run.dir` name was started with; nothing if there is no such run."""
-    last = {setting.key: setting.value for setting in settings}
+    last = {key: entry.default for key, entry in known.items()} | {s.key: s.value for s in settings}
     file = Path(str(last.get("run.dir"))) / "config.yaml"
-    return read_yaml(str(file)) if last.get("resume") is True and file.is_file() else []
+    if last.get("resume") is not True or not file.is_file():
+        return []
+    return [*read_yaml(str(file)), Setting("run.dir", str(file.parent), str(file))]  # it may have been moved
 
 
 def _split(arguments: list[str], known: dict[str, Key]) -> tuple[str | None, list[Setting]]:

@@ -65,6 +65,18 @@ def test_a_finished_run_resumes_to_its_end(run: Path) -> None:
     assert events(Path("done")) == events(run)
 
 
+def test_a_run_in_the_usual_folder_resumes_as_it_was_configured(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, "runs/dna_pretrain")
+    assert dna_pretrain.main(["resume=true"]) == 0
+    assert events(Path("runs/dna_pretrain")) == events(run)
+    capsys.readouterr()
+    write_fasta(Path("other.fa"), {"a": 3000}, seed=8)
+    assert dna_pretrain.main([*TINY, "data.fasta=other.fa", "resume=true"]) == 1
+    assert "other.fa is not the file that is meant" in capsys.readouterr().err
+
+
 def test_a_resumed_run_may_go_further(run: Path) -> None:
     shutil.copytree(run, "longer")
     assert dna_pretrain.main(["run.dir=longer", "resume=true", "train.steps=6"]) == 0
