@@ -77,8 +77,9 @@ def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
                 "write the value itself."
             )
         try:
+            _require_plain(setting.value)
             OmegaConf.update(config, setting.key, setting.value)
-        except OmegaConfBaseException as error:
+        except (TypeError, OmegaConfBaseException) as error:
             expected = type_text(known[setting.key].type)
             raise ConfigError(
                 f"{setting.where}: {setting.key} should be {expected}, but is {setting.value!r}."
@@ -224,6 +225,12 @@ def _holds_interpolation(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_holds_interpolation(item) for item in value)
     return isinstance(value, str) and "${" in value
+
+
+def _require_plain(value: Any) -> None:
+    """Raise TypeError for a list that is not of plain values, as YAML reads [a: 1-9]; OmegaConf takes it."""
+    if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+        raise TypeError("a list holds another list or a mapping")
 
 
 def _parent(config: Any, key: str) -> tuple[Any, str]:

@@ -133,6 +133,9 @@ def test_group_without_a_key_lists_its_keys() -> None:
         ("data.split=loose", "one of paper, strict"),
         ("train.betas=[1]", "a list of 2, each a number"),
         ("train.names=a", "a list, each text"),
+        ("train.names=[chr20: 1-100]", "a list, each text"),
+        ("train.names=[chr20:]", "a list, each text"),
+        ("train.names=[[a]]", "a list, each text"),
     ],
 )
 def test_wrong_type_names_key_value_and_expectation(argument: str, expected: str) -> None:
