@@ -99,7 +99,7 @@ def read_species(name: str) -> SpeciesSet:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(SpeciesSet), OmegaConf.load(path))
         found: SpeciesSet = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path} is not a set of species: {reason}. bio/species.py names the keys."

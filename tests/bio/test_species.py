@@ -107,6 +107,10 @@ def test_an_unknown_set_names_its_neighbour(tmp_path: Path) -> None:
     torn.write_text("species: {human\nsplit: [")
     with pytest.raises(ValueError, match=r"torn\.yaml is not a set of species"):
         read_species(str(torn))
+    for text in ("- human\n- mouse\n", "species: [human, mouse]\n", "human\n"):
+        (tmp_path / "list.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"list\.yaml is not a set of species"):
+            read_species(str(tmp_path / "list.yaml"))
     twice = tmp_path / "twice.yaml"
     twice.write_text("species:\n  human: {fasta: a}\n  human: {fasta: b}\n")
     with pytest.raises(ValueError, match=r"twice\.yaml is not a set of species"):
