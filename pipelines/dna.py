@@ -159,6 +159,13 @@ def evenly_spaced(windows: TiledWindows, count: int | None) -> TiledWindows:
     return dataclasses.replace(windows, starts=windows.starts[chosen])
 
 
+def new_model(config: SequenceModelConfig) -> SequenceModel:
+    """A model of new parameters. Raises ValueError for one of other symbols than those of DNA."""
+    if config.vocab_size != VOCABULARY_SIZE:
+        raise ValueError(f"model.vocab_size is {config.vocab_size}; DNA has {VOCABULARY_SIZE} symbols.")
+    return SequenceModel(config)
+
+
 def trained_model(checkpoint: Path, device: torch.device) -> SequenceModel:
     """The DNA model of a checkpoint, or of the latest one in a run folder, ready for use.
 

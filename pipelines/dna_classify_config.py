@@ -10,7 +10,7 @@ from core.classifier import HeadConfig
 from core.model import SequenceModel, SequenceModelConfig
 from core.training import TrainingConfig
 from pipelines.config import RunConfig
-from pipelines.dna import trained_model
+from pipelines.dna import new_model, trained_model
 from pipelines.dna_classification import EvaluationConfig
 from pipelines.dna_species_data import GrowthConfig, SpeciesConfig
 
@@ -42,6 +42,4 @@ def initial_backbone(config: Config) -> SequenceModel:
     """What training starts from: the checkpoint's model, or new parameters drawn from the seed."""
     if config.checkpoint is not None:
         return trained_model(Path(config.checkpoint), torch.device("cpu")).train()
-    if config.model.vocab_size != VOCABULARY_SIZE:
-        raise ValueError(f"model.vocab_size is {config.model.vocab_size}; DNA has {VOCABULARY_SIZE} symbols.")
-    return SequenceModel(config.model)
+    return new_model(config.model)

@@ -36,7 +36,7 @@ from core.training.batches import rows_at_once
 from core.training.progress import Progress
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
-from pipelines.dna import DataConfig, DnaData, evenly_spaced, open_data
+from pipelines.dna import DataConfig, DnaData, evenly_spaced, new_model, open_data
 from pipelines.dna_markov import markov_baseline
 from pipelines.dna_stages import LengthWarmupConfig, training_batches
 from pipelines.dna_validation import validation
@@ -77,7 +77,7 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
                 print("\n".join(model_lines(config, world)), flush=True)
             raise
         torch.manual_seed(config.train.seed)
-        model = SequenceModel(config.model).to(world.device)
+        model = new_model(config.model).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         windows = validation_windows(config, data)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)

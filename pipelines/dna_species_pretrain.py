@@ -26,6 +26,7 @@ from core.model import SequenceModel, SequenceModelConfig
 from core.training import RunFolder, TrainingConfig, Validate, World, count_targets, joined_world, train
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
+from pipelines.dna import new_model
 from pipelines.dna_classification import BASES_AT_ONCE
 from pipelines.dna_species_data import (
     GrowthConfig,
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     with joined_world() as world:
         data = open_set(config.data, world)
         torch.manual_seed(config.train.seed)
-        model = SequenceModel(config.model).to(world.device)
+        model = new_model(config.model).to(world.device)
         world.rows(config.train.batch_size)  # raises before there is a run folder
         batches, _ = training_batches(data, config.data, config.train, GrowthConfig(), next_base=True)
         validate = validation(config, data, world)

@@ -207,6 +207,14 @@ def test_it_starts_from_a_model_pretrained_on_the_same_species(species: Path) ->
     assert 0 < moved < 0.05
 
 
+def test_pretraining_refuses_other_symbols_than_those_of_dna(
+    species: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dna_species_pretrain.main([*given(species), "model.vocab_size=4", "run.dir=run"]) == 1
+    assert "model.vocab_size is 4; DNA has 12 symbols" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
 def test_length_warm_up_doubles_with_the_batch_as_it_is(
     species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

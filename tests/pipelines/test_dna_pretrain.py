@@ -281,6 +281,7 @@ class TestBadInput:
             (["train.micro_tokens=0"], "micro_tokens"),
             (["train.steps=0"], "steps"),
             (["model.d_model=0"], "d_model"),
+            (["model.vocab_size=256"], "model.vocab_size is 256; DNA has 12 symbols"),
             (["model.selective=[dt, E]"], "E"),
             (["--config", "absent"], "absent"),
             (["--resume"], "run"),
