@@ -51,6 +51,11 @@ def training_batches(
     }
     tokens = {length: warmup.epochs * len(datasets[length].windows) * length for length in lengths[:-1]}
     rest = train.steps * tokens_per_step - sum(tokens.values())
+    if rest <= tokens_per_step / 2:  # a stage begins at the nearest step
+        raise ValueError(
+            f"The stages before {config.length:,} bases take {sum(tokens.values()):,.0f} bases, and the run "
+            f"has {train.steps * tokens_per_step:,}: raise train.steps, or lower length_warmup.epochs."
+        )
     stages = plan_stages({**tokens, config.length: rest}, tokens_per_step)
     return staged(stages, datasets), stages
 

@@ -55,7 +55,7 @@ def test_without_a_warm_up_there_is_one_length(fasta: Path) -> None:
     ("start", "steps", "message"),
     [
         (10, 100, "double from 10 never come to 32"),
-        (8, 3, "stage of length 32 would see"),
+        (8, 3, "before 32 bases take 17,984 bases, and the run has 768: raise train.steps"),
         (64, 100, "double from 64 never come to 32"),
     ],
 )
