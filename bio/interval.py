@@ -107,7 +107,14 @@ def named_span(text: str, genome: Genome) -> tuple[int, int]:
             f"{text!r} is not a region: write a chromosome, or a part of it, as chr20:100001-200000 or as "
             "chr20:100001- to its end."
         )
-    return genome.span(name, int(start) - 1, int(end) if end else genome.resolve(name).length)
+    length = genome.resolve(name).length
+    first, last = int(start), int(end) if end else length
+    if not 1 <= first <= last:
+        raise ValueError(
+            f"The region {text} is inverted, or begins before base 1 or past the end of {name}, which has "
+            f"{length:,} bases: write its first base, counted from 1, and its last."
+        )
+    return genome.span(name, first - 1, last)
 
 
 def split_by_fraction(genome: Genome, valid: float, test: float = 0.0) -> Splits:
