@@ -142,7 +142,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.exists():
         raise FileNotFoundError(f"There is no BED file {path}: check the path.")
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # spreadsheets begin a text with a mark
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file: decompress it, or name another BED file.") from error

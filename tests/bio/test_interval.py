@@ -116,6 +116,12 @@ def test_regions_go_to_the_split_that_names_them(genome: Genome) -> None:
     assert not len(splits["test"])
 
 
+def test_a_mark_at_the_start_of_a_file_is_no_part_of_a_name(tmp_path: Path, genome: Genome) -> None:
+    bed = write_bed(tmp_path, "chr1\t0\t10\ttrain")
+    bed.write_bytes(b"\xef\xbb\xbf" + bed.read_bytes())
+    assert read_bed(bed, genome)["train"].tolist() == [list(genome.span("chr1", 0, 10))]
+
+
 def test_what_no_split_names_is_training(genome: Genome) -> None:
     splits = split_by_region(genome, {"valid": ["chr1:1-300", "chr2"], "test": ["chr1:901-"]})
     kept = [
