@@ -88,6 +88,11 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"data.length is {self.length}; it must be at least 1.")
+        for name in ("valid_fraction", "max_n_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; it must lie between 0 and 1.")
         for order in self.markov_orders:
             check_order(order)
 

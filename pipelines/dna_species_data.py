@@ -43,6 +43,8 @@ class SpeciesConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"data.length is {self.length}; it must be at least 1.")
         if self.validation_windows is not None and self.validation_windows < 1:
             raise ValueError(
                 f"data.validation_windows is {self.validation_windows}; it must be at least 1, or null."

@@ -207,11 +207,18 @@ def test_it_starts_from_a_model_pretrained_on_the_same_species(species: Path) ->
     assert 0 < moved < 0.05
 
 
-def test_pretraining_refuses_other_symbols_than_those_of_dna(
-    species: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model.vocab_size=4", "model.vocab_size is 4; DNA has 12 symbols"),
+        ("data.length=0", "data.length is 0; it must be at least 1"),
+    ],
+)
+def test_pretraining_refuses_what_is_no_dna(
+    argument: str, message: str, species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dna_species_pretrain.main([*given(species), "model.vocab_size=4", "run.dir=run"]) == 1
-    assert "model.vocab_size is 4; DNA has 12 symbols" in capsys.readouterr().err
+    assert dna_species_pretrain.main([*given(species), argument, "run.dir=run"]) == 1
+    assert message in capsys.readouterr().err
     assert not Path("run").exists()
 
 
