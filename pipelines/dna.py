@@ -177,11 +177,17 @@ def trained_model(checkpoint: Path, device: torch.device) -> SequenceModel:
     Raises CheckpointError if there is none, it is damaged, or it is not of a model of DNA.
     """
     path = latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
-    shape = read_header(path).config.get("model", {})
+    config = read_header(path).config
+    shape = config.get("model", {})
     if shape.get("vocab_size") != VOCABULARY_SIZE:
         raise CheckpointError(
             f"The checkpoint {path} is of another kind of model: it has {shape.get('vocab_size')} symbols, a "
             f"model of DNA has {VOCABULARY_SIZE}. Name a checkpoint of dna_pretrain."
+        )
+    if "head" in config:
+        raise CheckpointError(
+            f"The checkpoint {path} is of a classifier of species, which knows no next base. Name a "
+            "checkpoint of dna_pretrain, or of dna_species_pretrain."
         )
     model = SequenceModel(SequenceModelConfig(**shape)).to(device)
     load_weights(path, model)

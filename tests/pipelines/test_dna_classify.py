@@ -311,6 +311,13 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(
     assert "no checkpoint missing" in fails(capsys, *given(species), "checkpoint=missing").lower()
 
 
+def test_a_classifier_is_no_model_of_the_next_base(
+    trained: Path, species: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = fails(capsys, *given(species), f"checkpoint={trained}")
+    assert "a classifier of species, which knows no next base. Name a checkpoint of dna_pretrain" in error
+
+
 def test_validation_windows_are_of_the_validation_split(trained: Path) -> None:
     events = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     validations = [event for event in events if event["event"] == "validation"]
