@@ -50,8 +50,9 @@ def test_second_opening_reuses_the_pack(fasta: Path, monkeypatch: pytest.MonkeyP
 
 def test_changed_source_is_packed_again(fasta: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_genome(fasta)
-    for change in (random_bases(100, 7), random_bases(80, 8)):
+    for number, change in enumerate((random_bases(100, 7), random_bases(80, 8), random_bases(80, 9))):
         write_fasta(fasta, {"a": change})
+        os.utime(fasta, (number, number))
         assert decode(open_genome(fasta).tokens("a")) == change
         assert "x.fa has changed since" in caplog.text
         caplog.clear()

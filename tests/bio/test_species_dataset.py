@@ -1,12 +1,15 @@
 """Batches of species: a row is a function of its number, whoever asks; augmentations change what they say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from bio.species_dataset import SpeciesDataset, WindowList
 from bio.species_window import SpeciesWindows, species_windows
-from bio.vocabulary import A, T, reverse_complement
+from bio.vocabulary import A, N, T, reverse_complement
+from tests.bio.conftest import write_fasta
 from tests.bio.species_sets import opened, two_species
 
 
@@ -50,6 +53,16 @@ def test_mutation_changes_about_its_share_into_bases(windows: SpeciesWindows) ->
     assert mutated.max() <= T
     with pytest.raises(ValueError, match=r"mutation is 1.0"):
         SpeciesDataset(windows, 1, mutation=1.0)
+
+
+def test_mutation_leaves_n(tmp_path: Path) -> None:
+    content = two_species(tmp_path, {"a": 90}, split={"train": ["a"]})
+    write_fasta(tmp_path / "one.fa", {"a": "ANC" * 30})
+    windows = species_windows(opened(tmp_path, content), "train", 90, 0.5)
+    plain, classes = SpeciesDataset(windows, 8)(0, range(8))
+    mutated, _ = SpeciesDataset(windows, 8, mutation=0.9)(0, range(8))
+    assert (classes == 0).any()
+    assert torch.equal(plain == N, mutated == N)
 
 
 def test_next_base_targets_follow_their_inputs(windows: SpeciesWindows) -> None:

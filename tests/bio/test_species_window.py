@@ -79,6 +79,12 @@ def test_pieces_of_homologous_stretches_are_one_cluster() -> None:
     assert windows.record(one) != windows.record(other)
 
 
+def test_a_window_longer_than_a_piece_is_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bio.species_window.CLUSTER_BASES", 8)
+    windows = species_windows(data_of([random_bases(90)], [random_bases(90, 1)]), "train", 30, 0.0)
+    assert [windows.cluster(window) for window in windows.listed(None, 30)] == ["s0:0", "s0:1", "s0:2"] * 2
+
+
 def test_a_species_without_a_window_is_named(tmp_path: Path) -> None:
     data = opened(tmp_path, two_species(tmp_path, {"a": 30, "b": 50}, split={"train": ["a"], "test": ["b"]}))
     with pytest.raises(ValueError, match="Species one has no window of 31 bases in split train: its longest"):

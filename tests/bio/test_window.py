@@ -105,8 +105,9 @@ def test_tiled_sampling_sees_every_window_once_an_epoch(genome: Genome) -> None:
 
 
 def test_coverage_of_drawn_windows_is_all_that_they_can_read(genome: Genome) -> None:
-    regions = merge(as_spans([genome.span("a", 3, 50), genome.span("a", 60, 75)]))
-    windows = drawn_windows(genome, regions, 10)
+    """Of windows without N among others, whose starts end before their region does."""
+    regions = merge(as_spans([genome.span("a", 3, 50), genome.span("a", 60, 75), genome.span("c")]))
+    windows = drawn_windows(genome, regions, 10, 0.0)
     read = np.unique((windows.sample(np.arange(5000), 1)[:, None] + np.arange(11)).ravel())
     read = read[contains(regions, read)]
     assert sorted(read.tolist()) == [
