@@ -144,7 +144,7 @@ def assert_close(one: Path, other: Path) -> None:
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_with_signal_to_the_second, tmp_path / "run")) == [130, 130]
     stopped_after = events(tmp_path / "run")[-1]["step"]
-    assert stopped_after in (2, 3)
+    assert stopped_after in (1, 2, 3)  # the third batch is fetched while the first step begins
     assert latest_checkpoint(tmp_path / "run").stem == f"step-{stopped_after:08d}"
 
 
