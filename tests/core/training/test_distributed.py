@@ -129,7 +129,7 @@ def test_micro_batches_are_one_batch(tmp_path: Path, micro_tokens: int) -> None:
         losses(tmp_path / "parts"), losses(tmp_path / "one"), strict=True
     ):
         assert what == expected_what
-        assert loss == pytest.approx(expected, abs=1e-6)
+        assert loss == pytest.approx(expected, rel=1e-6)
     assert_close(tmp_path / "parts", tmp_path / "one")
 
 
