@@ -4,9 +4,11 @@
     python -m pipelines.dna_generate checkpoint=runs/mine length=1000000 output=- | gzip > drawn.fa.gz
 
 Sequence k of a seed is the same whatever the count and the batch. Only A, C, G and T are drawn. The header's
-log_likelihood is that of the bases under the model, in nats, before temperature and filters; what goes to
-stdout has none there, because its header comes first. Memory does not grow with the length. The file appears
-when it is whole; after Ctrl-C or a kill the same command with resume=true continues to the same bits.
+log_likelihood is that of the bases under the model, in nats, before temperature and filters, and among all
+its symbols, not A, C, G and T alone; without a prompt the first base is any of the four, and costs nothing.
+What goes to stdout has none there, because its header comes first. Memory does not grow with the length. The
+file appears when it is whole; after Ctrl-C or a kill the same command with resume=true continues to the same
+bits.
 """
 
 import math
