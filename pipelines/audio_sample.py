@@ -22,6 +22,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from audio.clip import SUFFIXES
 from audio.quantizer import LEVELS, decode, encode
 from audio.stream import LARGEST, piped_header, write_samples
 from audio.waveform import as_pcm, read_waveform
@@ -64,7 +65,10 @@ class Config(SamplingOptions):
         super().__post_init__()
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"seconds is {self.seconds}; it must be above 0 and finite.")
-        if (self.output == STDOUT or self.path.suffix == ".wav") and self.count > 1:
+        suffix = self.path.suffix
+        if suffix != ".wav" and suffix.lower() in (*SUFFIXES, ".mp3"):
+            raise ValueError(f"output={self.output} is no folder and no WAV file: end its name in .wav.")
+        if (self.output == STDOUT or suffix == ".wav") and self.count > 1:
             raise ValueError(f"output={self.output} takes one sample, but count is {self.count}.")
         check_output(self.output, self.resume)
 

@@ -448,6 +448,9 @@ def test_bad_output(plain: Path, conditional: Path, capsys: pytest.CaptureFixtur
     assert "file/out cannot be made (Not a directory)" in fails(capsys, *start, "output=file/out")
     assert "output=x.wav takes one sample, but count is 2" in fails(capsys, *start, "output=x.wav", "count=2")
     assert "output=- takes one sample" in fails(capsys, *start, "output=-", "count=2")
+    for name in ("x.mp3", "x.flac", "x.WAV"):
+        assert "end its name in .wav" in fails(capsys, *start, f"output={name}")
+        assert not Path(name).exists()
     error = fails(capsys, *start, "output=-", "resume=true")
     assert "What went to stdout cannot be resumed: name a file as output" in error
     Path("taken").mkdir()
