@@ -14,7 +14,13 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 
     If the body raises, or the process is killed, `path` stays as it was. One writer at a time: the temporary
     name is `path` with `.tmp` appended, so that what a killed process left is overwritten by the next.
+
+    Raises FileNotFoundError where there is no folder for it.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path} cannot be written, as there is no folder {path.parent}: make it, or choose another name."
+        )
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         yield temporary
