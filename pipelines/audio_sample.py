@@ -143,7 +143,7 @@ def chosen_labels(asked: Sequence[str], model: AudioCheckpoint) -> list[str | No
 
 
 def prompt_codes(file: str, model: AudioCheckpoint) -> Tensor:
-    """The codes (length,) uint8 of a prompt; that its rate or channels are converted is said on stderr.
+    """The codes (length,) uint8 of a prompt; that it is converted, or very short, is said on stderr.
 
     Raises FileNotFoundError, and ValueError for what is not audio, or empty.
     """
@@ -153,6 +153,13 @@ def prompt_codes(file: str, model: AudioCheckpoint) -> Tensor:
         print(
             f"The prompt {file} has {found.samplerate:,} samples a second and {found.channels} channel(s); "
             f"it is converted to {model.rate:,} and 1.",
+            file=sys.stderr,
+        )
+    width = getattr(model.model.config, "d_conv", 1)  # not every kind of model has a convolution
+    if len(waveform) < width:
+        print(
+            f"The prompt {file} has {len(waveform)} sample(s) at {model.rate:,} Hz, fewer than the {width} that "
+            "the model's convolution reads: what follows hardly depends on it.",
             file=sys.stderr,
         )
     return encode(torch.from_numpy(waveform), model.quantizer)

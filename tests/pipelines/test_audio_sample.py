@@ -178,13 +178,15 @@ def test_classes_are_taken_in_turn(conditional: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [1, 3, 20])
-def test_a_prompt_is_continued(plain: Path, known: int) -> None:
+def test_a_prompt_is_continued(plain: Path, known: int, capsys: pytest.CaptureFixture[str]) -> None:
     draw(plain, "whole", "seed=1")
     waveform = read_waveform("whole/sample_00000.wav")
     soundfile.write("prompt.wav", waveform[:known], RATE)
     rows = draw(plain, "rest.wav", "seed=1", "prompt=prompt.wav", f"seconds={(LENGTH - known) / RATE}")
     assert np.array_equal(read_waveform("rest.wav"), waveform)
     assert rows[0]["seconds"] == round((LENGTH - known) / RATE, 6)
+    said = f"prompt.wav has {known} sample(s) at 16,000 Hz, fewer than the 4" in capsys.readouterr().err
+    assert said == (known < 4)
 
 
 def test_a_prompt_of_another_rate_is_converted(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
