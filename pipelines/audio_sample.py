@@ -158,8 +158,8 @@ def prompt_codes(file: str, model: AudioCheckpoint) -> Tensor:
     width = getattr(model.model.config, "d_conv", 1)  # not every kind of model has a convolution
     if len(waveform) < width:
         print(
-            f"The prompt {file} has {len(waveform)} sample(s) at {model.rate:,} Hz, fewer than the {width} that "
-            "the model's convolution reads: what follows hardly depends on it.",
+            f"The prompt {file} has {len(waveform)} sample(s) at {model.rate:,} Hz, fewer than the {width} "
+            "that the model's convolution reads: what follows hardly depends on it.",
             file=sys.stderr,
         )
     return encode(torch.from_numpy(waveform), model.quantizer)
