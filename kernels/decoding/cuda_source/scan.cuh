@@ -154,9 +154,9 @@ __device__ void scan_group(Shared& m, const Scan& scan, const Channels& c, Fetch
     bool is_there = stream < active;
     stream = is_there ? stream : group.stream;
     const float* projected = m.projected[stream];
-    bool is_B_there = !VARIES && scan.B, is_C_there = !VARIES && scan.C;
-    States B = is_B_there ? load_parameter(scan.B + group.own * STATE) : load_shared(projected + scan.at_B);
-    States C = is_C_there ? load_parameter(scan.C + group.own * STATE) : load_shared(projected + scan.at_C);
+    bool is_B_constant = !VARIES && scan.B, is_C_constant = !VARIES && scan.C;
+    States B = is_B_constant ? load_parameter(scan.B + group.own * STATE) : load_shared(projected + scan.at_B);
+    States C = is_C_constant ? load_parameter(scan.C + group.own * STATE) : load_shared(projected + scan.at_C);
     y[i] = advance(f.h[i], f.A, B, C, m.steps[stream][group.own], scan.is_complex);
     if (is_there) store_states(scan.state + (stream * c.all + group.own) * STATE, f.h[i]);
   }

@@ -31,7 +31,8 @@ struct Operation {
   Product third;   // out_proj
   const float *bias;                                   // of the one product
   const float *conv_weight, *conv_bias;                // (CONV, channels), (channels)
-  const float *dt_weight, *dt_bias, *A, *B, *C, *D;    // (dt_rank, channels); log2(e) is in A's real parts
+  const float *dt_weight, *dt_bias;                    // (dt_rank, channels), (channels)
+  const float *A, *B, *C, *D;                          // A has log2(e) within its real parts; B, C where constant
   float *conv, *ssm;                                   // the state: (streams, CONV - 1, channels), (.., STATE)
   float *frames_in, *frames_out;                       // (streams, pool, width), behind the last block before a pool
   int kind, period, depth, width, own_channels, pool;
