@@ -33,7 +33,7 @@ from pipelines.audio_contenders import Contender, ablation, contenders
 from pipelines.audio_pictures import draw_bits
 from pipelines.cli import command
 from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
-from pipelines.publication import check_publish
+from pipelines.publication import check_publish, read_published
 
 PROBE_STEPS, PROBE_SHARE = 24, 0.2
 """Steps of the first probe of a model's speed, and the share of the model's time that the second lasts."""
@@ -86,6 +86,8 @@ class Run:
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_compare", __doc__ or "")
     runs, folder = planned(config), Path(config.run.dir)
+    if config.publish is not None:
+        read_published(Path(config.publish))  # raises before anything is trained
     with joined_world() as world:
         if world.size > 1:
             raise ValueError("Models are compared in one process: start audio_compare without torchrun.")
@@ -216,8 +218,7 @@ def write_table(
 
 def with_metrics(rows: Sequence[Row], path: Path) -> list[Row]:
     """The rows, with what audio_evaluate has meanwhile filled into those of the same models in a table."""
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    known = {(row.get("run"), row.get("nll_bits")): row for row in before}
+    known = {(row.get("run"), row.get("nll_bits")): row for row in read_published(path)["rows"]}
     found = []
     for row in rows:
         measured = known.get((row["run"], row["nll_bits"]), {})

@@ -40,12 +40,12 @@ from pipelines.evaluation_report import (
     SELECTED,
     Measured,
     Selection,
-    read_published,
     text_table,
     write_report,
     write_rows,
 )
 from pipelines.evaluation_source import Source, folder_source, judged, split_source
+from pipelines.publication import read_published
 
 TAKEN = ("train", "test", "", "..")
 """No source has these names: its folder would be a split's, the evaluation's own, or the parent of that."""

@@ -12,6 +12,7 @@ from core.files import replaced_atomically
 from core.training.metrics import standard_json
 from kernels.provenance import write_results
 from pipelines.evaluation_source import Source
+from pipelines.publication import read_published
 
 REPORT = "evaluation.json"
 ALL, SELECTED = "all", "40/95"
@@ -120,22 +121,6 @@ def write_rows(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(path) as temporary:
         write_results(temporary, commands, device, seed, rows)
-
-
-def read_published(path: Path) -> dict[str, Any]:
-    """The content of a published table; no rows where there is no file.
-
-    Raises ValueError for what is no table, which is not to be written over.
-    """
-    if not path.exists():
-        return {"rows": []}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
-        raise ValueError(f"{path} is no published table, JSON with rows: name another file in results.")
-    return content
 
 
 def _is_of(row: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -31,6 +31,7 @@ from core.training.step import autocast
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.pictures import save
+from pipelines.publication import read_published
 from pipelines.run_state import require_same_settings, run_state
 from pipelines.table_columns import Row
 
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str]) -> None:
         SyntheticBatches(config.task.name, length, config.train.seed)  # refused now, not after the training
     for settings in runs.values():
         require_same_settings(Path(settings.run.dir), settings)
+    if config.publish is not None:
+        read_published(Path(config.publish))
     rows: list[Row] = []
     with joined_world() as world:
         if world.size > 1:
@@ -204,7 +207,7 @@ def publish(
     Hardware, commit and date are those of the runs in the folders `runs`, which may have ended elsewhere.
     `tasks` keeps what each task was run with; the head of the table names it all.
     """
-    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = read_published(path)
     summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
     last = max(summaries, key=lambda summary: summary["date"])
     own = {
@@ -214,7 +217,7 @@ def publish(
     }
     task = rows[0]["task"]
     tasks = before.get("tasks", {}) | {task: own}
-    others = [row for row in before.get("rows", []) if row["task"] != task and row["task"] in tasks]
+    others = [row for row in before["rows"] if row["task"] != task and row["task"] in tasks]
     results = {
         **{key: "; ".join(dict.fromkeys(str(facts[key]) for facts in tasks.values())) for key in own},
         "commit": last["commit"],

@@ -108,3 +108,10 @@ def test_the_contenders_are_about_equal_and_differ_by_name() -> None:
             sizes[table, one.name] = sum(parameter.numel() for parameter in model.parameters())
     assert len(sizes) == 10
     assert all(size == pytest.approx(1.84e6, rel=0.04) for size in sizes.values())
+
+
+def test_a_damaged_table_is_refused_before_training(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.json").write_text("[1,")
+    assert compare(clips, "publish=mine.json") == 1
+    assert "mine.json is no published table" in capsys.readouterr().err
+    assert not Path("compare").exists()

@@ -128,3 +128,14 @@ def test_publishing_a_task_keeps_the_rows_of_the_other(tmp_path: Path) -> None:
     assert results["command"] == (
         "python -m pipelines.synthetic --config a 2; python -m pipelines.synthetic --config b 1"
     )
+
+
+def test_a_damaged_table_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "mine.json"
+    table.write_text("[1,")
+    assert main([*SMALL, f"run.dir={tmp_path / 'run'}", f"publish={table}"]) == 1
+    assert "mine.json is no published table" in capsys.readouterr().err
+    assert table.read_text() == "[1,"
+    assert not (tmp_path / "run").exists()
