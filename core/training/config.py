@@ -37,6 +37,10 @@ class TrainingConfig:
     betas: tuple[float, float] = field(
         default=(0.9, 0.95), metadata={"help": "AdamW's decay rates of the two moments"}
     )
+    epsilon: float = field(
+        default=1e-8,
+        metadata={"help": "AdamW's epsilon: gradients far below it hardly move the parameters any more"},
+    )
     clip: float = field(
         default=1.0, metadata={"help": "largest norm of the gradient; longer ones are scaled"}
     )
@@ -72,7 +76,7 @@ class TrainingConfig:
         for name in ("micro_tokens", "backpropagation_length"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1, or null")
-        for name in ("learning_rate", "clip"):
+        for name in ("learning_rate", "epsilon", "clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         lowest = self.minimum_learning_rate
         _require(0 <= lowest <= self.learning_rate, "minimum_learning_rate", lowest, "in [0, learning_rate]")

@@ -18,10 +18,11 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
         {"params": [p for name, p in trained if decays(name, p)], "weight_decay": config.weight_decay},
         {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
     ]
+    betas, epsilon = config.betas, config.epsilon
     if not all(parameter.is_cuda for _, parameter in trained):
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=epsilon)
     rate = torch.tensor(config.learning_rate, device=trained[0][1].device)  # where a CUDA graph finds it
-    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True, capturable=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True, capturable=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -24,6 +24,7 @@ def test_every_option_has_a_help_text() -> None:
         ("warmup", 1.1),
         ("weight_decay", -0.1),
         ("betas", (0.9, 1.0)),
+        ("epsilon", 0.0),
         ("clip", 0.0),
         ("precision", "fp16"),
         ("ema", 1.0),

@@ -50,6 +50,15 @@ def test_without_a_gradient_only_the_decayed_shrink() -> None:
         torch.testing.assert_close(parameter, before[name] * factor)
 
 
+@pytest.mark.parametrize(("epsilon", "moved"), [(1e-8, 1e-3), (1e-14, 1.0)])
+def test_a_tiny_gradient_moves_as_epsilon_lets_it(epsilon: float, moved: float) -> None:
+    model = Mixer()
+    before = model.D.detach().clone()
+    model.D.grad = torch.full_like(model.D, 1e-11)
+    adamw(model, TrainingConfig(epsilon=epsilon, learning_rate=0.1)).step()
+    torch.testing.assert_close(before - model.D, torch.full_like(before, moved * 0.1), rtol=2e-3, atol=1e-6)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_it_is_fused_on_a_gpu() -> None:
     assert adamw(Mixer().cuda(), TrainingConfig()).defaults["fused"]
