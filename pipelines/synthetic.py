@@ -214,14 +214,14 @@ def publish(
         "command": " ".join(["python -m pipelines.synthetic", *arguments]),
         "hardware": "; ".join(dict.fromkeys(summary["hardware"] for summary in summaries)),
         "seed": seed,
+        "commit": last["commit"] or "unknown",
+        "date": last["date"][:10],
     }
     task = rows[0]["task"]
     tasks = before.get("tasks", {}) | {task: own}
     others = [row for row in before["rows"] if row["task"] != task and row["task"] in tasks]
     results = {
         **{key: "; ".join(dict.fromkeys(str(facts[key]) for facts in tasks.values())) for key in own},
-        "commit": last["commit"],
-        "date": last["date"][:10],
         "tasks": tasks,
         "rows": [*others, *rows],
     }

@@ -94,7 +94,7 @@ def _source(results: dict[str, Any]) -> str:
     """Where the numbers come from: the command and all that it depended on, or whose they are."""
     if "copied_from" in results:
         return f"Copied from {results['copied_from']}."
-    commit = (results["commit"] or "unknown")[:10]
+    commit = "; ".join(one[:10] for one in (results["commit"] or "unknown").split("; "))
     source = f"`{results['command']}`: {results['hardware']}, {results['date']}, commit {commit}"
     return f"{source}, seed {results['seed']}."
 

@@ -123,8 +123,8 @@ def test_publishing_a_task_keeps_the_rows_of_the_other(tmp_path: Path) -> None:
         synthetic.publish(path, ["--config", task, str(number)], number, [row(task, value)], [tmp_path])
     results = json.loads(path.read_text())
     assert results["rows"] == [row("b", 0.2), row("a", 0.3)]
-    assert [results[key] for key in ("hardware", "commit", "date")] == ["GPU a; GPU b", "2", "2026-01-03"]
-    assert results["seed"] == "2; 1"
+    head = [results[key] for key in ("hardware", "commit", "date", "seed")]
+    assert head == ["GPU a; GPU b", "2; 1", "2026-01-03; 2026-01-02", "2; 1"]
     assert results["command"] == (
         "python -m pipelines.synthetic --config a 2; python -m pipelines.synthetic --config b 1"
     )

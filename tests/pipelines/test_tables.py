@@ -40,6 +40,12 @@ def test_a_table_names_its_source_and_what_fell_short(
     assert second.count("wrong: y") == 2
 
 
+def test_a_table_of_two_runs_names_the_commit_of_each() -> None:
+    results = FACTS | {"commit": "0123456789abcdef; fedcba9876543210", "seed": 7, "rows": [scan_row()]}
+    source = tables.table(results, tables.TABLES["scan"]).split("\n")[0]
+    assert source.endswith("commit 0123456789; fedcba9876, seed 7.")
+
+
 def test_an_unknown_table_is_refused_by_name() -> None:
     with pytest.raises(SystemExit, match="speed is no table; there are: scan"):
         tables.main(["speed"])
