@@ -33,12 +33,25 @@ class Kernels:
             stream = torch.cuda.current_stream(self._device).cuda_stream
             _driver(driver.cuLaunchKernel(function, *grid, *block, shared_memory, stream, address, 0))
 
+    def clusters(self, name: str, blocks: int, threads: int, shared_memory: int = 0) -> int:
+        """How many clusters of so many blocks the device can run at once of a kernel that is made for them."""
+        with torch.cuda.device(self._device):
+            config = driver.CUlaunchConfig()
+            config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+            config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+            config.sharedMemBytes = shared_memory
+            return int(_driver(driver.cuOccupancyMaxActiveClusters(self._function(name, shared_memory), config)))
+
     def _function(self, name: str, shared_memory: int) -> Any:
         key = name, shared_memory
         if key not in self._functions:
             function = _driver(driver.cuModuleGetFunction(self._module, name.encode()))
-            limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _driver(driver.cuFuncSetAttribute(function, limit, shared_memory))
+            attributes = driver.CUfunction_attribute
+            for attribute, value in (
+                (attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_memory),
+                (attributes.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
+            ):
+                _driver(driver.cuFuncSetAttribute(function, attribute, value))
             self._functions[key] = function
         return self._functions[key]
 

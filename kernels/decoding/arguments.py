@@ -3,6 +3,8 @@
 import ctypes
 from typing import NamedTuple
 
+from kernels.decoding.packing import TILE
+
 _POINTERS = (
     *("bias", "conv_weight", "conv_bias", "dt_weight", "dt_bias", "A", "B", "C", "D"),
     *("conv", "ssm", "frames_in", "frames_out"),
@@ -53,6 +55,7 @@ class Sizes(NamedTuple):
     THREADS: int
     GROUP: int
     AHEAD: int
+    RING: int
     STATE: int
     CONV: int
     COMPLEX: int
@@ -69,8 +72,12 @@ class Sizes(NamedTuple):
     OPERATIONS: int
 
     def shared_memory(self) -> int:
-        """Bytes of shared memory of a block."""
-        return ctypes.sizeof(_shared(self))
+        """Bytes of shared memory of a block, a multiple of 16."""
+        return -(-ctypes.sizeof(_shared(self)) // 16) * 16
+
+    def chunk_bytes(self) -> int:
+        """Of a chunk of all warps' rings of weights."""
+        return self.THREADS // 32 * self.AHEAD * self.PLANES * TILE * TILE * 2
 
 
 def _shared(sizes: Sizes) -> type[ctypes.Structure]:
@@ -79,6 +86,7 @@ def _shared(sizes: Sizes) -> type[ctypes.Structure]:
 
     class Shared(ctypes.Structure):
         _fields_ = (
+            ("weights", ctypes.c_char * (sizes.RING * sizes.chunk_bytes())),
             ("stream", word * (streams * _apart(sizes.WIDEST))),
             ("projected", word * (streams * sizes.PROJECTED)),
             ("steps", word * (2 * streams * sizes.OWN_CHANNELS)),

@@ -23,6 +23,12 @@ def _compiled(sizes: Sizes, device: torch.device) -> nvrtc.Kernels:
     return nvrtc.load(sources(), device, **sizes._asdict())
 
 
+def fits(sizes: Sizes, device: torch.device) -> bool:
+    """Whether the device can run a cluster of the kernel: not every GPU has neighbours enough for 16 blocks."""
+    kernels = _compiled(sizes, device)
+    return kernels.clusters("decode", sizes.CLUSTER, sizes.THREADS, sizes.shared_memory()) > 0
+
+
 def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.device) -> None:
     """Decode on the current stream; each cluster has sizes.STREAMS streams."""
     kernels = _compiled(sizes, device)

@@ -19,6 +19,7 @@ STEPS = 7
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two clusters of two blocks of 64 threads."""
     monkeypatch.setattr(cuda, "launch", emulation.launch)
+    monkeypatch.setattr(cuda, "fits", lambda *_: True)
     monkeypatch.setattr(decoding_persistent, "THREADS", 64)
     monkeypatch.setattr(decoding_persistent, "multiprocessors", lambda _: 4)
 

@@ -19,8 +19,8 @@ __device__ void measure_streams(Shared& m, const Place& at, int width, float eps
 }
 
 // The sums of dt, B and C over all channels.
-__device__ void project(Shared& m, const Weights& w, int rows, const Place& at, Fragments& f) {
-  multiply(w, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+__device__ void project(Shared& m, const Weights& w, int rows, const Place& at, Ring ring) {
+  multiply(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     if (row < rows && stream < at.active)
       for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.projections[at.rank][row][stream], rank, a, b);
   });
@@ -39,16 +39,15 @@ __device__ void sum_projections(Shared& m, int rows, const Place& at) {
 __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsilon) {
   Channels c = channels_of(op, at);
   int active = at.active;
-  Fragments f;
   Weights in = weights_of(op.first, at);
-  fetch_first(f, in, at);
+  Ring ring = fetch_first(m, in, at);
   Walk walk = walk_of(c, at, 1);
   Group group = first_group(walk);
   Convolution conv = convolution_of(op, c, at);
   Past past;
   load_past(past, conv, c, group, walk, active);
   await_stream(at);
-  multiply(in, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+  multiply(m, in, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     float(*to)[OWN_CHANNELS + 4] = row < c.own ? m.u : m.z;
     int channel = row < c.own ? row : row - c.own;
     to[stream][channel] = a;
@@ -57,7 +56,7 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   measure_streams(m, at, op.width, epsilon);
   int projected = op.projected;
   Weights projection = weights_of(op.second, at);
-  if (projected) fetch_first(f, projection, at);
+  if (projected) ring = fetch_first(m, projection, at);
   __syncthreads();
 
 #pragma unroll 1
@@ -72,12 +71,12 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
 
   walk = walk_of(c, at, 4);
   group = first_group(walk);
-  if (projected) project(m, projection, projected, at, f);
+  if (projected) project(m, projection, projected, at, ring);
   Scan scan = scan_of(op, c, walk, at);
   Fetched fetched;
   fetch_group(fetched, scan, c, group, walk, active);
   Weights out = weights_of(op.third, at);
-  fetch_first(f, out, at);
+  ring = fetch_first(m, out, at);
   if (projected) {
     cluster_wait();
     sum_projections(m, projected, at);
@@ -91,7 +90,7 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   __syncthreads();
 
   int rows = op.width / CLUSTER;
-  multiply(out, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, rows, row, stream, a, b);
   });
   settle(m, at, op, op.width);

@@ -20,9 +20,8 @@ __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
 // A finished frame becomes one position of the next stage.
 __device__ void compress(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER, pairs = op.first.steps * 8;
-  Fragments f;
   Weights w = weights_of(op.first, at);
-  fetch_first(f, w, at);
+  Ring ring = fetch_first(m, w, at);
 #pragma unroll 1
   for (int item = at.thread; item < pairs * at.active; item += THREADS) {
     int stream = item / pairs, k = item % pairs * 2, phase = k / rows;
@@ -34,7 +33,7 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
   }
   __syncthreads();
   int inner_rows = 2 * rows;
-  multiply(w, f, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, inner_rows, row, stream, a, b);
   });
   settle(m, at, op, 2 * op.width);
@@ -43,11 +42,10 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
 // What the next stage made of the last frame becomes the frame that is still to be used.
 __device__ void expand(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER;
-  Fragments f;
   Weights w = weights_of(op.first, at);
-  fetch_first(f, w, at);
+  Ring ring = fetch_first(m, w, at);
   await_stream(at);
-  multiply(w, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+  multiply(m, w, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     int phase = row / rows, channel = at.rank * rows + row % rows;
     if (phase >= op.pool || stream >= at.active) return;
     float bias = op.bias[phase * op.width + channel];

@@ -36,14 +36,16 @@ __device__ void multiply_add(float (&sums)[4], const uint4& a, u32 b0, u32 b1) {
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
-// Weights are read once a step by this block, so they are not to drive other things from the first cache.
-__device__ uint4 load_weights(const uint4* p) {
-  uint4 v;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(p));
-  return v;
+// Asks for 16 bytes of weights, which come to shared memory past the first cache, where they would drive out other things.
+__device__ void ask(uint4* to, const uint4* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from)
+               : "memory");
 }
+// Makes one request of all that the thread has asked for since the last; it may be empty.
+__device__ void close_request() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most so many of the thread's requests, the latest ones, are still under way.
+template <int LATEST>
+__device__ void await_requests() { asm volatile("cp.async.wait_group %0;" ::"n"(LATEST) : "memory"); }
 // The state in device memory, which nothing else in the kernel reads or writes: so these need not be ordered with
 // other memory, as the compiler would have to order a store through a pointer that may lead anywhere.
 __device__ float load_state(const float* p) {

@@ -1,14 +1,6 @@
 // Matrix times streams on the tensor cores. A stream's sums are made in one order, whatever the other streams are and
 // however many: that is what makes a sample independent of its batch.
 
-// The weights of AHEAD steps, which a thread fetches before it needs them.
-struct Fragments {
-  uint4 high[AHEAD];
-#if PLANES > 1
-  uint4 low[AHEAD];
-#endif
-};
-
 // This rank's rows of a product as a lane reads them, in registers: a store to shared memory, where operations are, would
 // have the compiler read them again.
 struct Weights {
@@ -20,20 +12,41 @@ __device__ Weights weights_of(const Product& p, const Place& at) {
   return {p.high + first, p.low + first, p.tiles, p.steps};
 }
 
-__device__ void fetch(Fragments& f, const Weights& w, int tile, int step) {
-  int first = (tile * w.steps + step) * 32;
+// Weights come through a ring of chunks in shared memory, all but one of which are under way: registers would hold too
+// few to hide how long they take. A lane reads what it has asked for itself, so that nobody waits for anybody. A ring
+// says what of a product the warp asks for next, and which chunk it becomes.
+struct Ring {
+  int tile, step, chunk;
+};
+__device__ int after(int chunk) { return chunk + 1 == RING ? 0 : chunk + 1; }
+// Asks for one chunk more, or for nothing where all of the product has been asked for.
+__device__ void fetch(Shared& m, Ring& ring, const Weights& w, const Place& at) {
+  if (ring.tile < w.tiles) {
+    int first = (ring.tile * w.steps + ring.step) * 32;
+    uint4(*to)[32] = m.weights[at.warp][ring.chunk];
 #pragma unroll
-  for (int i = 0; i < AHEAD; i++)
-    if (step + i < w.steps) {
-      f.high[i] = load_weights(w.high + first + 32 * i);
+    for (int i = 0; i < AHEAD; i++)
+      if (ring.step + i < w.steps) {
+        ask(&to[PLANES * i][at.lane], w.high + first + 32 * i);
 #if PLANES > 1
-      f.low[i] = load_weights(w.low + first + 32 * i);
+        ask(&to[PLANES * i + 1][at.lane], w.low + first + 32 * i);
 #endif
+      }
+    ring.chunk = after(ring.chunk);
+    ring.step += AHEAD;
+    if (ring.step >= w.steps) {
+      ring.step = 0;
+      ring.tile += WARPS;
     }
+  }
+  close_request();
 }
 // The weights that the warp needs first: they depend on nothing, so they are fetched while others are awaited.
-__device__ void fetch_first(Fragments& f, const Weights& w, const Place& at) {
-  if (at.warp < w.tiles) fetch(f, w, at.warp, 0);
+__device__ Ring fetch_first(Shared& m, const Weights& w, const Place& at) {
+  Ring ring = {at.warp, 0, 0};
+#pragma unroll 1
+  for (int chunk = 0; chunk < RING - 1; chunk++) fetch(m, ring, w, at);
+  return ring;
 }
 
 #if PREFETCH
@@ -69,33 +82,38 @@ __device__ Pair split(float first, float second) {
 }
 
 // Calls finish(row, stream, sum, sum of the next stream) for all rows of the weights times the operands of all streams.
-// `f` holds what fetch_first fetched.
+// `ring` is as fetch_first left it.
 template <class Finish>
-__device__ void multiply(const Weights& w, Fragments& f, const u32* operand, int stride, const Place& at,
+__device__ void multiply(Shared& m, const Weights& w, Ring ring, const u32* operand, int stride, const Place& at,
                          Finish finish) {
-  int group = at.lane / 4, part = at.lane % 4;
+  int group = at.lane / 4, part = at.lane % 4, chunk = 0;
   operand += group * stride + 4 * part;
 #pragma unroll 1
   for (int tile = at.warp; tile < w.tiles; tile += WARPS) {
     float high[TILES][4] = {}, low[TILES][4] = {};
 #pragma unroll 1
     for (int step = 0; step < w.steps; step += AHEAD) {
-      Fragments now = f;
-      bool same_tile = step + AHEAD < w.steps;
-      if (same_tile || tile + WARPS < w.tiles)
-        fetch(f, w, same_tile ? tile : tile + WARPS, same_tile ? step + AHEAD : 0);
+      await_requests<RING - 2>();
+      fetch(m, ring, w, at);  // into the chunk that was multiplied before this one
+      const uint4(*weights)[32] = m.weights[at.warp][chunk];
 #pragma unroll
       for (int i = 0; i < AHEAD; i++)
-        if (step + i < w.steps)
+        if (step + i < w.steps) {
+          uint4 a = weights[PLANES * i][at.lane];
+#if PLANES > 1
+          uint4 rest = weights[PLANES * i + 1][at.lane];
+#endif
 #pragma unroll
           for (int n = 0; n < TILES; n++) {
             uint4 b = *(const uint4*)(operand + 8 * n * stride + (step + i) * 16);
-            multiply_add(high[n], now.high[i], b.x, b.z);
-            multiply_add(low[n], now.high[i], b.y, b.w);
+            multiply_add(high[n], a, b.x, b.z);
+            multiply_add(low[n], a, b.y, b.w);
 #if PLANES > 1
-            multiply_add(low[n], now.low[i], b.x, b.z);
+            multiply_add(low[n], rest, b.x, b.z);
 #endif
           }
+        }
+      chunk = after(chunk);
     }
 #pragma unroll
     for (int n = 0; n < TILES; n++) {

@@ -26,15 +26,14 @@ __device__ void make_noise(Shared& m, const Place& at, const Arguments& a, i64 p
 
 // Logits of the next token, for the ranks that draw. A rank has some tiles of 16 symbols.
 __device__ void run_head(Shared& m, const Operation& op, Place& at, const Arguments& a, i64 position) {
-  Fragments f;
   Weights w = weights_of(op.first, at);
-  fetch_first(f, w, at);
+  Ring ring = fetch_first(m, w, at);
   make_noise(m, at, a, position);
   await_stream(at);
   measure_streams(m, at, op.width, a.epsilon);
   __syncthreads();
   int first = at.rank * op.first.tiles * 16;
-  multiply(w, f, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
+  multiply(m, w, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
     int symbol = first + row;
     if (symbol >= VOCABULARY || stream >= at.active) return;
     float bias = op.bias ? op.bias[symbol] : 0;

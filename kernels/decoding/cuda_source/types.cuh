@@ -58,6 +58,7 @@ struct Arguments {
 constexpr int SLOTS = (STREAMS + CLUSTER - 1) / CLUSTER;  // streams for which a rank draws
 
 struct Shared {
+  uint4 weights[WARPS][RING][AHEAD * PLANES][32];  // on their way to a warp: RING chunks of AHEAD steps, see products.cuh
   u32 stream[STREAMS][apart(WIDEST)];              // the residual stream as operand
   float projected[STREAMS][PROJECTED];             // dt, B and C of the position
   float2 steps[STREAMS][OWN_CHANNELS];             // dt, and dt u

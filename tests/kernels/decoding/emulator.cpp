@@ -34,7 +34,16 @@ namespace emulator {
 struct Message { void* to; unsigned word; };
 struct Warp { int arrived = 0; unsigned turn = 0; unsigned slots[2][32][12]; };
 struct Block { char* memory; int arrived = 0; unsigned turn = 0; std::vector<Warp> warps; };
-struct Fiber { ucontext_t context; std::vector<char> stack; int block, thread; bool done = false; unsigned collectives = 0, turn = 0; };
+struct Asked { uint4* to; const uint4* from; int request; };
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack;
+  int block, thread;
+  bool done = false;
+  unsigned collectives = 0, turn = 0;
+  std::vector<Asked> asked;
+  int requests = 0;
+};
 
 static std::vector<Block> blocks;
 static std::vector<Fiber> fibers;
@@ -135,7 +144,26 @@ static void multiply_add(float (&sums)[4], const uint4& a, unsigned b0, unsigned
     }
   }
 }
-static uint4 load_weights(const uint4* p) { return *p; }
+// What is asked for is NaN until it is awaited, or until it comes by itself.
+static void arrive(int first, bool by_chance) {
+  auto& asked = emulator::current->asked;
+  for (size_t i = 0; i < asked.size();)
+    if (asked[i].request < first || (by_chance && emulator::random_numbers() % 8 == 0)) {
+      *asked[i].to = *asked[i].from;
+      asked[i] = asked.back();
+      asked.pop_back();
+    } else i++;
+}
+static void ask(uint4* to, const uint4* from) {
+  std::memset(to, 0xff, sizeof(uint4));
+  emulator::current->asked.push_back({to, from, emulator::current->requests});
+}
+static void close_request() {
+  emulator::current->requests++;
+  arrive(0, true);
+}
+template <int LATEST>
+static void await_requests() { arrive(emulator::current->requests - LATEST, true); }
 template <class T>
 static T load_state(const T* p) { return *p; }
 template <class T>
