@@ -5,28 +5,26 @@ the engine is made under bf16 autocast. The state and all sums are float32. A sa
 order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from core.decoding import Model, StaticEngine, clock_period, tensors
-from core.decoding_program import Covered, add_model, mixers_of
+from core.decoding_program import Covered, add_model, frames_of, mixers_of
 from core.mamba import Mamba
 from core.sampling import SamplingConfig
 from kernels.decoding import cuda
 from kernels.decoding.arguments import Arguments, Sizes
 from kernels.decoding.operations import Program
-from kernels.decoding.packing import operands
-from kernels.layout import multiprocessors
+from kernels.decoding.packing import TILE, operands
 
 STREAMS = (8, 16, 24, 32)  # that a cluster may have
 THREADS = 256  # of a block: more hide no more of what a step waits for than they cost in registers
-SHARED_MEMORY = 227 * 1024
 RINGS = (2, 8)  # chunks of weights in a ring: what there must be, and what is of use
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
-WIDE = 512  # channels from which on the weights are too many for two multiprocessors to read in time
-SECOND_CACHE = 32 * 2**20  # bytes of weights that stay there from step to step
+WIDE = 512  # channels from which on the weights are too many for a few multiprocessors to read in time
+FEW = 4  # streams of a cluster, up to which it has as many blocks as a model's sums have parts
 
 
 class PersistentEngine(StaticEngine):
@@ -36,7 +34,8 @@ class PersistentEngine(StaticEngine):
         super().__init__(model, count, allowed)
         self.config, self.count = config, count
         planes = 1 if torch.is_autocast_enabled(allowed.device.type) else 2
-        self._program, self._sizes, self._share = _planned(model, planes, count, allowed.device)
+        self._program = _program(model, _ranks(model, count, allowed.device), planes)
+        self._sizes, self._share = _plan(self._program, model, count, allowed.device)
         self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
         self._embedding = model.embedding.weight.detach().float().contiguous()
         self._operands = operands(self._embedding)
@@ -72,40 +71,49 @@ class PersistentEngine(StaticEngine):
 
 def takes(model: Model, device: torch.device) -> TypeGuard[Covered]:
     """Whether the kernel runs on the device, and takes the sizes of the model."""
-    properties = torch.cuda.get_device_properties(device)
-    is_able = (properties.major, properties.minor) >= (9, 0)
-    return is_able and properties.shared_memory_per_block_optin >= SHARED_MEMORY and bool(_ranks(model))
+    properties: Any = torch.cuda.get_device_properties(device)
+    is_able = properties.major >= 9 and properties.shared_memory_per_block_optin >= cuda.SHARED_MEMORY
+    return is_able and _parts(model) > 0
 
 
-def _ranks(model: Model) -> list[int]:
-    """How many blocks may share a stream, the best first; none for a model whose sizes the kernel does not take."""
+def _parts(model: Model) -> int:
+    """Of a sum over channels, and the most blocks of a stream; 0 for a model that the kernel does not take.
+
+    They are the model's, whatever the count, so that sums are made in one order.
+    """
     mixers = mixers_of(model)
     if not mixers:
-        return []
+        return 0
     widths = [mixer.in_proj.in_features for mixer in mixers]
     states = _state_floats(mixers[0])
     too_large = states > 64 or max(widths) > WIDEST or model.config.padded_vocab_size > SYMBOLS
     if too_large or states % 8 or any(width % 16 for width in widths):
-        return []
+        return 0
     narrowest = min(mixer.d_inner for mixer in mixers)
-    most = 16 if max(widths) >= WIDE else 2
-    return [ranks for ranks in (16, 8, 4, 2, 1) if ranks <= most and narrowest % (32 * ranks) == 0]
+
+    def divides(parts: int) -> bool:
+        framed = [(width // parts, pool * width // parts) for pool, width in frames_of(model)]
+        return narrowest % (32 * parts) == 0 and all(c % 2 == 0 and n % TILE == 0 for c, n in framed)
+
+    most = 16 if max(widths) >= WIDE else 8
+    return next((parts for parts in (16, 8, 4, 2, 1) if parts <= most and divides(parts)), 0)
+
+
+def _ranks(model: Model, count: int, device: torch.device) -> int:
+    """How many blocks have each stream: the more, the sooner a step is done, but the fewer the clusters."""
+    parts = _parts(model)
+    fewest = 8 if max(mixer.in_proj.in_features for mixer in mixers_of(model)) >= WIDE else 2
+    halves = [parts >> power for power in range(parts.bit_length())]
+    able = [ranks for ranks in halves if cuda.clusters(ranks, device) > 0]
+    return next(
+        ranks
+        for ranks in able
+        if ranks <= fewest or ranks == able[-1] or count <= FEW * cuda.clusters(ranks, device)
+    )
 
 
 def _state_floats(mixer: Mamba) -> int:
     return mixer.A_log.shape[1] * (2 if mixer.complex else 1)
-
-
-def _planned(model: Covered, planes: int, count: int, device: torch.device) -> tuple[Program, Sizes, int]:
-    """The operations of a step, the macros of the kernel, and how many streams each cluster has."""
-    for ranks in _ranks(model):
-        state = model.initial_state(1)
-        program = Program(ranks, planes, tensors(state))
-        add_model(program, model, state)
-        sizes, share = _plan(program, model, count, device)
-        if cuda.fits(sizes, device):
-            return program, sizes, share
-    raise ValueError(f"The GPU runs no cluster of blocks for a model of the sizes {model.config}.")
 
 
 def _plan(program: Program, model: Covered, count: int, device: torch.device) -> tuple[Sizes, int]:
@@ -114,15 +122,13 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
     All clusters should run at once, each with as few streams as will do; if shared memory has no room for so
     many, they run one after the other. What room is left is the ring's.
     """
-    clusters = max(1, multiprocessors(device) // program.ranks)
-    share = -(-count // clusters)
-    fitting = [
-        streams for streams in STREAMS if _sizes(program, model, streams, 1).shared_memory() <= SHARED_MEMORY
-    ]
+    share = -(-count // cuda.clusters(program.ranks, device))
+    needed = {streams: _sizes(program, model, streams, share).shared_memory() for streams in STREAMS}
+    fitting = [streams for streams in STREAMS if needed[streams] <= cuda.SHARED_MEMORY]
     streams = next((streams for streams in fitting if streams >= share), fitting[-1])
     share = min(share, streams)
     sizes = _sizes(program, model, streams, share)
-    more = (SHARED_MEMORY - sizes.shared_memory()) // sizes.chunk_bytes()
+    more = (cuda.SHARED_MEMORY - sizes.shared_memory()) // sizes.chunk_bytes()
     return sizes._replace(RING=min(sizes.RING + more, RINGS[1])), share
 
 
@@ -133,20 +139,30 @@ def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
     best.
     """
     mixer = mixers_of(model)[0]
+    ahead = (6 if mixer.in_proj.in_features >= WIDE else 4) // program.planes
+    pieces = program.parts // program.ranks
     return Sizes(
         CLUSTER=program.ranks,
+        PARTS=program.parts,
         STREAMS=streams,
         THREADS=THREADS,
-        GROUP=share if share < 3 else 4,
-        AHEAD=4 // program.planes,
+        GROUP=share if share < 3 else 4 if share <= 8 else 8,
+        AHEAD=pieces * -(-ahead // pieces),
         RING=RINGS[0],
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,
-        PREFETCH=int(program.weight_bytes() > SECOND_CACHE),
         VOCABULARY=model.config.padded_vocab_size,
         RESIDUAL_ROWS=program.residual_rows,
         SKIP_ROWS=max(1, program.skip_rows),
         OPERATIONS=len(program.operations),
         **program.largest(),
     )
+
+
+def _program(model: Covered, ranks: int, planes: int) -> Program:
+    """The operations of a step, on the state of one sample for now."""
+    state = model.initial_state(1)
+    program = Program(ranks, _parts(model), planes, tensors(state))
+    add_model(program, model, state)
+    return program

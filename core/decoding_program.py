@@ -29,6 +29,14 @@ def mixers_of(model: Model) -> list[Mamba]:
     return [block.mixer for block in blocks] if all(isinstance(block, Block) for block in blocks) else []
 
 
+def frames_of(model: Model) -> list[tuple[int, int]]:
+    """The frames between a model's clocks: how many positions of how many channels."""
+    if not isinstance(model, MultiscaleModel):
+        return []
+    stages = [stage.pooled for stage in model.modules() if isinstance(stage, Stage)]
+    return [(pooled.pool, pooled.d_model) for pooled in stages]
+
+
 @torch.no_grad()
 def add_model(program: Program | CpuProgram, model: Covered, state: Any) -> None:
     """Add the operations of a step that advances `state`."""

@@ -33,14 +33,15 @@ class Kernels:
             stream = torch.cuda.current_stream(self._device).cuda_stream
             _driver(driver.cuLaunchKernel(function, *grid, *block, shared_memory, stream, address, 0))
 
-    def clusters(self, name: str, blocks: int, threads: int, shared_memory: int = 0) -> int:
-        """How many clusters of so many blocks the device can run at once of a kernel that is made for them."""
+    def clusters(self, name: str, blocks: int, shared_memory: int) -> int:
+        """How many clusters of so many blocks, for which kernel `name` is made, the device runs at once."""
         with torch.cuda.device(self._device):
             config = driver.CUlaunchConfig()
             config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
-            config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+            config.blockDimX, config.blockDimY, config.blockDimZ = 32, 1, 1
             config.sharedMemBytes = shared_memory
-            return int(_driver(driver.cuOccupancyMaxActiveClusters(self._function(name, shared_memory), config)))
+            function = self._function(name, shared_memory)
+            return int(_driver(driver.cuOccupancyMaxActiveClusters(function, config)))
 
     def _function(self, name: str, shared_memory: int) -> Any:
         key = name, shared_memory

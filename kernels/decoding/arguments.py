@@ -51,6 +51,7 @@ class Sizes(NamedTuple):
     """The macros of the source; see cuda_source/types.cuh."""
 
     CLUSTER: int
+    PARTS: int
     STREAMS: int
     THREADS: int
     GROUP: int
@@ -60,7 +61,6 @@ class Sizes(NamedTuple):
     CONV: int
     COMPLEX: int
     PLANES: int
-    PREFETCH: int
     VOCABULARY: int
     WIDEST: int
     OWN_CHANNELS: int

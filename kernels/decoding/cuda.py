@@ -14,8 +14,12 @@ FILES = (
 )
 
 
+SOURCE = Path(__file__).parent / "cuda_source"
+SHARED_MEMORY = 227 * 1024  # bytes that a block of the kernel may have
+
+
 def sources() -> tuple[Path, ...]:
-    return tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in FILES)
+    return tuple(SOURCE / f"{name}.cuh" for name in FILES)
 
 
 @functools.cache
@@ -23,10 +27,14 @@ def _compiled(sizes: Sizes, device: torch.device) -> nvrtc.Kernels:
     return nvrtc.load(sources(), device, **sizes._asdict())
 
 
-def fits(sizes: Sizes, device: torch.device) -> bool:
-    """Whether the device can run a cluster of the kernel: not every GPU has neighbours enough for 16 blocks."""
-    kernels = _compiled(sizes, device)
-    return kernels.clusters("decode", sizes.CLUSTER, sizes.THREADS, sizes.shared_memory()) > 0
+@functools.cache
+def clusters(ranks: int, device: torch.device) -> int:
+    """How many clusters of so many blocks, each alone on its multiprocessor, the device runs at once.
+
+    A cluster lies within one group of neighbours, so that there may be fewer than the multiprocessors allow.
+    """
+    kernels = nvrtc.load((SOURCE / "cluster.cuh",), device, CLUSTER=ranks)
+    return kernels.clusters("cluster", ranks, SHARED_MEMORY)
 
 
 def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.device) -> None:

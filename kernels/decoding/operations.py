@@ -42,11 +42,13 @@ class BlockWeights:
 class Program:
     """A step's operations in order, faster clocks first, and the tensors that they point to.
 
-    ranks: blocks of a cluster. planes: 2 keeps 16 bits of each weight's mantissa, 1 only bf16's 8.
+    ranks: blocks of a cluster. parts: of a sum that they share out, the same for any number of ranks.
+    planes: 2 keeps 16 bits of each weight's mantissa, 1 only bf16's 8.
     template: the tensors of a state of the model; the operations point to them until they are bound.
     """
 
     ranks: int
+    parts: int
     planes: int
     template: list[Tensor]
     operations: list[Operation] = field(default_factory=list)
@@ -64,16 +66,6 @@ class Program:
                 if getattr(operation, name) is not None:
                     setattr(operation, name, place[getattr(operation, name)])
         return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
-
-    def weight_bytes(self) -> int:
-        """Of all matrices of a step."""
-        products = [
-            product
-            for operation in self.operations
-            for product in (operation.first, operation.second, operation.third)
-        ]
-        pieces = sum(product.tiles * product.steps for product in products)
-        return pieces * TILE * TILE * 2 * self.ranks * self.planes
 
     def largest(self) -> dict[str, int]:
         """The largest sizes that an operation has, by the names of the macros."""
@@ -124,7 +116,7 @@ class Program:
         both = (weights.in_proj * weights.norm).view(2, self.ranks, own, width).transpose(0, 1)
         operation = self._operation(BLOCK, period, depth, width, residual=residual, save=save, add=add)
         operation.first = self._product(both.reshape(self.ranks, 2 * own, width))
-        operation.third = self._product(self._columns(weights.out_proj))
+        operation.third = self._shared_product(self._columns(weights.out_proj))
         operation.own_channels = own
         operation.is_complex = int(weights.A.is_complex())
         operation.has_dt, operation.has_B, operation.has_C = (
@@ -138,7 +130,7 @@ class Program:
                 x_proj = torch.cat([x_proj[:dt_rank], x_proj.new_zeros(more, inner), x_proj[dt_rank:]])
                 operation.dt_weight = self._keep(pad(weights.dt_weight, (0, more)).T)
                 dt_rank += more
-            operation.second = self._product(self._columns(x_proj))
+            operation.second = self._shared_product(self._columns(x_proj))
             operation.dt_rank, operation.projected = dt_rank, len(x_proj)
         A = weights.A
         if A.is_complex():
@@ -171,8 +163,9 @@ class Program:
         """weight (inner width, pool * width) makes of a frame one position of stage `depth`."""
         pool, width = frames.shape[1:]
         operation = self._operation(COMPRESS, period, depth, width, residual=residual)
-        by_rank = weight.view(-1, pool, self.ranks, width // self.ranks).permute(2, 0, 1, 3).flatten(-2)
-        operation.first = self._product(by_rank)
+        by_part = weight.view(-1, pool, self.parts, width // self.parts).permute(2, 0, 1, 3).flatten(2)
+        by_rank = by_part.unflatten(0, (self.ranks, -1)).transpose(1, 2).flatten(2)
+        operation.first = self._shared_product(by_rank)
         operation.bias = self._keep(bias)
         operation.frames_in, operation.pool = frames.data_ptr(), pool
 
@@ -193,6 +186,11 @@ class Program:
     def _columns(self, matrix: Tensor) -> Tensor:
         """Each rank's share of the columns: (rows, columns) -> (ranks, rows, columns / ranks)."""
         return matrix.unflatten(1, (self.ranks, -1)).transpose(0, 1)
+
+    def _shared_product(self, matrices: Tensor) -> Product:
+        """matrices (ranks, rows, columns) whose columns the ranks share out: a step of each part in turn."""
+        parts = matrices.unflatten(2, (self.parts // self.ranks, -1, TILE))
+        return self._product(parts.transpose(2, 3).flatten(2))
 
     def _product(self, matrices: Tensor) -> Product:
         """matrices (ranks, rows, columns), one for each rank."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core import decoding_persistent
-from core.decoding import EagerEngine, Model, Situation
+from core.decoding import EagerEngine, Model, Situation, tensors
 from core.decoding_persistent import PersistentEngine
 from core.model import SequenceModel, SequenceModelConfig
 from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
@@ -17,11 +17,10 @@ STEPS = 7
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clusters of two blocks of 64 threads."""
+    """Four multiprocessors, and blocks of 64 threads."""
     monkeypatch.setattr(cuda, "launch", emulation.launch)
-    monkeypatch.setattr(cuda, "fits", lambda *_: True)
+    monkeypatch.setattr(cuda, "clusters", lambda ranks, _: 4 // ranks)
     monkeypatch.setattr(decoding_persistent, "THREADS", 64)
-    monkeypatch.setattr(decoding_persistent, "multiprocessors", lambda _: 4)
 
 
 def begun(engine: EagerEngine | PersistentEngine, model: Model, count: int) -> EagerEngine | PersistentEngine:
@@ -72,6 +71,36 @@ def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
         alone.begin(rows[row], sample_keys(0, row, 1))
         for one, all_rows in zip(alone.advance(STEPS), together, strict=True):
             assert torch.equal(one[0], all_rows[row])
+
+
+def test_a_sample_does_not_depend_on_how_many_blocks_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    options = {"vocab_size": 40, "d_model": 64, "n_layer": 1, "pools": [2], "d_state": 8}
+    model, allowed = MultiscaleModel(MultiscaleModelConfig(**options)), torch.ones(40, dtype=torch.bool)
+    found = []
+    for ranks in (1, 2, 4):
+        monkeypatch.setattr(decoding_persistent, "_ranks", lambda *_, ranks=ranks: ranks)
+        engine = begun(PersistentEngine(model, 1, SamplingConfig(), allowed), model, 1)
+        assert engine._sizes[:2] == (ranks, 4)
+        found.append([*engine.advance(STEPS), *tensors(engine.situation().state)])
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 8), (60, 8), (61, 4), (120, 4), (121, 2), (9999, 2)])
+def test_few_streams_have_many_blocks_each(
+    count: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "clusters", lambda ranks, _: {2: 66, 4: 30, 8: 15}.get(ranks, 0))
+    model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=256, n_layer=1))
+    assert decoding_persistent._ranks(model, count, torch.device("cuda")) == expected
+
+
+def test_a_wide_model_has_what_the_gpu_can_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=512, n_layer=1))
+    for largest in (16, 8, 4, 1):
+        monkeypatch.setattr(cuda, "clusters", lambda ranks, _, largest=largest: int(ranks <= largest))
+        assert decoding_persistent._ranks(model, 1, torch.device("cuda")) == largest
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ __device__ void measure_streams(Shared& m, const Place& at, int width, float eps
 
 // The sums of dt, B and C over all channels.
 __device__ void project(Shared& m, const Weights& w, int rows, const Place& at, Ring ring) {
-  multiply(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply<SHARE>(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     if (row < rows && stream < at.active)
       for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.projections[at.rank][row][stream], rank, a, b);
   });
@@ -30,9 +30,7 @@ __device__ void sum_projections(Shared& m, int rows, const Place& at) {
 #pragma unroll 1
   for (int item = at.thread; item < rows * at.active; item += THREADS) {
     int row = item / at.active, stream = item % at.active;
-    float sum = 0;
-    for (int rank = 0; rank < CLUSTER; rank++) sum += m.projections[rank][row][stream];
-    m.projected[stream][row] = sum;
+    m.projected[stream][row] = add_up<CLUSTER>([&](int rank) { return m.projections[rank][row][stream]; });
   }
 }
 
@@ -46,8 +44,9 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   Convolution conv = convolution_of(op, c, at);
   Past past;
   load_past(past, conv, c, group, walk, active);
+  prefetch_steps(op, c, at);
   await_stream(at);
-  multiply(m, in, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+  multiply<1>(m, in, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     float(*to)[OWN_CHANNELS + 4] = row < c.own ? m.u : m.z;
     int channel = row < c.own ? row : row - c.own;
     to[stream][channel] = a;
@@ -90,7 +89,7 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   __syncthreads();
 
   int rows = op.width / CLUSTER;
-  multiply(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply<SHARE>(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, rows, row, stream, a, b);
   });
   settle(m, at, op, op.width);

@@ -26,9 +26,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     for (int i = 0; i < OPERATIONS; i++) {
       const Operation& op = m.operations[i];
       if ((at.tick + 1) % op.period) break;  // what comes later is of slower clocks
-#if PREFETCH
-      prefetch_operation(m.operations[i + 1 < OPERATIONS ? i + 1 : 0], at);
-#endif
       if (op.kind == BLOCK) {
         run_block(m, op, at, a.epsilon);
       } else if (op.kind == COMPRESS) {

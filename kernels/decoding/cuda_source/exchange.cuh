@@ -38,11 +38,8 @@ __device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
   for (int index = at.thread; index < items * replicas; index += THREADS) {
     int item = index % items, replica = index / items, stream = item % at.active, row = item / at.active * 2;
     int channel = at.rank * rows + row;
-    float a = 0, b = 0;
-    for (int rank = 0; rank < CLUSTER; rank++) {
-      a += m.outputs[rank][row][stream];
-      b += m.outputs[rank][row + 1][stream];
-    }
+    float a = add_up<CLUSTER>([&](int rank) { return m.outputs[rank][row][stream]; });
+    float b = add_up<CLUSTER>([&](int rank) { return m.outputs[rank][row + 1][stream]; });
     if (is_block) {
       float was_a = before[row][stream], was_b = before[row + 1][stream];
       a += was_a;

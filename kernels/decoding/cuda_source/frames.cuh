@@ -20,20 +20,19 @@ __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
 // A finished frame becomes one position of the next stage.
 __device__ void compress(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER, pairs = op.first.steps * 8;
+  int columns = op.width / PARTS, part = columns * op.pool;  // channels of a part, and its numbers in a frame
   Weights w = weights_of(op.first, at);
   Ring ring = fetch_first(m, w, at);
 #pragma unroll 1
   for (int item = at.thread; item < pairs * at.active; item += THREADS) {
-    int stream = item / pairs, k = item % pairs * 2, phase = k / rows;
-    float2 read = make_float2(0, 0);
-    if (phase < op.pool)
-      read = *(const float2*)(op.frames_in + ((at.row + stream) * op.pool + phase) * op.width + at.rank * rows +
-                              k % rows);
+    int stream = item / pairs, k = item % pairs * 2, phase = k % part / columns;
+    int channel = at.rank * rows + k / part * columns + k % columns;
+    float2 read = *(const float2*)(op.frames_in + ((at.row + stream) * op.pool + phase) * op.width + channel);
     *(Pair*)&m.operand[stream][operand_word(k)] = split(read.x, read.y);
   }
   __syncthreads();
   int inner_rows = 2 * rows;
-  multiply(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply<SHARE>(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, inner_rows, row, stream, a, b);
   });
   settle(m, at, op, 2 * op.width);
@@ -45,7 +44,7 @@ __device__ void expand(Shared& m, const Operation& op, Place& at) {
   Weights w = weights_of(op.first, at);
   Ring ring = fetch_first(m, w, at);
   await_stream(at);
-  multiply(m, w, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
+  multiply<1>(m, w, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     int phase = row / rows, channel = at.rank * rows + row % rows;
     if (phase >= op.pool || stream >= at.active) return;
     float bias = op.bias[phase * op.width + channel];

@@ -1,5 +1,19 @@
 // Matrix times streams on the tensor cores. A stream's sums are made in one order, whatever the other streams are and
-// however many: that is what makes a sample independent of its batch.
+// however many: that is what makes a sample independent of its batch. Sums over channels that ranks share out have PARTS
+// parts, which are added up as the leaves of a tree; so they are the same for any number of ranks.
+
+// get(0) + get(1) + ..., as the leaves of a tree; COUNT is a power of two.
+template <int COUNT, class Get>
+__device__ float add_up(Get get) {
+  float sums[COUNT];
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) sums[i] = get(i);
+#pragma unroll
+  for (int apart = 1; apart < COUNT; apart *= 2)
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 2 * apart) sums[i] += sums[i + apart];
+  return sums[0];
+}
 
 // This rank's rows of a product as a lane reads them, in registers: a store to shared memory, where operations are, would
 // have the compiler read them again.
@@ -49,25 +63,6 @@ __device__ Ring fetch_first(Shared& m, const Weights& w, const Place& at) {
   return ring;
 }
 
-#if PREFETCH
-// Asks for this rank's weights of an operation to come out of device memory into the second cache.
-__device__ void prefetch_weights(const uint4* weights, const Product& p, const Place& at) {
-  if (!weights) return;
-  i64 bytes = (i64)p.tiles * p.steps * 512, piece = 8192;
-  const char* from = (const char*)weights + at.rank * bytes;
-  for (i64 start = at.thread * piece; start < bytes; start += THREADS * piece)
-    prefetch(from + start, (u32)(bytes - start < piece ? bytes - start : piece));
-}
-__device__ void prefetch_operation(const Operation& op, const Place& at) {
-  prefetch_weights(op.first.high, op.first, at);
-  prefetch_weights(op.first.low, op.first, at);
-  prefetch_weights(op.second.high, op.second, at);
-  prefetch_weights(op.second.low, op.second, at);
-  prefetch_weights(op.third.high, op.third, at);
-  prefetch_weights(op.third.low, op.third, at);
-}
-#endif
-
 // Where the pair of numbers k, k + 1 of a stream (k even) lies in its operand: the word of its high parts, then that
 // of its low parts. A lane finds all that it needs of 16 numbers in 16 bytes.
 __device__ int operand_word(u32 k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2; }
@@ -82,15 +77,17 @@ __device__ Pair split(float first, float second) {
 }
 
 // Calls finish(row, stream, sum, sum of the next stream) for all rows of the weights times the operands of all streams.
-// `ring` is as fetch_first left it.
-template <class Finish>
+// `ring` is as fetch_first left it. PIECES: parts of each sum; they are made side by side, a step of each in turn, which is
+// how their weights come.
+template <int PIECES, class Finish>
 __device__ void multiply(Shared& m, const Weights& w, Ring ring, const u32* operand, int stride, const Place& at,
                          Finish finish) {
-  int group = at.lane / 4, part = at.lane % 4, chunk = 0;
-  operand += group * stride + 4 * part;
+  static_assert(AHEAD % PIECES == 0, "a chunk has whole turns");
+  int group = at.lane / 4, quarter = at.lane % 4, chunk = 0, length = w.steps / PIECES;
+  operand += group * stride + 4 * quarter;
 #pragma unroll 1
   for (int tile = at.warp; tile < w.tiles; tile += WARPS) {
-    float high[TILES][4] = {}, low[TILES][4] = {};
+    float high[PIECES][TILES][4] = {}, low[PIECES][TILES][4] = {};
 #pragma unroll 1
     for (int step = 0; step < w.steps; step += AHEAD) {
       await_requests<RING - 2>();
@@ -99,17 +96,19 @@ __device__ void multiply(Shared& m, const Weights& w, Ring ring, const u32* oper
 #pragma unroll
       for (int i = 0; i < AHEAD; i++)
         if (step + i < w.steps) {
+          int piece = i % PIECES;
+          const u32* columns = operand + (piece * length + (step + i) / PIECES) * 16;
           uint4 a = weights[PLANES * i][at.lane];
 #if PLANES > 1
           uint4 rest = weights[PLANES * i + 1][at.lane];
 #endif
 #pragma unroll
           for (int n = 0; n < TILES; n++) {
-            uint4 b = *(const uint4*)(operand + 8 * n * stride + (step + i) * 16);
-            multiply_add(high[n], a, b.x, b.z);
-            multiply_add(low[n], a, b.y, b.w);
+            uint4 b = *(const uint4*)(columns + 8 * n * stride);
+            multiply_add(high[piece][n], a, b.x, b.z);
+            multiply_add(low[piece][n], a, b.y, b.w);
 #if PLANES > 1
-            multiply_add(low[n], rest, b.x, b.z);
+            multiply_add(low[piece][n], rest, b.x, b.z);
 #endif
           }
         }
@@ -117,9 +116,14 @@ __device__ void multiply(Shared& m, const Weights& w, Ring ring, const u32* oper
     }
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
-      int row = 16 * tile + group, stream = 8 * n + 2 * part;
-      finish(row, stream, high[n][0] + low[n][0], high[n][1] + low[n][1]);
-      finish(row + 8, stream, high[n][2] + low[n][2], high[n][3] + low[n][3]);
+      float sums[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        sums[i] = add_up<PIECES>([&](int piece) { return high[piece][n][i] + low[piece][n][i]; });
+      }
+      int row = 16 * tile + group, stream = 8 * n + 2 * quarter;
+      finish(row, stream, sums[0], sums[1]);
+      finish(row + 8, stream, sums[2], sums[3]);
     }
   }
 }

@@ -33,7 +33,7 @@ __device__ void run_head(Shared& m, const Operation& op, Place& at, const Argume
   measure_streams(m, at, op.width, a.epsilon);
   __syncthreads();
   int first = at.rank * op.first.tiles * 16;
-  multiply(m, w, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
+  multiply<1>(m, w, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float x, float y) {
     int symbol = first + row;
     if (symbol >= VOCABULARY || stream >= at.active) return;
     float bias = op.bias ? op.bias[symbol] : 0;

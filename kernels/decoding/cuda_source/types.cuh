@@ -13,6 +13,7 @@ typedef long long i64;
 constexpr int WARPS = THREADS / 32;
 constexpr int TILES = STREAMS / 8;  // eight streams are the columns of one matrix product
 constexpr int OWN_ROWS = WIDEST / CLUSTER;
+constexpr int SHARE = PARTS / CLUSTER;  // parts that a rank has of a sum over channels; powers of two, all three
 // Words from one stream's operand to the next: apart by half the banks, so that 16-byte loads do not meet.
 __host__ __device__ constexpr int apart(int words) { return words + (words % 32 == 0 ? 16 : 0); }
 

@@ -123,9 +123,10 @@ def test_a_run_that_is_stopped_in_any_stage_goes_on_as_if_it_were_not(
             os.kill(os.getpid(), signal.SIGTERM)
         return toy_batches(step_in_stage, rows, poisoned, length)
 
-    with monkeypatch.context() as patched, pytest.raises(TrainingInterrupted, match="of 12"):
+    with monkeypatch.context() as patched:
         patched.setattr("tests.core.training.toy.toy_batches", with_signal)
-        toy_run(tmp_path / "stopped", stages=STAGES)
+        with pytest.raises(TrainingInterrupted, match="of 12"):
+            toy_run(tmp_path / "stopped", stages=STAGES)
     toy_run(tmp_path / "stopped", stages=STAGES, resume=True)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
