@@ -23,8 +23,10 @@ STREAMS = (8, 16, 24, 32)  # that a cluster may have
 THREADS = 256  # of a block: more hide no more of what a step waits for than they cost in registers
 RINGS = (2, 8)  # chunks of weights in a ring: what there must be, and what is of use
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
+FEWEST = 64  # channels of a mixer for which more than a second block is worth its barriers
 WIDE = 512  # channels from which on the weights are too many for a few multiprocessors to read in time
-FEW = 4  # streams of a cluster, up to which it has as many blocks as a model's sums have parts
+SECOND_CACHE = 32 * 2**20  # bytes of weights that stay there from step to step
+FEW = 8  # streams of a cluster, up to which it has as many blocks as a model's sums have parts
 
 
 class PersistentEngine(StaticEngine):
@@ -95,7 +97,7 @@ def _parts(model: Model) -> int:
         framed = [(width // parts, pool * width // parts) for pool, width in frames_of(model)]
         return narrowest % (32 * parts) == 0 and all(c % 2 == 0 and n % TILE == 0 for c, n in framed)
 
-    most = 16 if max(widths) >= WIDE else 8
+    most = 16 if max(widths) >= WIDE else max(2, min(8, narrowest // FEWEST))
     return next((parts for parts in (16, 8, 4, 2, 1) if parts <= most and divides(parts)), 0)
 
 
@@ -152,6 +154,7 @@ def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,
+        PREFETCH=int(program.weight_bytes() > SECOND_CACHE),
         VOCABULARY=model.config.padded_vocab_size,
         RESIDUAL_ROWS=program.residual_rows,
         SKIP_ROWS=max(1, program.skip_rows),

@@ -61,6 +61,7 @@ class Sizes(NamedTuple):
     CONV: int
     COMPLEX: int
     PLANES: int
+    PREFETCH: int
     VOCABULARY: int
     WIDEST: int
     OWN_CHANNELS: int

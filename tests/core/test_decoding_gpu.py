@@ -21,6 +21,7 @@ CONFIGS = {
     "complex": SequenceModelConfig(vocab_size=12, d_model=32, n_layer=2, complex=True, tie_embeddings=False),
     "time-invariant": SequenceModelConfig(vocab_size=256, d_model=64, n_layer=2, selective=False),
     "only dt": SequenceModelConfig(vocab_size=20, d_model=48, n_layer=2, selective=["dt"], d_state=32),
+    "many blocks": SequenceModelConfig(vocab_size=16, d_model=256, n_layer=2),
     "wide": SequenceModelConfig(vocab_size=16, d_model=768, n_layer=2),
     "clocks": MultiscaleModelConfig(n_layer=2),
     "clocks around S4D": MultiscaleModelConfig(
@@ -82,7 +83,7 @@ def test_graphs_are_forward(name: str) -> None:
     assert error(model, engine, *engine.advance(200)) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["plain", "time-invariant", "clocks"])
+@pytest.mark.parametrize("name", ["plain", "time-invariant", "clocks", "wide"])
 def test_bf16_weights_are_close(name: str) -> None:
     model = model_of(CONFIGS[name])
     with torch.autocast("cuda", torch.bfloat16):
@@ -103,7 +104,7 @@ class _Eager(EagerEngine):
         super().__init__(model, config, allowed)
 
 
-@pytest.mark.parametrize("name", ["plain", "clocks"])
+@pytest.mark.parametrize("name", ["plain", "many blocks", "clocks"])
 def test_a_sample_is_the_same_in_any_batch(name: str) -> None:
     model = model_of(CONFIGS[name])
     together = Decoder(model, 600, seed=3).advance(400)

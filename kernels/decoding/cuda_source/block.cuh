@@ -34,7 +34,8 @@ __device__ void sum_projections(Shared& m, int rows, const Place& at) {
   }
 }
 
-__device__ void run_block(Shared& m, const Operation& op, Place& at, float epsilon) {
+// next: the operation after it.
+__device__ void run_block(Shared& m, const Operation& op, const Operation& next, Place& at, float epsilon) {
   Channels c = channels_of(op, at);
   int active = at.active;
   Weights in = weights_of(op.first, at);
@@ -45,6 +46,8 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   Past past;
   load_past(past, conv, c, group, walk, active);
   prefetch_steps(op, c, at);
+  prefetch_weights(op.second, at);
+  prefetch_weights(op.third, at);
   await_stream(at);
   multiply<1>(m, in, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     float(*to)[OWN_CHANNELS + 4] = row < c.own ? m.u : m.z;
@@ -61,10 +64,10 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
 #pragma unroll 1
   while (group.own < c.own) {
     Past now = past;
-    Group next = next_group(group, walk, active);
-    load_past(past, conv, c, next, walk, active);
+    Group following = next_group(group, walk, active);
+    load_past(past, conv, c, following, walk, active);
     convolve(m, conv, c, now, group, walk, active);
-    group = next;
+    group = following;
   }
   __syncthreads();
 
@@ -92,5 +95,6 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   multiply<SHARE>(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, rows, row, stream, a, b);
   });
+  prefetch_weights(next.first, at);
   settle(m, at, op, op.width);
 }

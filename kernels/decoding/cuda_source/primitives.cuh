@@ -18,7 +18,8 @@ __device__ void send(void* p, int rank, u32 a) {
 __device__ void send(void* p, int rank, u32 a, u32 b) {
   asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address_at(p, rank)), "r"(a), "r"(b) : "memory");
 }
-// Brings memory into the second cache, which all blocks share.
+// Brings a line of memory into the second cache, which all blocks share.
+constexpr int LINE = 128;  // bytes
 __device__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p) : "memory"); }
 
 // Two floats as bf16, rounded to nearest, the first in the low half.

@@ -4,11 +4,11 @@ __device__ float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
 // Asks for what make_steps reads, which is early enough at the beginning of a block.
 __device__ void prefetch_steps(const Operation& op, const Channels& c, const Place& at) {
-  constexpr int LINE = 32;  // floats of a line of the second cache
-  int lines = (c.own + LINE - 1) / LINE;
+  constexpr int FLOATS = LINE / 4;
+  int lines = (c.own + FLOATS - 1) / FLOATS;
 #pragma unroll 1
   for (int item = at.thread; item < op.dt_rank * lines; item += THREADS)
-    prefetch(op.dt_weight + (item / lines * c.all + c.first + item % lines * LINE));
+    prefetch(op.dt_weight + (item / lines * c.all + c.first + item % lines * FLOATS));
 }
 
 // dt of each channel, and dt u.

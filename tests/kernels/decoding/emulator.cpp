@@ -125,6 +125,7 @@ static void send(void* p, int rank, unsigned a, unsigned b) {
   send(p, rank, a);
   send((unsigned*)p + 1, rank, b);
 }
+constexpr int LINE = 128;
 static void prefetch(const void*) {}
 static unsigned bits_of(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
 static float float_of(unsigned u) { float x; std::memcpy(&x, &u, 4); return x; }
