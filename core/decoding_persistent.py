@@ -25,7 +25,6 @@ RINGS = (2, 8)  # chunks of weights in a ring: what there must be, and what is o
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
 FEWEST = 64  # channels of a mixer for which more than a second block is worth its barriers
 WIDE = 512  # channels from which on the weights are too many for a few multiprocessors to read in time
-SECOND_CACHE = 32 * 2**20  # bytes of weights that stay there from step to step
 FEW = 8  # streams of a cluster, up to which it has as many blocks as a model's sums have parts
 
 
@@ -154,7 +153,6 @@ def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
         STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,
-        PREFETCH=int(program.weight_bytes() > SECOND_CACHE),
         VOCABULARY=model.config.padded_vocab_size,
         RESIDUAL_ROWS=program.residual_rows,
         SKIP_ROWS=max(1, program.skip_rows),

@@ -61,7 +61,6 @@ class Sizes(NamedTuple):
     CONV: int
     COMPLEX: int
     PLANES: int
-    PREFETCH: int
     VOCABULARY: int
     WIDEST: int
     OWN_CHANNELS: int

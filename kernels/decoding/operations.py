@@ -67,16 +67,6 @@ class Program:
                     setattr(operation, name, place[getattr(operation, name)])
         return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
-    def weight_bytes(self) -> int:
-        """Of all matrices of a step."""
-        products = [
-            product
-            for operation in self.operations
-            for product in (operation.first, operation.second, operation.third)
-        ]
-        pieces = sum(product.tiles * product.steps for product in products)
-        return pieces * TILE * TILE * 2 * self.ranks * self.planes
-
     def largest(self) -> dict[str, int]:
         """The largest sizes that an operation has, by the names of the macros."""
         blocks = [operation for operation in self.operations if operation.kind == BLOCK]

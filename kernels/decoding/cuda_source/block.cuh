@@ -34,8 +34,7 @@ __device__ void sum_projections(Shared& m, int rows, const Place& at) {
   }
 }
 
-// next: the operation after it.
-__device__ void run_block(Shared& m, const Operation& op, const Operation& next, Place& at, float epsilon) {
+__device__ void run_block(Shared& m, const Operation& op, Place& at, float epsilon) {
   Channels c = channels_of(op, at);
   int active = at.active;
   Weights in = weights_of(op.first, at);
@@ -46,8 +45,6 @@ __device__ void run_block(Shared& m, const Operation& op, const Operation& next,
   Past past;
   load_past(past, conv, c, group, walk, active);
   prefetch_steps(op, c, at);
-  prefetch_weights(op.second, at);
-  prefetch_weights(op.third, at);
   await_stream(at);
   multiply<1>(m, in, ring, &m.stream[0][0], apart(WIDEST), at, [&](int row, int stream, float a, float b) {
     float(*to)[OWN_CHANNELS + 4] = row < c.own ? m.u : m.z;
@@ -64,10 +61,10 @@ __device__ void run_block(Shared& m, const Operation& op, const Operation& next,
 #pragma unroll 1
   while (group.own < c.own) {
     Past now = past;
-    Group following = next_group(group, walk, active);
-    load_past(past, conv, c, following, walk, active);
+    Group next = next_group(group, walk, active);
+    load_past(past, conv, c, next, walk, active);
     convolve(m, conv, c, now, group, walk, active);
-    group = following;
+    group = next;
   }
   __syncthreads();
 
@@ -95,6 +92,5 @@ __device__ void run_block(Shared& m, const Operation& op, const Operation& next,
   multiply<SHARE>(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     send_share(m, at, rows, row, stream, a, b);
   });
-  prefetch_weights(next.first, at);
   settle(m, at, op, op.width);
 }

@@ -27,7 +27,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       const Operation& op = m.operations[i];
       if ((at.tick + 1) % op.period) break;  // what comes later is of slower clocks
       if (op.kind == BLOCK) {
-        run_block(m, op, m.operations[i + 1 < OPERATIONS ? i + 1 : 0], at, a.epsilon);
+        run_block(m, op, at, a.epsilon);
       } else if (op.kind == COMPRESS) {
         compress(m, op, at);
       } else if (op.kind == EXPAND) {

@@ -63,20 +63,6 @@ __device__ Ring fetch_first(Shared& m, const Weights& w, const Place& at) {
   return ring;
 }
 
-// Brings this rank's weights of a product into the second cache, where a model has too many for them to stay there.
-__device__ void prefetch_weights(const Product& p, const Place& at) {
-#if PREFETCH
-  i64 bytes = (i64)p.tiles * p.steps * 512, first = at.rank * bytes;
-#pragma unroll 1
-  for (i64 place = (i64)at.thread * LINE; place < bytes; place += THREADS * LINE) {
-    prefetch((const char*)p.high + first + place);
-#if PLANES > 1
-    prefetch((const char*)p.low + first + place);
-#endif
-  }
-#endif
-}
-
 // Where the pair of numbers k, k + 1 of a stream (k even) lies in its operand: the word of its high parts, then that
 // of its low parts. A lane finds all that it needs of 16 numbers in 16 bytes.
 __device__ int operand_word(u32 k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2; }
