@@ -24,7 +24,7 @@ import torch
 from audio.likelihood import likelihood
 from audio.window import clip_windows
 from core.files import replaced_atomically
-from core.training import TrainingConfig, World, joined_world
+from core.training import TrainingConfig, World, lone_world
 from core.training.metrics import read_metrics
 from kernels.provenance import write_results
 from pipelines import audio_pretrain
@@ -88,17 +88,13 @@ def main(arguments: Sequence[str]) -> None:
     runs, folder = planned(config), Path(config.run.dir)
     if config.publish is not None:
         read_published(Path(config.publish))  # raises before anything is trained
-    with joined_world() as world:
-        if world.size > 1:
-            raise ValueError("Models are compared in one process: start audio_compare without torchrun.")
-        settle(config, folder, world)
-        for run in runs:
-            if not (folder / run.name / ROW).exists():
-                finish(config, run, world)
-            rows = [
-                json.loads(path.read_text()) for run in runs if (path := folder / run.name / ROW).exists()
-            ]
-            write_table(rows, folder, arguments, config, world)
+    world = lone_world()
+    settle(config, folder, world)
+    for run in runs:
+        if not (folder / run.name / ROW).exists():
+            finish(config, run, world)
+        rows = [json.loads(path.read_text()) for run in runs if (path := folder / run.name / ROW).exists()]
+        write_table(rows, folder, arguments, config, world)
     print(results_text(rows))
     print(f"{folder} holds the runs, {TABLE} and {PICTURE}.")
 

@@ -27,7 +27,7 @@ from audio.metric.suite import Mode, Suite
 from audio.pack import PackedAudio
 from audio.waveform import RATE
 from core.sampling import SamplingConfig
-from core.training import World, joined_world
+from core.training import World, lone_world
 from kernels.provenance import commit, hardware
 from pipelines.audio import AudioDataConfig, open_audio_data
 from pipelines.cli import command
@@ -132,20 +132,20 @@ def evaluate(config: Config, command_line: str) -> list[Measured]:
     run = Path(config.run.dir)
     if config.results is not None:
         read_published(Path(config.results))  # raises before anything is sampled
-    with joined_world() as world:
-        classifier = load_classifier(Path(config.classifier), world.device)
-        packed = open_audio_data(config.data, world).packed
-        require_classes(classifier, packed.classes, packed.name)
-        config.data.sha256 = packed.sha256
-        sources = all_sources(config, packed, world)
-        judgements = [judged(source, classifier, run) for source in sources]
-        measured = measure(sources, judgements, classifier, config, world)
-        write_report(run, report_facts(config, packed, classifier, world), measured)
-        draw_metrics(measured, run / "metrics.png")
-        draw_shares(measured, packed.classes, run / "shares.png")
-        if config.results is not None:
-            path = Path(config.results)
-            write_rows(path, command_line, packed.name, measured, world.device, config.seed)
+    world = lone_world()
+    classifier = load_classifier(Path(config.classifier), world.device)
+    packed = open_audio_data(config.data, world).packed
+    require_classes(classifier, packed.classes, packed.name)
+    config.data.sha256 = packed.sha256
+    sources = all_sources(config, packed, world)
+    judgements = [judged(source, classifier, run) for source in sources]
+    measured = measure(sources, judgements, classifier, config, world)
+    write_report(run, report_facts(config, packed, classifier, world), measured)
+    draw_metrics(measured, run / "metrics.png")
+    draw_shares(measured, packed.classes, run / "shares.png")
+    if config.results is not None:
+        path = Path(config.results)
+        write_rows(path, command_line, packed.name, measured, world.device, config.seed)
     return measured
 
 

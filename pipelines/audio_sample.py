@@ -26,7 +26,7 @@ from audio.clip import SUFFIXES
 from audio.quantizer import LEVELS, decode, encode
 from audio.stream import LARGEST, piped_header, write_samples
 from audio.waveform import as_pcm, read_waveform
-from core.training import joined_world
+from core.training import lone_world
 from pipelines.audio import AudioCheckpoint, trained_model
 from pipelines.audio_index import Row, begin_output, ranked_rows, read_index, sample_files, write_index
 from pipelines.cli import command
@@ -115,8 +115,8 @@ def generate(config: Config) -> list[Row]:
 def read_request(config: Config) -> Request:
     """The model, the classes and the prompt of a configuration."""
     path = config.checkpoint_file
-    with joined_world() as world:
-        model = trained_model(path, world.device)
+    world = lone_world()
+    model = trained_model(path, world.device)
     labels = chosen_labels(config.labels, model)
     prompt = torch.zeros(0, dtype=torch.uint8)
     if config.prompt is not None:

@@ -48,7 +48,8 @@ def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, de
     A true-or-false key of the top level may also be given as a flag: `--dry-run` is `dry_run=true`. Later
     settings win over earlier ones, arguments over the file; with `resume=true` both win over the config.yaml
     in run.dir. `--help` prints every key and exits with 0.
-    Raises ConfigError for an unknown key, a wrong type, a missing value, an absent file, or one not in YAML.
+    Raises ConfigError for an unknown key, a wrong type, a missing value, an absent file, or one not in YAML,
+    and for a run that is to be resumed and has no folder.
     """
     known = schema_keys(schema)
     if "--help" in arguments or "-h" in arguments:
@@ -127,10 +128,17 @@ def config_names() -> list[str]:
 
 
 def _resumed(settings: list[Setting], known: dict[str, Key]) -> list[Setting]:
-    """What the run that `resume` and `run.dir` name was started with; nothing if there is no such run."""
+    """What the run that `resume` and `run.dir` name was started with; nothing if it has not begun.
+
+    Raises ConfigError if there is no such folder.
+    """
     last = {key: entry.default for key, entry in known.items()} | {s.key: s.value for s in settings}
-    file = Path(str(last.get("run.dir"))) / "config.yaml"
-    if last.get("resume") is not True or not file.is_file():
+    if last.get("resume") is not True or "run.dir" not in last:
+        return []
+    file = Path(str(last["run.dir"])) / "config.yaml"
+    if not file.parent.is_dir():
+        raise ConfigError(f"There is no run folder {file.parent} to resume; check its name.")
+    if not file.is_file():
         return []
     return [*read_yaml(str(file)), Setting("run.dir", str(file.parent), str(file))]  # it may have been moved
 

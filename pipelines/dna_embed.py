@@ -31,7 +31,7 @@ from core.checkpoint import read_header
 from core.classifier import PIECE_TOKENS, hidden_pieces, pooled_hidden
 from core.files import replaced_atomically
 from core.model import SequenceModel
-from core.training import TrainingConfig, joined_world
+from core.training import TrainingConfig, lone_world
 from core.training.step import autocast
 from pipelines.cli import command
 from pipelines.config import parse_config
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def embed(config: Config) -> tuple[int, int]:
     """Write the vectors, their index and the picture, each there whole or not at all; the vectors' shape."""
-    with joined_world() as world:
-        backbone = trained_backbone(Path(config.checkpoint), world.device)
+    world = lone_world()
+    backbone = trained_backbone(Path(config.checkpoint), world.device)
     places = chosen_places(config)
     rows = [place.length if config.per_base else 1 for place in places]
     shape = (sum(rows), backbone.config.d_model)

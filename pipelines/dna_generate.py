@@ -25,7 +25,7 @@ from bio.fasta_writer import FastaWriter, wrapped
 from bio.vocabulary import A, T, decode, encode
 from core.files import replaced_atomically
 from core.model import SequenceModel
-from core.training import joined_world
+from core.training import lone_world
 from pipelines.cli import command
 from pipelines.config import parse_config
 from pipelines.dna import trained_model
@@ -76,8 +76,8 @@ def main(arguments: Sequence[str]) -> None:
 def generate(config: Config) -> Path:
     """Write the sequences of a configuration and return their file, which is there whole or not at all."""
     checkpoint = config.checkpoint_file
-    with joined_world() as world:
-        model = trained_model(checkpoint, world.device)
+    world = lone_world()
+    model = trained_model(checkpoint, world.device)
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
     if config.output == STDOUT:
         one_by_one = replace(config, batch_size=1)

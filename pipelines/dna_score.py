@@ -28,7 +28,7 @@ from bio.streaming import PIECE_BASES, repeat_and_unique, stream_losses
 from bio.track import BedGraph, LikelihoodTrack
 from core.files import replaced_atomically
 from core.model import SequenceModel
-from core.training import TrainingConfig, joined_world
+from core.training import TrainingConfig, lone_world
 from core.training.report import peak_memory_gib
 from core.training.step import autocast
 from pipelines.cli import command
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def score(config: Config) -> list[RegionScore]:
     """Score as configured and write the files, each there whole or not at all."""
-    with joined_world() as world:
-        model = trained_model(Path(config.checkpoint), world.device)
+    world = lone_world()
+    model = trained_model(Path(config.checkpoint), world.device)
     genome = open_genome(config.fasta)
     regions = chosen_regions(config, genome)
     with ExitStack() as files:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from bio.species import read_species
 from bio.species_stretch import open_species
-from core.training import joined_world
+from core.training import lone_world
 from kernels.provenance import write_results
 from pipelines.cli import command
 from pipelines.config import parse_config
@@ -100,6 +100,7 @@ class Job:
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_species", __doc__ or "")
+    world = lone_world()
     folder = Path(config.dir)
     if folder.exists() and any(folder.iterdir()) and not config.resume:
         raise ValueError(f"{folder} holds runs already: go on with resume=true, or choose another dir.")
@@ -113,9 +114,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     run_all(list(jobs.values()), config.processes, "fine-tuning")
     rows = [row for task, job in jobs.items() for row in rows_of(task, job.folder, config.lengths)]
-    with joined_world() as world:
-        line = " ".join(["python -m pipelines.dna_species", *arguments])
-        write_results(Path(config.results), line, world.device, config.seed, rows)
+    line = " ".join(["python -m pipelines.dna_species", *arguments])
+    write_results(Path(config.results), line, world.device, config.seed, rows)
     draw(rows, folder / "accuracy_by_length.png")
     print(f"{table(rows)}\n{config.results} holds the results, {folder} the runs.")
 

@@ -26,7 +26,7 @@ from core.checkpoint import latest_checkpoint, load_weights
 from core.files import replaced_atomically
 from core.model import SequenceModel, SequenceModelConfig
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
-from core.training import RunFolder, Stage, TrainingConfig, World, joined_world, staged, train
+from core.training import RunFolder, Stage, TrainingConfig, World, lone_world, staged, train
 from core.training.step import autocast
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
@@ -98,12 +98,10 @@ def main(arguments: Sequence[str]) -> None:
     if config.publish is not None:
         read_published(Path(config.publish))
     rows: list[Row] = []
-    with joined_world() as world:
-        if world.size > 1:
-            raise ValueError("The models of these tasks are small: start one process, without torchrun.")
-        for mixer, settings in runs.items():
-            found = accuracies(settings, world)
-            rows += [{"task": config.task.name, "mixer": mixer, **row} for row in found]
+    world = lone_world()
+    for mixer, settings in runs.items():
+        found = accuracies(settings, world)
+        rows += [{"task": config.task.name, "mixer": mixer, **row} for row in found]
     draw(rows, config.task.length, folder / PICTURE)
     print(table(rows))
     print(f"{folder} holds the runs and {PICTURE}.")

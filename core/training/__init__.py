@@ -2,7 +2,7 @@
 
 from core.training.batches import Batch, Batches
 from core.training.config import TrainingConfig
-from core.training.distributed import World, joined_world
+from core.training.distributed import World, joined_world, lone_world
 from core.training.loop import Validate, train
 from core.training.loss import IGNORED, count_targets, cross_entropy_sum
 from core.training.run_folder import RunFolder, RunFolderError
@@ -25,6 +25,7 @@ __all__ = [
     "cross_entropy_sum",
     "doubled_lengths",
     "joined_world",
+    "lone_world",
     "plan_stages",
     "stage_table",
     "staged",

@@ -85,6 +85,13 @@ def joined_world() -> Iterator[World]:
     torch.distributed.destroy_process_group()
 
 
+def lone_world() -> World:
+    """The world of a job that one process does; ValueError where torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("This is a job for one process: start it without torchrun.")
+    return World(0, 1, _device(0))
+
+
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")

@@ -54,14 +54,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Genome:
     return open_genome(SAMPLE, tmp_path_factory.mktemp("cache"))
 
 
-def test_sample_is_the_megabase_of_its_readme(sample: Genome) -> None:
-    assert [(record.name, record.length) for record in sample.records.values()] == [
-        ("chr20:40000000-41000000", 1_000_000)
-    ]
-    assert f"`{sample.sha256}`" in SAMPLE.with_name("README.md").read_text()
-    assert len(sample.unknown) == 2
-
-
 def test_order_six_is_best_on_the_sample(sample: Genome) -> None:
     splits = split_by_fraction(sample, 0.2)
     bits = [markov_bits(fit_markov(sample, splits["train"], k), sample, splits["valid"]) for k in range(9)]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bio.sample import SAMPLE
 from bio.species_dataset import WindowList
 from core.checkpoint import save_checkpoint
 from core.model import SequenceModel, SequenceModelConfig
@@ -41,6 +42,7 @@ TINY = [
     "evaluation.fit_windows=200",
     "evaluation.lengths=[192]",
 ]
+CARRIED = ["--config", "human_or_ecoli", f"data.folder={SAMPLE.parent}"]
 HERE = World(0, 1, torch.device("cpu"))
 
 
@@ -73,6 +75,22 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_the_carried_species_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["train.steps=60", "evaluation.windows=100", "evaluation.fit_windows=300"]
+    assert dna_classify.main([*CARRIED, *few, "run.dir=run"]) == 0
+    result = result_of(Path("run"))
+    assert result["classes"] == ["human", "ecoli"]
+    fine_tuned = result["lengths"][0]["rows"][0]
+    assert fine_tuned["model"] == "fine-tuned"
+    assert fine_tuned["accuracy"] > 0.75
+    capsys.readouterr()
+    assert dna_classify.main(["predict", "checkpoint=run", f"fasta={SAMPLE}", "output=said.tsv"]) == 0
+    assert "human" in capsys.readouterr().out
 
 
 def test_five_species_are_told_apart_by_more_than_luck(trained: Path) -> None:

@@ -301,6 +301,9 @@ class TestBadInput:
         Path("file").touch()
         assert "file/run" in fails(capsys, f"data.fasta={fasta}", "run.dir=file/run")
 
+    def test_run_that_does_not_exist(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "There is no run folder typo to resume" in fails(capsys, "run.dir=typo", "resume=true")
+
     def test_run_folder_that_holds_a_run(
         self, run: Path, fasta: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -112,6 +112,13 @@ def test_only_n_is_said(run: Path, genome: Path, capsys: pytest.CaptureFixture[s
     assert "No base to score" in capsys.readouterr().out
 
 
+def test_many_processes_are_refused(
+    run: Path, genome: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without torchrun" in fails(capsys, f"checkpoint={run}", f"fasta={genome}")
+
+
 def test_read_only_folder_without_an_index(run: Path, genome: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The FASTA lies where nothing can be written: the pack and pyfaidx's index go to the user's cache."""
     expected = score(run, genome)

@@ -13,7 +13,14 @@ from torch import Tensor
 
 import tests.core.training.toy as toy
 from core.checkpoint import latest_checkpoint
-from core.training import NonFiniteError, TrainingInterrupted, joined_world, plan_stages, run_folder
+from core.training import (
+    NonFiniteError,
+    TrainingInterrupted,
+    joined_world,
+    lone_world,
+    plan_stages,
+    run_folder,
+)
 from tests.core.training.toy import ToyModel, events, start_world, tensors, toy_run
 
 STEPS = 6
@@ -151,3 +158,11 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -
 def test_all_processes_give_up_together(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_into_nan, tmp_path / "run")) == [1, 1]
     assert [line["event"] for line in events(tmp_path / "run")] == ["skipped", "skipped"]
+
+
+def test_what_one_process_does_is_refused_to_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert lone_world().size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="one process: start it without torchrun"):
+        lone_world()
