@@ -11,7 +11,7 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("There is no GPU here; `python -m core.benchmark` measures the CPU.")
-    found = []
     try:
-        for row in rows(CASES):
-            found.append(row)
-            if arguments.publish:
-                write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, found)
+        found = rows(CASES)
     except ValueError as error:
         sys.exit(str(error))
+    if arguments.publish:
+        write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, found)
 
 
-def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+def rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """A row a case: tokens/s and peak of memory, ours and the official ones, which are None without them.
 
     Prints each as it is found. Raises ValueError, without timing anything, if the two models disagree.
@@ -92,8 +90,7 @@ def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
         raise ValueError(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
     else:
         print(f"Largest relative difference of logits and gradients from the official model: {error:.1e}")
-    for case in cases:
-        yield _row(case, official)
+    return [_row(case, official) for case in cases]
 
 
 def official_model() -> Callable[[SequenceModelConfig], nn.Module] | None:

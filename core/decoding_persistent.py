@@ -12,7 +12,6 @@ from torch import Tensor
 
 from core.decoding import Model, StaticEngine, clock_period, tensors
 from core.decoding_program import Covered, add_model, frames_of, mixers_of
-from core.mamba import Mamba
 from core.sampling import SamplingConfig
 from kernels.decoding import cuda
 from kernels.decoding.arguments import Arguments, Sizes
@@ -23,9 +22,9 @@ STREAMS = (8, 16, 24, 32)  # that a cluster may have
 THREADS = 256  # of a block: more hide no more of what a step waits for than they cost in registers
 RINGS = (2, 8)  # chunks of weights in a ring: what there must be, and what is of use
 WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
-FEWEST = 64  # channels of a mixer for which more than a second block is worth its barriers
+FEWEST = 64  # channels of a mixer that more than two blocks must each have to be worth their barriers
 WIDE = 512  # channels from which on the weights are too many for a few multiprocessors to read in time
-FEW = 8  # streams of a cluster, up to which it has as many blocks as a model's sums have parts
+FEW = 8  # streams of a cluster, above which twice as many clusters of half as many blocks are better
 
 
 class PersistentEngine(StaticEngine):
@@ -34,8 +33,8 @@ class PersistentEngine(StaticEngine):
     def __init__(self, model: Covered, count: int, config: SamplingConfig, allowed: Tensor) -> None:
         super().__init__(model, count, allowed)
         self.config, self.count = config, count
-        planes = 1 if torch.is_autocast_enabled(allowed.device.type) else 2
-        self._program = _program(model, _ranks(model, count, allowed.device), planes)
+        planes = _planes(allowed.device)
+        self._program = _program(model, _ranks(model, planes, count, allowed.device), planes)
         self._sizes, self._share = _plan(self._program, model, count, allowed.device)
         self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
         self._embedding = model.embedding.weight.detach().float().contiguous()
@@ -71,10 +70,15 @@ class PersistentEngine(StaticEngine):
 
 
 def takes(model: Model, device: torch.device) -> TypeGuard[Covered]:
-    """Whether the kernel runs on the device, and takes the sizes of the model."""
+    """Whether the kernel runs on the device, and has room for the model."""
     properties: Any = torch.cuda.get_device_properties(device)
     is_able = properties.major >= 9 and properties.shared_memory_per_block_optin >= cuda.SHARED_MEMORY
-    return is_able and _parts(model) > 0
+    return is_able and bool(_able_ranks(model, _planes(device), device))
+
+
+def _planes(device: torch.device) -> int:
+    """Of the weights: bf16 under autocast, else 16 bits of mantissa."""
+    return 1 if torch.is_autocast_enabled(device.type) else 2
 
 
 def _parts(model: Model) -> int:
@@ -86,7 +90,7 @@ def _parts(model: Model) -> int:
     if not mixers:
         return 0
     widths = [mixer.in_proj.in_features for mixer in mixers]
-    states = _state_floats(mixers[0])
+    states = mixers[0].A_log.shape[1] * (2 if mixers[0].complex else 1)
     too_large = states > 64 or max(widths) > WIDEST or model.config.padded_vocab_size > SYMBOLS
     if too_large or states % 8 or any(width % 16 for width in widths):
         return 0
@@ -96,25 +100,35 @@ def _parts(model: Model) -> int:
         framed = [(width // parts, pool * width // parts) for pool, width in frames_of(model)]
         return narrowest % (32 * parts) == 0 and all(c % 2 == 0 and n % TILE == 0 for c, n in framed)
 
-    most = 16 if max(widths) >= WIDE else max(2, min(8, narrowest // FEWEST))
+    most = 16 if _is_wide(model) else max(2, min(8, narrowest // FEWEST))
     return next((parts for parts in (16, 8, 4, 2, 1) if parts <= most and divides(parts)), 0)
 
 
-def _ranks(model: Model, count: int, device: torch.device) -> int:
+def _ranks(model: Covered, planes: int, count: int, device: torch.device) -> int:
     """How many blocks have each stream: the more, the sooner a step is done, but the fewer the clusters."""
+    able = _able_ranks(model, planes, device)
+    fewest = 8 if _is_wide(model) else 2
+    enough = [ranks for ranks in able if ranks <= fewest or count <= FEW * cuda.clusters(ranks, device)]
+    return enough[0] if enough else able[-1]
+
+
+def _able_ranks(model: Model, planes: int, device: torch.device) -> list[int]:
+    """How many blocks may have a stream, the most first: the device has such clusters, and they have room."""
     parts = _parts(model)
-    fewest = 8 if max(mixer.in_proj.in_features for mixer in mixers_of(model)) >= WIDE else 2
+    if parts == 0:
+        return []
+    with torch.device("meta"):
+        bare: Covered = type(model)(model.config)  # type: ignore[assignment, arg-type]
     halves = [parts >> power for power in range(parts.bit_length())]
-    able = [ranks for ranks in halves if cuda.clusters(ranks, device) > 0]
-    return next(
+    return [
         ranks
-        for ranks in able
-        if ranks <= fewest or ranks == able[-1] or count <= FEW * cuda.clusters(ranks, device)
-    )
+        for ranks in halves
+        if cuda.clusters(ranks, device) > 0 and _fitting(_program(bare, ranks, planes), bare)
+    ]
 
 
-def _state_floats(mixer: Mamba) -> int:
-    return mixer.A_log.shape[1] * (2 if mixer.complex else 1)
+def _is_wide(model: Model) -> bool:
+    return max(mixer.in_proj.in_features for mixer in mixers_of(model)) >= WIDE
 
 
 def _plan(program: Program, model: Covered, count: int, device: torch.device) -> tuple[Sizes, int]:
@@ -124,33 +138,45 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
     many, they run one after the other. What room is left is the ring's.
     """
     share = -(-count // cuda.clusters(program.ranks, device))
-    needed = {streams: _sizes(program, model, streams, share).shared_memory() for streams in STREAMS}
-    fitting = [streams for streams in STREAMS if needed[streams] <= cuda.SHARED_MEMORY]
-    streams = next((streams for streams in fitting if streams >= share), fitting[-1])
-    share = min(share, streams)
-    sizes = _sizes(program, model, streams, share)
+    fitting = _fitting(program, model)
+    sizes = next((sizes for sizes in fitting if share <= sizes.STREAMS), fitting[-1])
+    share = min(share, sizes.STREAMS)
     more = (cuda.SHARED_MEMORY - sizes.shared_memory()) // sizes.chunk_bytes()
-    return sizes._replace(RING=min(sizes.RING + more, RINGS[1])), share
+    group = share if share < 3 else 4 if share <= 8 else 8
+    return sizes._replace(GROUP=group, RING=min(sizes.RING + more, RINGS[1])), share
 
 
-def _sizes(program: Program, model: Covered, streams: int, share: int) -> Sizes:
-    """The macros for a cluster of `share` streams, with the shortest ring.
+def _fitting(program: Program, model: Covered) -> list[Sizes]:
+    """The macros, by streams, with the shortest ring, for which shared memory has room; there may be none.
 
-    GROUP, AHEAD and RING, what a thread has at once and fetches ahead, change no sum; they are as measured
-    best.
+    Where it is short, chunks of weights are, and then there are fewer threads, which have a ring a warp.
+    """
+    pieces = program.parts // program.ranks
+    ahead = (6 if _is_wide(model) else 4) // program.planes
+    best = pieces * -(-ahead // pieces)
+    for threads, steps in ((THREADS, best), (THREADS, pieces), (THREADS // 2, pieces)):
+        found = [_sizes(program, model, streams, threads, steps) for streams in STREAMS]
+        if fitting := [sizes for sizes in found if sizes.shared_memory() <= cuda.SHARED_MEMORY]:
+            return fitting
+    return []
+
+
+def _sizes(program: Program, model: Covered, streams: int, threads: int, ahead: int) -> Sizes:
+    """The macros for so many streams of a cluster, with the shortest ring.
+
+    THREADS, GROUP, AHEAD and RING, what a thread has at once and fetches ahead, change no sum; they are as
+    measured best.
     """
     mixer = mixers_of(model)[0]
-    ahead = (6 if mixer.in_proj.in_features >= WIDE else 4) // program.planes
-    pieces = program.parts // program.ranks
     return Sizes(
         CLUSTER=program.ranks,
         PARTS=program.parts,
         STREAMS=streams,
-        THREADS=THREADS,
-        GROUP=share if share < 3 else 4 if share <= 8 else 8,
-        AHEAD=pieces * -(-ahead // pieces),
+        THREADS=threads,
+        GROUP=1,
+        AHEAD=ahead,
         RING=RINGS[0],
-        STATE=_state_floats(mixer),
+        STATE=mixer.A_log.shape[1] * (2 if mixer.complex else 1),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,
         VOCABULARY=model.config.padded_vocab_size,

@@ -25,7 +25,7 @@ from audio.labelled import ClassifierBatches, LabelledClips
 from audio.pack import PackedAudio
 from core.checkpoint import load_weights
 from core.training import RunFolder, TrainingConfig, Validate, World, joined_world, train
-from pipelines.audio import AudioDataConfig, open_audio_data
+from pipelines.audio_data import AudioDataConfig, open_audio_data
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 

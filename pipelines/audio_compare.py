@@ -28,8 +28,8 @@ from core.training import TrainingConfig, World, lone_world
 from core.training.metrics import read_metrics
 from kernels.provenance import write_results
 from pipelines import audio_pretrain
-from pipelines.audio import AudioDataConfig, open_audio_data, trained_model
 from pipelines.audio_contenders import Contender, ablation, contenders
+from pipelines.audio_data import AudioDataConfig, open_audio_data, trained_model
 from pipelines.audio_pictures import draw_bits
 from pipelines.cli import command
 from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml

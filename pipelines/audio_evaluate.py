@@ -29,7 +29,7 @@ from audio.waveform import RATE
 from core.sampling import SamplingConfig
 from core.training import World, lone_world
 from kernels.provenance import commit, hardware
-from pipelines.audio import AudioDataConfig, open_audio_data
+from pipelines.audio_data import AudioDataConfig, open_audio_data
 from pipelines.cli import command
 from pipelines.config import RunConfig, parse_config
 from pipelines.evaluation_model import sampled_source

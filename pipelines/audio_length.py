@@ -25,7 +25,7 @@ from audio.window import Windows, whole_windows
 from core.checkpoint import run_folder_of
 from core.files import replaced_atomically
 from core.training import World, joined_world
-from pipelines.audio import AudioCheckpoint, evenly_spaced, open_audio_data, trained_data, trained_model
+from pipelines.audio_data import AudioCheckpoint, evenly_spaced, open_audio_data, trained_data, trained_model
 from pipelines.audio_pictures import draw_lengths
 from pipelines.cli import command
 from pipelines.config import parse_config

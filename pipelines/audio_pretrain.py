@@ -22,7 +22,7 @@ from audio.waveform import RATE
 from core.multiscale import MultiscaleModel
 from core.training import Batches, RunFolder, TrainingConfig, Validate, World, joined_world, train
 from core.training.progress import Progress
-from pipelines.audio import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
+from pipelines.audio_data import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
 from pipelines.audio_model import AudioModel, AudioModelConfig, new_model
 from pipelines.audio_validation import validation
 from pipelines.cli import command

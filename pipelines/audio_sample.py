@@ -27,7 +27,7 @@ from audio.quantizer import LEVELS, decode, encode
 from audio.stream import LARGEST, piped_header, write_samples
 from audio.waveform import as_pcm, read_waveform
 from core.training import lone_world
-from pipelines.audio import AudioCheckpoint, trained_model
+from pipelines.audio_data import AudioCheckpoint, trained_model
 from pipelines.audio_index import Row, begin_output, ranked_rows, read_index, sample_files, write_index
 from pipelines.cli import command
 from pipelines.config import parse_config

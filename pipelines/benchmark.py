@@ -60,19 +60,19 @@ def _norm() -> list[Row]:
 def _train() -> list[Row]:
     from core import benchmark_gpu
 
-    return list(benchmark_gpu.rows(benchmark_gpu.CASES))
+    return benchmark_gpu.rows(benchmark_gpu.CASES)
 
 
 def _graph() -> list[Row]:
     from core import benchmark_gpu
 
-    return list(benchmark_gpu.rows(benchmark_gpu.GRAPH_CASES))
+    return benchmark_gpu.rows(benchmark_gpu.GRAPH_CASES)
 
 
 def _memory() -> list[Row]:
     from core import benchmark_gpu
 
-    return list(benchmark_gpu.rows(benchmark_gpu.MEMORY_CASES))
+    return benchmark_gpu.rows(benchmark_gpu.MEMORY_CASES)
 
 
 def _sampling() -> list[Row]:

@@ -10,7 +10,7 @@ from core.checkpoint import read_header
 from core.files import replaced_atomically
 from core.training import World
 from pipelines import audio_sample
-from pipelines.audio import AudioCheckpoint, AudioDataConfig, open_audio_data, trained_model
+from pipelines.audio_data import AudioCheckpoint, AudioDataConfig, open_audio_data, trained_model
 from pipelines.evaluation_source import SOUNDS, Source, folder_source
 from pipelines.sampling import file_sha256, progress_bar
 

@@ -218,8 +218,9 @@ def publish(
     task = rows[0]["task"]
     tasks = before.get("tasks", {}) | {task: own}
     others = [row for row in before["rows"] if row["task"] != task and row["task"] in tasks]
+    said = {key: [str(facts.get(key, "unknown")) for facts in tasks.values()] for key in own}
     results = {
-        **{key: "; ".join(dict.fromkeys(str(facts[key]) for facts in tasks.values())) for key in own},
+        **{key: "; ".join(dict.fromkeys(values)) for key, values in said.items()},
         "tasks": tasks,
         "rows": [*others, *rows],
     }

@@ -14,22 +14,25 @@ noise that was made beforehand.
 
 How many ranks. The more there are, the less each has to do, and the fewer clusters there are: a few streams
 have 8 ranks (16 in a wide model, 2 in a narrow one, which waits for barriers rather than for work), many
-streams 2. core/decoding_persistent.py chooses, and asks the driver how many clusters run at once, which is
-fewer than the multiprocessors suggest: 15 of 8 ranks on an H200, and 7 of 16.
+streams 2 (8 in a wide model). core/decoding_persistent.py chooses, and asks the driver how many clusters run
+at once, which is fewer than the multiprocessors suggest: 15 of 8 ranks on an H200, and 7 of 16.
 
 Why a sample does not depend on its batch: a stream is a column of every product, and no sum goes over
 columns. A sum over rows has one order, that of its tiles; where ranks share it out it has parts, as many as
 the model allows ranks, that are added up as the leaves of a tree. A rank of few makes its parts side by side,
 which is no slower than one sum: they do not wait for each other.
 
-What was measured on an H200 (results/sampling.json): 123 us a step of the small U-Net, 6 us a block, which is
-real time by half; 64 us for one stream of 8 blocks of 256 channels on 8 ranks (114 on 2); 310 us for 1,024
-such streams, where reading and writing the states alone would take 125; 412 us for one stream of 24 blocks of
-768 channels on 16 ranks (510 on 8).
+What was measured on an H200, in results/sampling.json: 123 us a step of the small U-Net, 6 us a block, which
+is real time by half; 64 us for one stream of 8 blocks of 256 channels; 310 us for 1,024 such streams, where
+reading and writing the states alone would take 125. By a sweep over the macros on the same day: 114 us for
+the one stream on 2 ranks instead of 8; 412 us for one stream of 24 blocks of 768 channels on 16 ranks, 505 for
+seven on 8.
 
 What a block of the wide model waits for, of 35,000 cycles: in_proj 10,200, out_proj 5,500, x_proj 3,800, the
 two barriers about the residual stream 7,100, dt 2,300, the scan 1,700. Its products take 106 cycles a step of
 16 columns, which is what shared memory can carry: weights in and out, and operands of eight streams of which
 one is alive. Leaving out the others is the next thing to try. What did not help: weights asked for ahead into
 the second cache (412 us become 457), 12 warps instead of 8 (2 %), for many streams fewer steps to a chunk.
+
+Models for which shared memory is short get shorter chunks, then half the threads; no such one has been timed.
 """

@@ -12,8 +12,6 @@ FILES = (
     *("types", "primitives", "products", "exchange", "walk", "convolution", "scan", "block"),
     *("frames", "sampling", "decode"),
 )
-
-
 SOURCE = Path(__file__).parent / "cuda_source"
 SHARED_MEMORY = 227 * 1024  # bytes that a block of the kernel may have
 
@@ -38,7 +36,7 @@ def clusters(ranks: int, device: torch.device) -> int:
 
 
 def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.device) -> None:
-    """Decode on the current stream; each cluster has sizes.STREAMS streams."""
+    """Decode on the current stream; each cluster has arguments.share streams, at most sizes.STREAMS."""
     kernels = _compiled(sizes, device)
     blocks = clusters * sizes.CLUSTER
     kernels.launch("decode", blocks, sizes.THREADS, [arguments], sizes.shared_memory())

@@ -1,5 +1,7 @@
 """The decoding kernel as a C++ compiler reads it (tests/kernels/decoding): it is model.step."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,6 +12,9 @@ from core.model import SequenceModel, SequenceModelConfig
 from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.sampling import SamplingConfig, sample_keys
 from kernels.decoding import cuda
+from kernels.decoding.arguments import Sizes
+from pipelines import audio_pretrain
+from pipelines.config import CONFIGS, merge, read_yaml
 from tests.kernels.decoding import emulation
 
 STEPS = 7
@@ -58,7 +63,7 @@ def test_the_kernel_is_the_step(make: type[Model]) -> None:
     torch.testing.assert_close(kernel.situation(), plain.situation(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [3, 11], ids=["a few streams", "many streams"])
+@pytest.mark.parametrize("count", [3, 11, 20], ids=["a few streams", "many streams", "more at once"])
 def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
     torch.manual_seed(0)
     model = MODELS["clocks"]()
@@ -93,14 +98,63 @@ def test_few_streams_have_many_blocks_each(
 ) -> None:
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: {2: 66, 4: 30, 8: 15}.get(ranks, 0))
     model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=256, n_layer=1))
-    assert decoding_persistent._ranks(model, count, torch.device("cuda")) == expected
+    assert decoding_persistent._ranks(model, 2, count, torch.device("cuda")) == expected
 
 
 def test_a_wide_model_has_what_the_gpu_can_give(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=512, n_layer=1))
-    for largest in (16, 8, 4, 1):
+    for largest in (16, 8):
         monkeypatch.setattr(cuda, "clusters", lambda ranks, _, largest=largest: int(ranks <= largest))
-        assert decoding_persistent._ranks(model, 1, torch.device("cuda")) == largest
+        assert decoding_persistent._ranks(model, 2, 1, torch.device("cuda")) == largest
+    monkeypatch.setattr(cuda, "clusters", lambda ranks, _: int(ranks == 1))
+    assert decoding_persistent._able_ranks(model, 2, torch.device("cuda")) == []
+
+
+H200 = {1: 132, 2: 66, 4: 30, 8: 15, 16: 7}
+CONFIGURED = {
+    path.stem: merge(audio_pretrain.Config, read_yaml(str(path)))
+    for path in CONFIGS.glob("*.yaml")
+    if path.stem in ("sc09_small", "sc09_large", "youtubemix", "fsdd", "digits")
+}
+EXTREMES = {
+    "largest": SequenceModelConfig(vocab_size=1024, d_model=768, n_layer=48, d_state=64, expand=4),
+    "736": SequenceModelConfig(vocab_size=1024, d_model=736, n_layer=2, expand=4),
+    "448": SequenceModelConfig(vocab_size=256, d_model=448, n_layer=8, expand=4),
+    "complex": SequenceModelConfig(vocab_size=12, d_model=256, n_layer=8, d_state=64, complex=True),
+    "odd": SequenceModelConfig(vocab_size=12, d_model=48, n_layer=2),
+    "deep net": MultiscaleModelConfig(d_model=192, n_layer=8),
+    "slow net": MultiscaleModelConfig(d_model=96, n_layer=8, pools=[16, 16]),
+}
+
+
+def plans(config: SequenceModelConfig | MultiscaleModelConfig, planes: int) -> list[tuple[Sizes, int]]:
+    """The plans for few and many streams; none for a model that the kernel has no room for."""
+    device = torch.device("cuda")
+    with torch.device("meta"):
+        model: Any = (SequenceModel if isinstance(config, SequenceModelConfig) else MultiscaleModel)(config)
+    if not decoding_persistent._able_ranks(model, planes, device):
+        return []
+    found = []
+    for count in (1, 60, 400, 10_240):
+        ranks = decoding_persistent._ranks(model, planes, count, device)
+        program = decoding_persistent._program(model, ranks, planes)
+        found.append(decoding_persistent._plan(program, model, count, device))
+    return found
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("name", [*CONFIGURED, *EXTREMES])
+def test_what_is_taken_has_room_for_any_count(
+    name: str, planes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "clusters", lambda ranks, _: H200[ranks])
+    found = plans(EXTREMES[name] if name in EXTREMES else CONFIGURED[name].model.unet, planes)
+    assert found or name in EXTREMES
+    for sizes, share in found:
+        assert sizes.shared_memory() <= cuda.SHARED_MEMORY
+        assert share <= sizes.STREAMS
+        assert sizes.AHEAD % (sizes.PARTS // sizes.CLUSTER) == 0
+        assert sizes.RING >= 2
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from core.baseline.wavenet import WaveNetConfig
 from core.multiscale import MixerConfig, MultiscaleModelConfig
 from core.training import World
 from pipelines import audio_compare
-from pipelines.audio import open_audio_data, trained_data, trained_model
 from pipelines.audio_contenders import Contender, ablation, contenders
+from pipelines.audio_data import open_audio_data, trained_data, trained_model
 from pipelines.audio_model import AudioModelConfig, new_model
 
 SMALL = {"d_model": 4, "n_layer": 1, "pools": [2], "d_state": 4}

@@ -20,7 +20,7 @@ from audio.waveform import RATE
 from core.checkpoint import CheckpointError
 from core.multiscale import MultiscaleModel
 from pipelines import audio_pretrain
-from pipelines.audio import AudioCheckpoint, trained_model
+from pipelines.audio_data import AudioCheckpoint, trained_model
 from pipelines.config import CONFIGS, merge, parse_config, read_yaml
 from pipelines.schema import schema_keys
 from tests.audio.conftest import noise, write_clips

@@ -27,7 +27,7 @@ from core.generation import Decoder
 from core.model import SequenceModel, SequenceModelConfig
 from core.multiscale import MultiscaleModelConfig
 from pipelines import audio_sample, sampling
-from pipelines.audio import trained_model
+from pipelines.audio_data import trained_model
 from pipelines.audio_model import AudioModelConfig, new_model
 from pipelines.schema import schema_keys
 from tests.audio.conftest import noise, tone
