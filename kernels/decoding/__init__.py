@@ -25,8 +25,8 @@ which is no slower than one sum: they do not wait for each other.
 What was measured on an H200, in results/sampling.json: 123 us a step of the small U-Net, 6 us a block, which
 is real time by half; 64 us for one stream of 8 blocks of 256 channels; 310 us for 1,024 such streams, where
 reading and writing the states alone would take 125. By a sweep over the macros on the same day: 114 us for
-the one stream on 2 ranks instead of 8; 412 us for one stream of 24 blocks of 768 channels on 16 ranks, 505 for
-seven on 8.
+the one stream on 2 ranks instead of 8; 412 us for one stream of 24 blocks of 768 channels on 16 ranks, 505
+for seven on 8.
 
 What a block of the wide model waits for, of 35,000 cycles: in_proj 10,200, out_proj 5,500, x_proj 3,800, the
 two barriers about the residual stream 7,100, dt 2,300, the scan 1,700. Its products take 106 cycles a step of
