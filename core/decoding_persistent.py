@@ -5,6 +5,7 @@ the engine is made under bf16 autocast. The state and all sums are float32. A sa
 order, whatever the count: a sample does not depend on its batch, bit by bit.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -73,7 +74,7 @@ def takes(model: Model, device: torch.device) -> TypeGuard[Covered]:
     """Whether the kernel runs on the device, and has room for the model."""
     properties: Any = torch.cuda.get_device_properties(device)
     is_able = properties.major >= 9 and properties.shared_memory_per_block_optin >= cuda.SHARED_MEMORY
-    return is_able and bool(_able_ranks(model, _planes(device), device))
+    return is_able and any(_able_ranks(model, _planes(device), device))
 
 
 def _planes(device: torch.device) -> int:
@@ -106,25 +107,23 @@ def _parts(model: Model) -> int:
 
 def _ranks(model: Covered, planes: int, count: int, device: torch.device) -> int:
     """How many blocks have each stream: the more, the sooner a step is done, but the fewer the clusters."""
-    able = _able_ranks(model, planes, device)
     fewest = 8 if _is_wide(model) else 2
-    enough = [ranks for ranks in able if ranks <= fewest or count <= FEW * cuda.clusters(ranks, device)]
-    return enough[0] if enough else able[-1]
+    for ranks in _able_ranks(model, planes, device):
+        if ranks <= fewest or count <= FEW * cuda.clusters(ranks, device):
+            break
+    return ranks  # the fewest that are able, where there are too many streams for any of them
 
 
-def _able_ranks(model: Model, planes: int, device: torch.device) -> list[int]:
+def _able_ranks(model: Model, planes: int, device: torch.device) -> Iterator[int]:
     """How many blocks may have a stream, the most first: the device has such clusters, and they have room."""
     parts = _parts(model)
     if parts == 0:
-        return []
+        return
     with torch.device("meta"):
         bare: Covered = type(model)(model.config)  # type: ignore[assignment, arg-type]
-    halves = [parts >> power for power in range(parts.bit_length())]
-    return [
-        ranks
-        for ranks in halves
-        if cuda.clusters(ranks, device) > 0 and _fitting(_program(bare, ranks, planes), bare)
-    ]
+    for ranks in (parts >> power for power in range(parts.bit_length())):
+        if cuda.clusters(ranks, device) > 0 and _fitting(_program(bare, ranks, planes), bare):
+            yield ranks
 
 
 def _is_wide(model: Model) -> bool:

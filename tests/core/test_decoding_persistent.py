@@ -107,7 +107,7 @@ def test_a_wide_model_has_what_the_gpu_can_give(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(cuda, "clusters", lambda ranks, _, largest=largest: int(ranks <= largest))
         assert decoding_persistent._ranks(model, 2, 1, torch.device("cuda")) == largest
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: int(ranks == 1))
-    assert decoding_persistent._able_ranks(model, 2, torch.device("cuda")) == []
+    assert not any(decoding_persistent._able_ranks(model, 2, torch.device("cuda")))
 
 
 H200 = {1: 132, 2: 66, 4: 30, 8: 15, 16: 7}
@@ -132,7 +132,7 @@ def plans(config: SequenceModelConfig | MultiscaleModelConfig, planes: int) -> l
     device = torch.device("cuda")
     with torch.device("meta"):
         model: Any = (SequenceModel if isinstance(config, SequenceModelConfig) else MultiscaleModel)(config)
-    if not decoding_persistent._able_ranks(model, planes, device):
+    if not any(decoding_persistent._able_ranks(model, planes, device)):
         return []
     found = []
     for count in (1, 60, 400, 10_240):

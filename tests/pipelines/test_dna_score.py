@@ -116,6 +116,7 @@ def test_many_processes_are_refused(
     run: Path, genome: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert "start it without torchrun" in fails(capsys, f"checkpoint={run}", f"fasta={genome}")
 
 
