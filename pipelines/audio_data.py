@@ -103,10 +103,7 @@ def open_audio_data(config: AudioDataConfig, world: World) -> AudioData:
 
     Raises ValueError and OSError for a folder, a clip, a list, a quantizer or a length that cannot be used.
     """
-    if world.is_first:
-        open_audio(collection(config), config.quantizer)
-    world.sum(torch.zeros(1, device=world.device))  # the others wait here
-    packed = open_audio(collection(config), config.quantizer)
+    packed = world.first_alone(lambda: open_audio(collection(config), config.quantizer))
     if config.sha256 not in (None, packed.sha256):
         raise ValueError(
             f"{config.folder} does not hold the clips that are meant: their sha256 is {packed.sha256}, "

@@ -124,10 +124,7 @@ def open_data(config: DataConfig, world: World) -> DnaData:
     Raises ValueError and OSError for a FASTA, a BED, a chromosome or a length that cannot be used, and for
     held-out bases of another file that stand in the training bases.
     """
-    if world.is_first:
-        _open_genomes(config)
-    world.sum(torch.zeros(1, device=world.device))  # the others wait here
-    genome, held_out_genome = _open_genomes(config)
+    genome, held_out_genome = world.first_alone(lambda: _open_genomes(config))
     splits = _splits(config, genome, held_out_genome)
     train, held_out = windows_of(config, genome, held_out_genome, splits, config.length)
     leak = None

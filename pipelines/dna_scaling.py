@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     cells = planned(config)
     with joined_world() as world:
         states = [checked_state(cell) for cell in cells]
-        world.sum(torch.zeros(1, device=world.device))  # no process begins before all have looked
+        world.wait()  # no process begins before all have looked
         if world.is_first:
             print(plan_text(cells, states), flush=True)
         if config.dry_run:

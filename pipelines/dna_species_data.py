@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from omegaconf import MISSING
 
 from bio.species import read_species
@@ -78,10 +77,7 @@ def open_set(config: SpeciesConfig, world: World) -> SpeciesData:
     Notes names and checksum in the configuration; raises ValueError where it had others.
     """
     found = read_species(config.species)
-    if world.is_first:
-        open_species(found, config.folder)
-    world.sum(torch.zeros(1, device=world.device))  # the others wait here
-    data = open_species(found, config.folder)
+    data = world.first_alone(lambda: open_species(found, config.folder))
     if config.classes and config.classes != data.names:
         raise ValueError(
             f"{config.species} has the species {', '.join(data.names)}, the run has "

@@ -1,15 +1,18 @@
 """Data parallelism over the processes that torchrun starts. Their number is nobody's option."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
 from core.checkpoint import model_tensors
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,19 @@ class World:
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        self.sum(torch.zeros(1, device=self.device))
+
+    def first_alone(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns; the others begin it when the first process has finished."""
+        if self.is_first:
+            result = work()
+            self.wait()
+            return result
+        self.wait()
+        return work()
 
     def sum_gradients(self, model: nn.Module, extra: Tensor) -> Tensor:
         """Sum every gradient in place, and with them `extra` (n,), which is returned: one message in all."""

@@ -105,7 +105,7 @@ def train(
                 screen.say(f"{stopped} {HOW_TO_RESUME}")
                 raise TrainingInterrupted(stopped)
         run.finish(summary(progress, model, world, unit))
-    world.sum(torch.zeros(1, device=world.device))  # the others wait here until the folder is whole
+    world.wait()  # until the folder is whole
     return progress
 
 

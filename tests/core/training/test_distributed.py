@@ -160,6 +160,25 @@ def test_all_processes_give_up_together(tmp_path: Path) -> None:
     assert [line["event"] for line in events(tmp_path / "run")] == ["skipped", "skipped"]
 
 
+def write_then_read(folder: Path) -> None:
+    """The first process is slow to write what all read; each leaves what it has read."""
+    file = folder / "made"
+
+    def made() -> str:
+        if not file.exists():
+            time.sleep(0.3)
+            file.write_text(f"by {os.environ['RANK']}")
+        return file.read_text()
+
+    with joined_world() as world:
+        (folder / f"seen by {world.rank}").write_text(world.first_alone(made))
+
+
+def test_the_others_begin_what_the_first_has_finished(tmp_path: Path) -> None:
+    assert exit_codes(start_world(2, write_then_read, tmp_path)) == [0, 0]
+    assert [(tmp_path / f"seen by {rank}").read_text() for rank in (0, 1)] == ["by 0", "by 0"]
+
+
 def test_what_one_process_does_is_refused_to_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert lone_world().size == 1
