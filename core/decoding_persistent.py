@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.decoding import Model, StaticEngine, clock_period, tensors
 from core.decoding_program import Covered, add_model, frames_of, mixers_of
+from core.mamba import Mamba
 from core.sampling import SamplingConfig
 from kernels.decoding import cuda
 from kernels.decoding.arguments import Arguments, Sizes
@@ -91,7 +92,7 @@ def _parts(model: Model) -> int:
     if not mixers:
         return 0
     widths = [mixer.in_proj.in_features for mixer in mixers]
-    states = mixers[0].A_log.shape[1] * (2 if mixers[0].complex else 1)
+    states = _state_floats(mixers[0])
     too_large = states > 64 or max(widths) > WIDEST or model.config.padded_vocab_size > SYMBOLS
     if too_large or states % 8 or any(width % 16 for width in widths):
         return 0
@@ -124,6 +125,10 @@ def _able_ranks(model: Model, planes: int, device: torch.device) -> Iterator[int
     for ranks in (parts >> power for power in range(parts.bit_length())):
         if cuda.clusters(ranks, device) > 0 and _fitting(_program(bare, ranks, planes), bare):
             yield ranks
+
+
+def _state_floats(mixer: Mamba) -> int:
+    return mixer.A_log.shape[1] * (2 if mixer.complex else 1)
 
 
 def _is_wide(model: Model) -> bool:
@@ -175,7 +180,7 @@ def _sizes(program: Program, model: Covered, streams: int, threads: int, ahead: 
         GROUP=1,
         AHEAD=ahead,
         RING=RINGS[0],
-        STATE=mixer.A_log.shape[1] * (2 if mixer.complex else 1),
+        STATE=_state_floats(mixer),
         CONV=mixer.conv1d.kernel_size[0],
         PLANES=program.planes,
         VOCABULARY=model.config.padded_vocab_size,
