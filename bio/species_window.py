@@ -16,6 +16,7 @@ from bio.species_stretch import SpeciesData, Stretch
 from bio.vocabulary import Bytes, without_mask
 from bio.window import starts_with_few_n
 from core.counter import random_uniform
+from core.spacing import evenly_spaced
 
 CLASS_STREAM, STRETCH_STREAM, START_STREAM = 11, 12, 13
 CLUSTER_BASES = 1 << 16
@@ -69,7 +70,7 @@ class SpeciesWindows:
                 )
         each = min(len(windows) for windows in found)
         each = each if count is None else min(each, count)
-        return [windows[i] for windows in found for i in _evenly_spaced(len(windows), each)]
+        return [windows[i] for windows in found for i in evenly_spaced(len(windows), each)]
 
     def read(self, window: Window, length: int | None = None) -> Bytes:
         """The tokens (length,) of a window, or of its first `length` bases; upper and lower case are one."""
@@ -134,10 +135,6 @@ def _start(spans: Spans, uniform: float) -> int:
     choice = int(uniform * cumulative[-1])
     span = int(np.searchsorted(cumulative, choice, side="right"))
     return int(spans[span, 1] - (cumulative[span] - choice))
-
-
-def _evenly_spaced(size: int, count: int) -> Integers:
-    return np.linspace(0, size - 1, count).round().astype(np.int64)
 
 
 def _too_short(

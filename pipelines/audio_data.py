@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 
 from audio.clip import SPLITS, Collection
@@ -19,6 +18,7 @@ from audio.window import Windows, clip_windows, whole_windows
 from core.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
 from core.training import World
 from pipelines.audio_model import AudioModel, new_model, stored_model_config
+from pipelines.spacing import chosen_windows
 
 Source = Literal["synthetic", "sc09", "fsdd", "fsdd_by_speaker", "folder"]
 
@@ -131,11 +131,7 @@ def collection(config: AudioDataConfig) -> Collection:
 
 def evenly_spaced(windows: Windows, count: int | None) -> Windows:
     """At most `count` of the windows, spread evenly; all for None. Raises ValueError for a count below 1."""
-    if count is None or count >= len(windows):
-        return windows
-    if count < 1:
-        raise ValueError(f"data.validation_windows is {count}; it must be at least 1, or null for all.")
-    chosen = np.linspace(0, len(windows) - 1, count).round().astype(np.int64)
+    chosen = chosen_windows(len(windows), count)
     kept = {field.name: getattr(windows, field.name)[chosen] for field in dataclasses.fields(windows)}
     return Windows(**kept)
 

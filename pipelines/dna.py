@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from bio.download import TABLE as SOURCES
@@ -23,6 +22,7 @@ from core.checkpoint import CheckpointError, latest_checkpoint, load_weights, re
 from core.model import SequenceModel, SequenceModelConfig
 from core.training import World
 from core.transfer import read_sources
+from pipelines.spacing import chosen_windows
 
 
 @dataclass
@@ -153,12 +153,7 @@ def windows_of(
 
 def evenly_spaced(windows: TiledWindows, count: int | None) -> TiledWindows:
     """At most `count` of the windows, spread evenly; all for None. Raises ValueError for a count below 1."""
-    if count is None or count >= len(windows):
-        return windows
-    if count < 1:
-        raise ValueError(f"data.validation_windows is {count}; it must be at least 1, or null for all.")
-    chosen = np.linspace(0, len(windows) - 1, count).round().astype(np.int64)
-    return dataclasses.replace(windows, starts=windows.starts[chosen])
+    return dataclasses.replace(windows, starts=windows.starts[chosen_windows(len(windows), count)])
 
 
 def new_model(config: SequenceModelConfig) -> SequenceModel:

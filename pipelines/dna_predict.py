@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from bio.genome import Genome, Record, open_genome
 from bio.vocabulary import N, without_mask
 from core.files import replaced_atomically
+from core.spacing import evenly_spaced
 from core.training import TrainingConfig, World, joined_world
 from core.training.step import autocast
 from pipelines.config import parse_config
@@ -122,7 +123,7 @@ def predict(config: PredictConfig, classifier: TrainedClassifier, world: World) 
 def spaced_starts(genome: Genome, record: Record, length: int, config: PredictConfig) -> list[int]:
     """The starts of at most config.windows windows of a record, without those of too many N."""
     last = record.length - length
-    starts = np.unique(np.linspace(0, last, config.windows).round().astype(np.int64)).tolist()
+    starts = np.unique(evenly_spaced(last + 1, config.windows)).tolist()
     is_unknown = without_mask(genome.bases[record.offset : record.offset + record.length]) == N
     limit = config.max_n_fraction * length
     return [start for start in starts if is_unknown[start : start + length].sum() <= limit]
