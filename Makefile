@@ -32,8 +32,8 @@ lint: .venv/installed-dev  ## ruff, mypy and the one-way imports
 
 bench: .venv/installed-dev  ## print this machine's speed: kernels, training, loader
 	$(BIN)/python -m kernels.benchmarks
-	$(BIN)/python -m core.benchmark
-	$(BIN)/python -m bio.benchmark
+	$(BIN)/python -m pipelines.benchmarks.training_cpu
+	$(BIN)/python -m pipelines.benchmarks.loader
 
 clean:  ## remove the environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

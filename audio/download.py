@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from core.transfer import TransferError, add_arguments, as_command, disk_failures, fetch, read_sources
+from core.storage.download import TransferError, add_arguments, as_command, disk_failures, fetch, read_sources
 
 TABLE = Path(__file__).with_name("sources.yaml")
 

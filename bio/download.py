@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from core.transfer import Source, TransferError, add_arguments, as_command, fetch, read_sources
+from core.storage.download import Source, TransferError, add_arguments, as_command, fetch, read_sources
 
 TABLE = Path(__file__).with_name("sources.yaml")
 SPECIES = Path(__file__).with_name("species")

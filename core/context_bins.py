@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.counter import Integers
+from core.random import Integers
 
 BINS_PER_DOUBLING = 2
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from core.device_counter import random_below, random_words
-from core.model import SequenceModel
+from core.models.sequence import SequenceModel
+from core.random_tensors import random_below, random_words
 from core.training.batches import rows_at_once
 from core.training.loss import IGNORED
 

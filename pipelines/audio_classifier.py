@@ -18,16 +18,16 @@ import torch
 from torch import nn
 from torch.nn.functional import nll_loss
 
-from audio.calibration import divide_logits, fitted_temperature
-from audio.classifier import Classifier, ClassifierConfig
-from audio.judgement import FILE, Judgement, Training, judge, load_classifier, save_classifier
-from audio.labelled import ClassifierBatches, LabelledClips
-from audio.pack import PackedAudio
-from core.checkpoint import load_weights
+from audio.data.labelled import ClassifierBatches, LabelledClips
+from audio.data.pack import PackedAudio
+from audio.evaluation.calibration import divide_logits, fitted_temperature
+from audio.evaluation.classifier import Classifier, ClassifierConfig
+from audio.evaluation.judgement import FILE, Judgement, Training, judge, load_classifier, save_classifier
+from core.checkpoints.checkpoint import load_weights
 from core.training import RunFolder, TrainingConfig, Validate, World, joined_world, train
-from pipelines.audio_data import AudioDataConfig, open_audio_data
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
+from pipelines.common.audio_data import AudioDataConfig, open_audio_data
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
 
 BATCH = 256
 """Clips that are judged at once."""

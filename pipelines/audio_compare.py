@@ -21,19 +21,19 @@ from typing import Any
 
 import torch
 
-from audio.likelihood import likelihood
-from audio.window import clip_windows
-from core.files import replaced_atomically
+from audio.data.windows import clip_windows
+from audio.evaluation.likelihood import likelihood
+from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, World, lone_world
 from core.training.metrics import read_metrics
 from kernels.provenance import write_results
 from pipelines import audio_pretrain
-from pipelines.audio_contenders import Contender, ablation, contenders
-from pipelines.audio_data import AudioDataConfig, open_audio_data, trained_model
-from pipelines.audio_pictures import draw_bits
-from pipelines.cli import command
-from pipelines.config import ConfigError, RunConfig, merge, parse_config, read_yaml
-from pipelines.publication import check_publish, read_published
+from pipelines.common.audio_contenders import Contender, ablation, contenders
+from pipelines.common.audio_data import AudioDataConfig, open_audio_data, trained_model
+from pipelines.common.audio_pictures import draw_bits
+from pipelines.common.cli import command
+from pipelines.common.config import ConfigError, RunConfig, merge, parse_config, read_yaml
+from pipelines.common.publication import check_publish, read_published
 
 PROBE_STEPS, PROBE_SHARE = 24, 0.2
 """Steps of the first probe of a model's speed, and the share of the model's time that the second lasts."""

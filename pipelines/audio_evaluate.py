@@ -21,20 +21,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audio.judgement import Judgement, TrainedClassifier, load_classifier, require_classes
-from audio.metric.selection import select_by_likelihood
-from audio.metric.suite import Mode, Suite
-from audio.pack import PackedAudio
-from audio.waveform import RATE
-from core.sampling import SamplingConfig
+from audio.data.pack import PackedAudio
+from audio.data.waveform import RATE
+from audio.evaluation.judgement import Judgement, TrainedClassifier, load_classifier, require_classes
+from audio.metrics.selection import select_by_likelihood
+from audio.metrics.suite import Mode, Suite
+from core.decoding.sampling import SamplingConfig
 from core.training import World, lone_world
 from kernels.provenance import commit, hardware
-from pipelines.audio_data import AudioDataConfig, open_audio_data
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
-from pipelines.evaluation_model import sampled_source
-from pipelines.evaluation_pictures import draw_metrics, draw_shares
-from pipelines.evaluation_report import (
+from pipelines.common.audio_data import AudioDataConfig, open_audio_data
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.evaluation_model import sampled_source
+from pipelines.common.evaluation_pictures import draw_metrics, draw_shares
+from pipelines.common.evaluation_report import (
     ALL,
     REPORT,
     SELECTED,
@@ -44,8 +44,8 @@ from pipelines.evaluation_report import (
     write_report,
     write_rows,
 )
-from pipelines.evaluation_source import Source, folder_source, judged, split_source
-from pipelines.publication import read_published
+from pipelines.common.evaluation_source import Source, folder_source, judged, split_source
+from pipelines.common.publication import read_published
 
 TAKEN = ("train", "test", "", "..")
 """No source has these names: its folder would be a split's, the evaluation's own, or the parent of that."""

@@ -19,16 +19,22 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from audio.likelihood import likelihood
-from audio.pack import PackedAudio
-from audio.window import Windows, whole_windows
-from core.checkpoint import run_folder_of
-from core.files import replaced_atomically
+from audio.data.pack import PackedAudio
+from audio.data.windows import Windows, whole_windows
+from audio.evaluation.likelihood import likelihood
+from core.checkpoints.checkpoint import run_folder_of
+from core.storage.atomic import replaced_atomically
 from core.training import World, joined_world
-from pipelines.audio_data import AudioCheckpoint, evenly_spaced, open_audio_data, trained_data, trained_model
-from pipelines.audio_pictures import draw_lengths
-from pipelines.cli import command
-from pipelines.config import parse_config
+from pipelines.common.audio_data import (
+    AudioCheckpoint,
+    evenly_spaced,
+    open_audio_data,
+    trained_data,
+    trained_model,
+)
+from pipelines.common.audio_pictures import draw_lengths
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
 
 TABLE, PICTURE = "length_curve.json", "length_curve.png"
 

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from audio.clip import audio_files
-from audio.listening import ListeningClip, Summary, listening_page
-from audio.metric.bootstrap import Interval
-from audio.waveform import RATE, Waveform, read_waveform
-from core.files import replaced_atomically
-from pipelines.audio_index import read_index
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.evaluation_report import ALL, METRICS, REPORT, read_report
-from pipelines.evaluation_source import INDEX, TABLE, read_table
+from audio.data.clips import audio_files
+from audio.data.waveform import RATE, Waveform, read_waveform
+from audio.listening.page import ListeningClip, Summary, listening_page
+from audio.metrics.bootstrap import Interval
+from core.storage.atomic import replaced_atomically
+from pipelines.common.audio_index import read_index
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.evaluation_report import ALL, METRICS, REPORT, read_report
+from pipelines.common.evaluation_source import INDEX, TABLE, read_table
 
 ENDS = ("low", "high")
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import torch
 
-from audio.dataset import AudioDataset
-from audio.waveform import RATE
-from core.multiscale import MultiscaleModel
+from audio.data.dataset import AudioDataset
+from audio.data.waveform import RATE
+from core.models.multiscale import MultiscaleModel
 from core.training import Batches, RunFolder, TrainingConfig, Validate, World, joined_world, train
 from core.training.progress import Progress
-from pipelines.audio_data import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
-from pipelines.audio_model import AudioModel, AudioModelConfig, new_model
-from pipelines.audio_validation import validation
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
+from pipelines.common.audio_data import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
+from pipelines.common.audio_model import AudioModel, AudioModelConfig, new_model
+from pipelines.common.audio_validation import validation
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
 
 PLANNED_STEPS = 100
 """The first steps, whose padding the plan tells of."""

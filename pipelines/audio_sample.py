@@ -22,16 +22,16 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audio.clip import SUFFIXES
-from audio.quantizer import LEVELS, decode, encode
-from audio.stream import LARGEST, piped_header, write_samples
-from audio.waveform import as_pcm, read_waveform
+from audio.data.clips import SUFFIXES
+from audio.data.quantizer import LEVELS, decode, encode
+from audio.data.stream import LARGEST, piped_header, write_samples
+from audio.data.waveform import as_pcm, read_waveform
 from core.training import lone_world
-from pipelines.audio_data import AudioCheckpoint, trained_model
-from pipelines.audio_index import Row, begin_output, ranked_rows, read_index, sample_files, write_index
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.sampling import (
+from pipelines.common.audio_data import AudioCheckpoint, trained_model
+from pipelines.common.audio_index import Row, begin_output, ranked_rows, read_index, sample_files, write_index
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.sampling import (
     STDOUT,
     SamplingOptions,
     SamplingRun,

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from core.files import replaced_atomically
+from core.storage.atomic import replaced_atomically
 from kernels.provenance import commit, hardware, write_results
-from pipelines.cli import command
-from pipelines.pictures import save
-from pipelines.table_columns import TABLES, Row
+from pipelines.common.cli import command
+from pipelines.common.plots import save
+from pipelines.common.table_columns import TABLES, Row
 from pipelines.tables import FOLDER, table
 
 
@@ -58,25 +58,25 @@ def _norm() -> list[Row]:
 
 
 def _train() -> list[Row]:
-    from core import benchmark_gpu
+    from pipelines.benchmarks import training as benchmark_gpu
 
     return benchmark_gpu.rows(benchmark_gpu.CASES)
 
 
 def _graph() -> list[Row]:
-    from core import benchmark_gpu
+    from pipelines.benchmarks import training as benchmark_gpu
 
     return benchmark_gpu.rows(benchmark_gpu.GRAPH_CASES)
 
 
 def _memory() -> list[Row]:
-    from core import benchmark_gpu
+    from pipelines.benchmarks import training as benchmark_gpu
 
     return benchmark_gpu.rows(benchmark_gpu.MEMORY_CASES)
 
 
 def _sampling() -> list[Row]:
-    from core import benchmark_sampling
+    from pipelines.benchmarks import sampling as benchmark_sampling
 
     return [benchmark_sampling.measured(case) for case in benchmark_sampling.CASES]
 
@@ -88,13 +88,13 @@ def _scan_cpu() -> list[Row]:
 
 
 def _train_cpu() -> list[Row]:
-    from core import benchmark
+    from pipelines.benchmarks import training_cpu as benchmark
 
     return benchmark.rows()
 
 
 def _loader() -> list[Row]:
-    from bio import benchmark
+    from pipelines.benchmarks import loader as benchmark
 
     return benchmark.rows()
 

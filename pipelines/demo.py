@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from bio.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
+from bio.genome.vocabulary import encode, without_mask
 from bio.sample import SAMPLE
-from bio.vocabulary import encode, without_mask
+from bio.scoring.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
 from core.training import joined_world
 from pipelines import dna_generate, dna_pretrain
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.dna import DnaData, open_data
-from pipelines.dna_validation import TABLE
-from pipelines.pictures import draw_bits, draw_spectra
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.dna import DnaData, open_data
+from pipelines.common.dna_validation import TABLE
+from pipelines.common.plots import draw_bits, draw_spectra
 
 FOLDER = Path("runs/demo")
 K = 4

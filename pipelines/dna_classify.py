@@ -18,24 +18,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from bio.species_dataset import WindowList
-from bio.species_stretch import SpeciesData
-from core.classifier import SequenceClassifier
+from bio.species.dataset import WindowList
+from bio.species.segments import SpeciesData
+from core.models.classifier import SequenceClassifier
 from core.training import RunFolder, Stage, Validate, World, joined_world, stage_table, train
-from pipelines import dna_predict
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.dna_answers import Answers
-from pipelines.dna_classification import probabilities
-from pipelines.dna_classify_config import Config, initial_backbone
-from pipelines.dna_classify_evaluation import (
+from pipelines.common import dna_predict
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.dna_answers import Answers
+from pipelines.common.dna_classification import probabilities
+from pipelines.common.dna_classify_config import Config, initial_backbone
+from pipelines.common.dna_classify_evaluation import (
     evaluate,
     report_of,
     require_windows,
     start_from_probe,
     windows_to_validate,
 )
-from pipelines.dna_species_data import open_set, training_batches
+from pipelines.common.dna_species_data import open_set, training_batches
 
 
 @command

@@ -25,19 +25,19 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
-from bio.genome import Genome, open_genome
-from bio.interval import Region, read_regions
-from core.checkpoint import read_header
-from core.classifier import PIECE_TOKENS, hidden_pieces, pooled_hidden
-from core.files import replaced_atomically
-from core.model import SequenceModel
+from bio.genome.genome import Genome, open_genome
+from bio.genome.interval import Region, read_regions
+from core.checkpoints.checkpoint import read_header
+from core.models.classifier import PIECE_TOKENS, hidden_pieces, pooled_hidden
+from core.models.sequence import SequenceModel
+from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, lone_world
 from core.training.step import autocast
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.dna import trained_model
-from pipelines.dna_classifier import best_checkpoint, trained_classifier
-from pipelines.species_pictures import draw_components
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.dna import trained_model
+from pipelines.common.dna_classifier import best_checkpoint, trained_classifier
+from pipelines.common.species_pictures import draw_components
 
 MOST_GROUPS, OTHERS = 9, "others"
 

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bio.fasta_writer import FastaWriter, wrapped
-from bio.vocabulary import A, T, decode, encode
-from core.files import replaced_atomically
-from core.model import SequenceModel
+from bio.genome.fasta_writer import FastaWriter, wrapped
+from bio.genome.vocabulary import A, T, decode, encode
+from core.models.sequence import SequenceModel
+from core.storage.atomic import replaced_atomically
 from core.training import lone_world
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.dna import trained_model
-from pipelines.sampling import (
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.dna import trained_model
+from pipelines.common.sampling import (
     STDOUT,
     SamplingOptions,
     SamplingRun,

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from omegaconf import MISSING
 
-from bio.genome import Genome
-from bio.leakage import MOST_SHARED, K
-from bio.rule import split_overlap
-from bio.span import total
-from bio.vocabulary import VOCABULARY_SIZE
-from bio.window import TiledWindows
-from core.model import SequenceModel, SequenceModelConfig
+from bio.genome.genome import Genome
+from bio.genome.spans import total
+from bio.genome.vocabulary import VOCABULARY_SIZE
+from bio.windows.leakage import MOST_SHARED, K
+from bio.windows.splits import split_overlap
+from bio.windows.window import TiledWindows
+from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import (
     RunFolder,
     Stage,
@@ -34,13 +34,13 @@ from core.training import (
 )
 from core.training.batches import rows_at_once
 from core.training.progress import Progress
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
-from pipelines.dna import DataConfig, DnaData, evenly_spaced, new_model, open_data
-from pipelines.dna_markov import markov_baseline
-from pipelines.dna_stages import LengthWarmupConfig, training_batches
-from pipelines.dna_validation import validation
-from pipelines.memory import training_gib
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.dna import DataConfig, DnaData, evenly_spaced, new_model, open_data
+from pipelines.common.dna_markov import markov_baseline
+from pipelines.common.dna_stages import LengthWarmupConfig, training_batches
+from pipelines.common.dna_validation import validation
+from pipelines.common.memory import training_gib
 
 
 @dataclass

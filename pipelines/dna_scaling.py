@@ -23,18 +23,18 @@ from typing import Any
 
 import torch
 
-from core.files import replaced_atomically
-from core.model import SequenceModel
+from core.models.sequence import SequenceModel
+from core.storage.atomic import replaced_atomically
 from core.training import NonFiniteError, World, joined_world
 from core.training.metrics import read_metrics
 from pipelines import dna_pretrain
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
-from pipelines.dna_sizes import SIZES, sized_model
-from pipelines.dna_validation import read_table
-from pipelines.publication import check_publish
-from pipelines.run_state import require_same_settings, run_state
-from pipelines.scaling_table import publish, results_text, write_results
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.dna_sizes import SIZES, sized_model
+from pipelines.common.dna_validation import read_table
+from pipelines.common.publication import check_publish
+from pipelines.common.run_state import require_same_settings, run_state
+from pipelines.common.scaling_table import publish, results_text, write_results
 
 DIVERGED = "diverged.txt"
 

@@ -20,20 +20,20 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from bio.genome import Genome, open_genome
-from bio.interval import Region, read_regions
-from bio.likelihood import Score
-from bio.span import Spans, as_spans
-from bio.streaming import PIECE_BASES, repeat_and_unique, stream_losses
-from bio.track import BedGraph, LikelihoodTrack
-from core.files import replaced_atomically
-from core.model import SequenceModel
+from bio.genome.genome import Genome, open_genome
+from bio.genome.interval import Region, read_regions
+from bio.genome.spans import Spans, as_spans
+from bio.scoring.likelihood import Score
+from bio.scoring.streaming import PIECE_BASES, repeat_and_unique, stream_losses
+from bio.scoring.track import BedGraph, LikelihoodTrack
+from core.models.sequence import SequenceModel
+from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, lone_world
 from core.training.report import peak_memory_gib
 from core.training.step import autocast
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.dna import trained_model
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.dna import trained_model
 
 FORMATS = (".tsv", ".json")
 

@@ -23,15 +23,15 @@ from typing import Any, NamedTuple, TextIO
 from omegaconf import MISSING
 from tqdm import tqdm
 
-from bio.species import read_species
-from bio.species_stretch import open_species
+from bio.species.segments import open_species
+from bio.species.species_set import read_species
 from core.training import lone_world
 from kernels.provenance import write_results
-from pipelines.cli import command
-from pipelines.config import parse_config
-from pipelines.dna_answers import BASELINE, OURS, PROBE
-from pipelines.dna_classify_evaluation import RESULT
-from pipelines.species_pictures import draw_accuracy_by_length
+from pipelines.common.cli import command
+from pipelines.common.config import parse_config
+from pipelines.common.dna_answers import BASELINE, OURS, PROBE
+from pipelines.common.dna_classify_evaluation import RESULT
+from pipelines.common.species_pictures import draw_accuracy_by_length
 
 
 class Task(NamedTuple):

@@ -17,18 +17,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bio.dataset import inputs_and_targets
-from bio.likelihood import base_losses
-from bio.species_dataset import WindowList
-from bio.species_stretch import SpeciesData
-from bio.vocabulary import VOCABULARY_SIZE
-from core.model import SequenceModel, SequenceModelConfig
+from bio.genome.vocabulary import VOCABULARY_SIZE
+from bio.scoring.likelihood import base_losses
+from bio.species.dataset import WindowList
+from bio.species.segments import SpeciesData
+from bio.windows.dataset import inputs_and_targets
+from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import RunFolder, TrainingConfig, Validate, World, count_targets, joined_world, train
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
-from pipelines.dna import new_model
-from pipelines.dna_classification import BASES_AT_ONCE
-from pipelines.dna_species_data import (
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.dna import new_model
+from pipelines.common.dna_classification import BASES_AT_ONCE
+from pipelines.common.dna_species_data import (
     GrowthConfig,
     SpeciesConfig,
     open_set,

@@ -22,18 +22,18 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from core.checkpoint import latest_checkpoint, load_weights
-from core.files import replaced_atomically
-from core.model import SequenceModel, SequenceModelConfig
+from core.checkpoints.checkpoint import latest_checkpoint, load_weights
+from core.models.sequence import SequenceModel, SequenceModelConfig
+from core.storage.atomic import replaced_atomically
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
 from core.training import RunFolder, Stage, TrainingConfig, World, lone_world, staged, train
 from core.training.step import autocast
-from pipelines.cli import command
-from pipelines.config import RunConfig, parse_config
-from pipelines.pictures import save
-from pipelines.publication import read_published
-from pipelines.run_state import require_same_settings, run_state
-from pipelines.table_columns import Row
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.plots import save
+from pipelines.common.publication import read_published
+from pipelines.common.run_state import require_same_settings, run_state
+from pipelines.common.table_columns import Row
 
 HELD_OUT_SEED = -1  # no seed of a training
 ACCURACY, PICTURE = "accuracy.json", "accuracy.png"

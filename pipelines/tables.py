@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.files import replaced_atomically
-from pipelines.table_columns import TABLES, Table
+from core.storage.atomic import replaced_atomically
+from pipelines.common.table_columns import TABLES, Table
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results"

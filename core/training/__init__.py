@@ -3,10 +3,10 @@
 from core.training.batches import Batch, Batches
 from core.training.config import TrainingConfig
 from core.training.distributed import World, joined_world, lone_world
+from core.training.length_warmup import Stage, doubled_lengths, plan_stages, stage_table, staged
 from core.training.loop import Validate, train
 from core.training.loss import IGNORED, count_targets, cross_entropy_sum
 from core.training.run_folder import RunFolder, RunFolderError
-from core.training.stages import Stage, doubled_lengths, plan_stages, stage_table, staged
 from core.training.stopping import NonFiniteError, TrainingInterrupted
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from core.checkpoint import model_tensors
+from core.checkpoints.checkpoint import model_tensors
 
 Result = TypeVar("Result")
 

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from core.checkpoint import load_checkpoint
+from core.checkpoints.checkpoint import load_checkpoint
 from core.training.average import ParameterAverage
 from core.training.batches import Batches
 from core.training.config import TrainingConfig
+from core.training.console import Screen
 from core.training.distributed import World
+from core.training.length_warmup import Stage, stage_at
 from core.training.optimizer import adamw
 from core.training.progress import Progress
 from core.training.report import peak_memory_gib, summary
 from core.training.run_folder import HOW_TO_RESUME, RunFolder
-from core.training.screen import Screen
-from core.training.stages import Stage, stage_at
 from core.training.step import StepResult, autocast
+from core.training.steps import Taken, steps_taken
 from core.training.stopping import NonFiniteError, StopRequest, TrainingInterrupted
-from core.training.taken import Taken, steps_taken
 
 Validate = Callable[[nn.Module], dict[str, float]]
 """Metrics of a model on held-out data, "loss" (lower is better) among them. Every process calls it."""

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from core.checkpoint import (
+from core.checkpoints.checkpoint import (
     model_tensors,
     read_header,
     require_same_model,
@@ -22,7 +22,7 @@ from core.checkpoint import (
     step_checkpoints,
     step_path,
 )
-from core.files import TEMPORARY, replaced_atomically
+from core.storage.atomic import TEMPORARY, replaced_atomically
 from core.training.metrics import event_line, standard_json, truncate_metrics
 from core.training.progress import Progress
 from core.training.report import plot_loss

@@ -15,8 +15,8 @@ from numba import njit
 from torch import Tensor
 
 from kernels.causal_conv1d.reference import push
-from kernels.lanes import LANES, REAL, load, sigmoid, splat, store
 from kernels.layout import address, in_vectors
+from kernels.simd import LANES, REAL, load, sigmoid, splat, store
 from kernels.threads import run_in_ranges
 
 ROWS_PER_SUM = 1024  # beyond, fp32 sums of the filter's gradient would lose digits

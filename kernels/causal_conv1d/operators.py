@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import direct
+from kernels import dispatch as direct
 from kernels.checks import check_bounds, refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -28,7 +28,7 @@ _library.define(
 def _implementation(x: Tensor) -> ModuleType:
     """Return the module whose `forward`, `backward` and `step` run where x lives."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.causal_conv1d import gpu
+        from kernels.causal_conv1d import triton as gpu
 
         return gpu
     from kernels.causal_conv1d import cpu

@@ -14,7 +14,7 @@ noise that was made beforehand.
 
 How many ranks. The more there are, the less each has to do, and the fewer clusters there are: a few streams
 have 8 ranks (16 in a wide model, 2 in a narrow one, which waits for barriers rather than for work), many
-streams 2 (8 in a wide model). core/decoding_persistent.py chooses, and asks the driver how many clusters run
+streams 2 (8 in a wide model). core/decoding/persistent.py chooses, and asks the driver how many clusters run
 at once, which is fewer than the multiprocessors suggest: 15 of 8 ranks on an H200, and 7 of 16.
 
 Why a sample does not depend on its batch: a stream is a column of every product, and no sum goes over

@@ -13,9 +13,9 @@ import math
 import numpy as np
 from numba import njit
 
-from kernels.lanes import LANES, load, load_some, read, sigmoid, splat, store, store_some, total
 from kernels.selective_scan.cpu_run import Inputs, Sizes
 from kernels.selective_scan.cpu_step import step as scan_step
+from kernels.simd import LANES, load, load_some, read, sigmoid, splat, store, store_some, total
 
 BLOCK, HEAD, COMPRESS, EXPAND = range(4)
 FIELDS = (

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kernels.decoding import cpu
 from kernels.decoding.operations import BlockWeights
-from kernels.lanes import LANES
 from kernels.layout import address, in_vectors
+from kernels.simd import LANES
 
 
 @dataclass

@@ -17,7 +17,7 @@ _STATE = ("conv", "ssm", "frames_in", "frames_out")
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """The parameters of a Mamba block, float32, with the names and shapes of core/mamba.py.
+    """The parameters of a Mamba block, float32, with the names and shapes of core/layers/mamba.py.
 
     x_proj: (dt_rank + B + C, d_inner), without the rows of what is constant; None if all three are.
     dt_weight: (d_inner, dt_rank), None where dt is constant. B, C: (d_inner, N[, 2]), None where they vary.

@@ -12,8 +12,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from kernels.lanes import LANES, REAL, load, splat, store, total
 from kernels.layout import address, as_rows, in_vectors
+from kernels.simd import LANES, REAL, load, splat, store, total
 from kernels.threads import run_in_ranges
 
 ROWS_PER_SUM = 64  # each block of rows sums the weight's gradient by itself, whichever thread has it

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import direct
+from kernels import dispatch as direct
 from kernels.checks import refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -26,7 +26,7 @@ _library.define(
 def _implementation(x: Tensor) -> ModuleType:
     """Return the module whose `forward` and `backward` run where x lives."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.rms_norm import gpu
+        from kernels.rms_norm import triton as gpu
 
         return gpu
     from kernels.rms_norm import cpu

@@ -12,22 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from kernels.lanes import (
-    LANES,
-    conjugate,
-    exponential,
-    fill_states,
-    load,
-    load_states,
-    multiply_add,
-    real,
-    sigmoid,
-    splat,
-    spread_state,
-    store,
-    store_states,
-    write_total,
-)
 from kernels.selective_scan.cpu_run import (
     ALONG_A,
     ALONG_B,
@@ -53,6 +37,22 @@ from kernels.selective_scan.cpu_run import (
     new_scratch,
     states_index,
     varying_index,
+)
+from kernels.simd import (
+    LANES,
+    conjugate,
+    exponential,
+    fill_states,
+    load,
+    load_states,
+    multiply_add,
+    real,
+    sigmoid,
+    splat,
+    spread_state,
+    store,
+    store_states,
+    write_total,
 )
 
 

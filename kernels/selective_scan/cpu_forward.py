@@ -6,19 +6,6 @@
 import numpy as np
 from numba import njit
 
-from kernels.lanes import (
-    LANES,
-    exponential,
-    fill_states,
-    load,
-    load_states,
-    multiply_add,
-    real,
-    sigmoid,
-    spread_state,
-    store,
-    store_states,
-)
 from kernels.selective_scan.cpu_run import (
     BLOCK,
     CHUNK,
@@ -36,6 +23,19 @@ from kernels.selective_scan.cpu_run import (
     new_scratch,
     states_index,
     varying_index,
+)
+from kernels.simd import (
+    LANES,
+    exponential,
+    fill_states,
+    load,
+    load_states,
+    multiply_add,
+    real,
+    sigmoid,
+    spread_state,
+    store,
+    store_states,
 )
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kernels.lanes import COMPLEX, LANES, REAL, Kind
 from kernels.selective_scan.cpu_run import Sizes
+from kernels.simd import COMPLEX, LANES, REAL, Kind
 
 
 def kind_of(A: Tensor) -> Kind:

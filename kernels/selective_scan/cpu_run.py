@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from kernels.lanes import LANES, load, softplus, splat, store
+from kernels.simd import LANES, load, softplus, splat, store
 
 CHUNK = 32
 BLOCK = 64

@@ -6,7 +6,7 @@
 import numpy as np
 from numba import njit
 
-from kernels.lanes import (
+from kernels.simd import (
     LANES,
     exponential,
     load_adjacent_states,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import direct
+from kernels import dispatch as direct
 from kernels.checks import check_bounds, refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -33,7 +33,7 @@ _library.define(
 def _implementation(x: Tensor) -> ModuleType:
     """Return the module of `forward`, `backward` and `step` that covers every case where x lives."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.selective_scan import gpu
+        from kernels.selective_scan import triton as gpu
 
         return gpu
     from kernels.selective_scan import cpu

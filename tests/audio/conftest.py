@@ -9,7 +9,7 @@ import soundfile
 import torch
 from hypothesis import settings
 
-from audio.waveform import RATE, Waveform
+from audio.data.waveform import RATE, Waveform
 
 # A busy machine makes an example slow, which says nothing of the code.
 settings.register_profile("no deadline", deadline=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audio import download
-from core.transfer import TransferError, read_sources
+from core.storage.download import TransferError, read_sources
 from tests.file_server import FileServer, file_server
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bio.genome import Genome, open_genome
+from bio.genome.genome import Genome, open_genome
 
 # A busy machine makes an example slow, which says nothing of the code.
 settings.register_profile("no deadline", deadline=None)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from bio.species import read_species
-from bio.species_stretch import SpeciesData, open_species
+from bio.species.segments import SpeciesData, open_species
+from bio.species.species_set import read_species
 from tests.bio.conftest import random_bases, write_fasta
 
 NAMES = ("human", "chimpanzee", "bonobo", "gorilla", "orangutan")

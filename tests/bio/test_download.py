@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bio import download
-from core.transfer import Source, TransferError, read_sources
+from core.storage.download import Source, TransferError, read_sources
 from tests.file_server import FileServer, file_server
 
 TABLE = read_sources(download.TABLE)

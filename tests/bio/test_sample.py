@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bio.genome import open_genome
+from bio.genome.genome import open_genome
+from bio.genome.vocabulary import encode
 from bio.sample import SAMPLE
-from bio.vocabulary import encode
 
 FILES = sorted(SAMPLE.parent.glob("*.fa.gz"))
 

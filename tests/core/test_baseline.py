@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from core.baseline.samplernn import SampleRnn, SampleRnnConfig
-from core.baseline.wavenet import WaveNet, WaveNetConfig
-from core.generation import generate
+from core.decoding.decoder import generate
+from core.models.samplernn import SampleRnn, SampleRnnConfig
+from core.models.wavenet import WaveNet, WaveNetConfig
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "wavenet": lambda: WaveNet(WaveNetConfig(32, d_model=6, d_skip=8, n_stack=2, n_layer=4)),

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from core.baseline.samplernn import SampleRnn, SampleRnnConfig
-from core.baseline.wavenet import WaveNet, WaveNetConfig
-from core.decoding import Model
-from core.generation import Decoder, generate
-from core.model import SequenceModel, SequenceModelConfig
-from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
-from core.sampling import SamplingConfig
+from core.decoding.decoder import Decoder, generate
+from core.decoding.engines import Model
+from core.decoding.sampling import SamplingConfig
+from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
+from core.models.samplernn import SampleRnn, SampleRnnConfig
+from core.models.sequence import SequenceModel, SequenceModelConfig
+from core.models.wavenet import WaveNet, WaveNetConfig
 
 PROMPT = torch.tensor([3, 1, 4, 1, 5], dtype=torch.uint8)
 

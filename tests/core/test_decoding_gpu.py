@@ -7,11 +7,11 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from core.decoding import EagerEngine, Engine, Model, Situation
-from core.generation import Decoder
-from core.model import SequenceModel, SequenceModelConfig
-from core.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
-from core.sampling import SamplingConfig, sample, sample_keys
+from core.decoding.decoder import Decoder
+from core.decoding.engines import EagerEngine, Engine, Model, Situation
+from core.decoding.sampling import SamplingConfig, sample, sample_keys
+from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
+from core.models.sequence import SequenceModel, SequenceModelConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.")
 
@@ -34,8 +34,8 @@ STEPS = int(os.environ.get("DECODED_STEPS", "1500"))  # 32000 for the full check
 
 
 def engines() -> list:
-    from core.decoding_graph import GraphEngine
-    from core.decoding_persistent import PersistentEngine
+    from core.decoding.graph import GraphEngine
+    from core.decoding.persistent import PersistentEngine
 
     return [GraphEngine, PersistentEngine]
 

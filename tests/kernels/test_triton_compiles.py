@@ -5,10 +5,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernels.causal_conv1d import gpu as conv
-from kernels.rms_norm import gpu as norm
-from kernels.selective_scan import gpu as scan
-from kernels.selective_scan import gpu_backward as scan_backward
+from kernels.causal_conv1d import triton as conv
+from kernels.rms_norm import triton as norm
+from kernels.selective_scan import triton as scan
+from kernels.selective_scan import triton_backward as scan_backward
 from tests.kernels import selective_scan_cases as scan_cases
 from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
 from tests.kernels.compilation import compiling_only

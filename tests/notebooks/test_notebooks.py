@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from audio.synthetic import synthetic_digits
+from audio.data.synthetic import synthetic_digits
 from tests.notebooks.strip import stripped
 
 FOLDER = Path(__file__).parents[2] / "notebooks"

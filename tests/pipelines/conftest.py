@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import core.training.distributed
-from pipelines import audio_classifier, audio_pretrain, dna_pretrain, sampling
+from pipelines import audio_classifier, audio_pretrain, dna_pretrain
+from pipelines.common import sampling
 from tests.audio.conftest import write_clips
 from tests.pipelines.digits import TINY_CLASSIFIER, TINY_MODEL, write_digits
 

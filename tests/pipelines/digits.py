@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from audio.synthetic import speak
-from audio.waveform import write_waveform
+from audio.data.synthetic import speak
+from audio.data.waveform import write_waveform
 
 TINY_CLASSIFIER = [
     "data.source=fsdd",

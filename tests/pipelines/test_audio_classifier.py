@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audio.judgement import FILE, load_classifier
+from audio.evaluation.judgement import FILE, load_classifier
 from pipelines import audio_classifier
-from pipelines.config import CONFIGS, merge, read_yaml
+from pipelines.common.config import CONFIGS, merge, read_yaml
 from tests.pipelines.digits import TINY_CLASSIFIER, write_digits
 
 CPU = torch.device("cpu")

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from audio.likelihood import likelihood
-from audio.window import clip_windows
-from core.baseline.wavenet import WaveNetConfig
-from core.multiscale import MixerConfig, MultiscaleModelConfig
+from audio.data.windows import clip_windows
+from audio.evaluation.likelihood import likelihood
+from core.models.multiscale import MixerConfig, MultiscaleModelConfig
+from core.models.wavenet import WaveNetConfig
 from core.training import World
 from pipelines import audio_compare
-from pipelines.audio_contenders import Contender, ablation, contenders
-from pipelines.audio_data import open_audio_data, trained_data, trained_model
-from pipelines.audio_model import AudioModelConfig, new_model
+from pipelines.common.audio_contenders import Contender, ablation, contenders
+from pipelines.common.audio_data import open_audio_data, trained_data, trained_model
+from pipelines.common.audio_model import AudioModelConfig, new_model
 
 SMALL = {"d_model": 4, "n_layer": 1, "pools": [2], "d_state": 4}
 ALONE = World(0, 1, torch.device("cpu"))

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio.judgement import FILE
-from audio.quantizer import decode, encode
-from audio.waveform import RATE, read_waveform
-from pipelines import audio_evaluate, audio_listen, audio_sample, evaluation_model, evaluation_source
-from pipelines.audio_index import read_index
-from pipelines.evaluation_report import read_report
-from pipelines.evaluation_source import read_table
+from audio.data.quantizer import decode, encode
+from audio.data.waveform import RATE, read_waveform
+from audio.evaluation.judgement import FILE
+from pipelines import audio_evaluate, audio_listen, audio_sample
+from pipelines.common import evaluation_model, evaluation_source
+from pipelines.common.audio_index import read_index
+from pipelines.common.evaluation_report import read_report
+from pipelines.common.evaluation_source import read_table
 from tests.pipelines.digits import write_digits
 
 

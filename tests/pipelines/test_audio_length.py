@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from audio.pack import open_audio
+from audio.data.pack import open_audio
 from pipelines import audio_length
-from pipelines.audio_data import collection, trained_data, trained_model
+from pipelines.common.audio_data import collection, trained_data, trained_model
 
 
 def test_each_row_is_the_definition(audio_run: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio.metric.bootstrap import Interval
-from audio.waveform import RATE
+from audio.data.waveform import RATE
+from audio.metrics.bootstrap import Interval
 from pipelines.audio_listen import Config, Listed, evenly_spaced, interval_text, listen, main, model_names
 
 INTERVAL = {"value": 1.5, "low": 1.25, "high": 1.75}

@@ -15,14 +15,14 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from audio.quantizer import encode
-from audio.waveform import RATE
-from core.checkpoint import CheckpointError
-from core.multiscale import MultiscaleModel
+from audio.data.quantizer import encode
+from audio.data.waveform import RATE
+from core.checkpoints.checkpoint import CheckpointError
+from core.models.multiscale import MultiscaleModel
 from pipelines import audio_pretrain
-from pipelines.audio_data import AudioCheckpoint, trained_model
-from pipelines.config import CONFIGS, merge, parse_config, read_yaml
-from pipelines.schema import schema_keys
+from pipelines.common.audio_data import AudioCheckpoint, trained_model
+from pipelines.common.config import CONFIGS, merge, parse_config, read_yaml
+from pipelines.common.schema import schema_keys
 from tests.audio.conftest import noise, write_clips
 from tests.pipelines.conftest import TINY_AUDIO
 from tests.pipelines.test_dna_pretrain import ROOT, events

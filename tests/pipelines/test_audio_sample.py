@@ -17,19 +17,20 @@ import pytest
 import soundfile
 import torch
 
-from audio.quantizer import LEVELS, decode, encode
-from audio.stream import write_samples
-from audio.waveform import RATE, as_pcm, read_waveform
-from core.baseline.samplernn import SampleRnnConfig
-from core.baseline.wavenet import WaveNetConfig
-from core.checkpoint import save_checkpoint
-from core.generation import Decoder
-from core.model import SequenceModel, SequenceModelConfig
-from core.multiscale import MultiscaleModelConfig
-from pipelines import audio_sample, sampling
-from pipelines.audio_data import trained_model
-from pipelines.audio_model import AudioModelConfig, new_model
-from pipelines.schema import schema_keys
+from audio.data.quantizer import LEVELS, decode, encode
+from audio.data.stream import write_samples
+from audio.data.waveform import RATE, as_pcm, read_waveform
+from core.checkpoints.checkpoint import save_checkpoint
+from core.decoding.decoder import Decoder
+from core.models.multiscale import MultiscaleModelConfig
+from core.models.samplernn import SampleRnnConfig
+from core.models.sequence import SequenceModel, SequenceModelConfig
+from core.models.wavenet import WaveNetConfig
+from pipelines import audio_sample
+from pipelines.common import sampling
+from pipelines.common.audio_data import trained_model
+from pipelines.common.audio_model import AudioModelConfig, new_model
+from pipelines.common.schema import schema_keys
 from tests.audio.conftest import noise, tone
 from tests.pipelines.conftest import PIECE
 
@@ -282,7 +283,8 @@ def test_ctrl_c_and_resume(
 KILLED = f"""
 import os, signal, sys
 import torch
-from pipelines import audio_sample, sampling
+from pipelines import audio_sample
+from pipelines.common import sampling
 
 torch.set_num_threads(1)
 sampling.SHORTEST_PIECE = sampling.FIRST_PIECE = sampling.LONGEST_PIECE = {PIECE}

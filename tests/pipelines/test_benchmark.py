@@ -10,7 +10,7 @@ import torch
 
 from pipelines import benchmark, tables
 from pipelines.benchmark import BENCHMARKS, main
-from pipelines.table_columns import TABLES
+from pipelines.common.table_columns import TABLES
 
 LOADER = [{"length": 1024, "mbase_per_s": 700.0}, {"length": 4096, "mbase_per_s": 900.0}]
 SCAN = {

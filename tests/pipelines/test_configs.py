@@ -10,9 +10,9 @@ from omegaconf import MISSING
 
 import pipelines
 from bio.download import TABLE
-from core.transfer import read_sources
+from core.storage.download import read_sources
 from pipelines import dna_pretrain
-from pipelines.config import CONFIGS, ConfigError, Setting, merge, read_yaml, schema_keys
+from pipelines.common.config import CONFIGS, ConfigError, Setting, merge, read_yaml, schema_keys
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
 HG38 = {

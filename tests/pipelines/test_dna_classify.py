@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bio.sample import SAMPLE
-from bio.species_dataset import WindowList
-from core.checkpoint import save_checkpoint
-from core.model import SequenceModel, SequenceModelConfig
+from bio.species.dataset import WindowList
+from core.checkpoints.checkpoint import save_checkpoint
+from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 from pipelines import dna_classify, dna_species_pretrain
-from pipelines.config import merge, read_yaml
-from pipelines.dna_classification import probabilities
-from pipelines.dna_classifier import best_checkpoint, trained_classifier
-from pipelines.dna_species_data import open_set, split_windows
-from pipelines.schema import schema_keys
+from pipelines.common.config import merge, read_yaml
+from pipelines.common.dna_classification import probabilities
+from pipelines.common.dna_classifier import best_checkpoint, trained_classifier
+from pipelines.common.dna_species_data import open_set, split_windows
+from pipelines.common.schema import schema_keys
 from tests.bio.conftest import random_bases, write_fasta
 from tests.bio.species_sets import NAMES, markov_species, two_species, write_set
 
@@ -140,7 +140,7 @@ class Alone(World):
 def test_any_number_of_processes_gives_every_window_the_same(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.dna_classification.BASES_AT_ONCE", 96 * 7)
+    monkeypatch.setattr("pipelines.common.dna_classification.BASES_AT_ONCE", 96 * 7)
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE), config.data, "test")
     listed = WindowList(windows, windows.listed(None, 96))

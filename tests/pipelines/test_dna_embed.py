@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bio.vocabulary import encode
-from core.classifier import pooled_hidden
+from bio.genome.vocabulary import encode
+from core.models.classifier import pooled_hidden
 from pipelines import dna_embed
-from pipelines.dna import trained_model
-from pipelines.schema import schema_keys
+from pipelines.common.dna import trained_model
+from pipelines.common.schema import schema_keys
 from tests.bio.conftest import random_bases, write_fasta
 
 TEXTS = {"a": random_bases(130), "b": random_bases(64, 1), "c": random_bases(101, 2)}

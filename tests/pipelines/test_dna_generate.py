@@ -9,12 +9,13 @@ from typing import Any
 import pyfaidx
 import pytest
 
-from bio.fasta_writer import FastaWriter
-from core.checkpoint import save_checkpoint
-from core.model import SequenceModel, SequenceModelConfig
-from pipelines import dna_generate, sampling
-from pipelines.sampling_state import SavedState, save_state
-from pipelines.schema import schema_keys
+from bio.genome.fasta_writer import FastaWriter
+from core.checkpoints.checkpoint import save_checkpoint
+from core.models.sequence import SequenceModel, SequenceModelConfig
+from pipelines import dna_generate
+from pipelines.common import sampling
+from pipelines.common.sampling_state import SavedState, save_state
+from pipelines.common.schema import schema_keys
 
 
 def generate(run: Path, *arguments: str) -> dict[str, str]:

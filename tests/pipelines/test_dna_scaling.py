@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from core.training import NonFiniteError
 from pipelines import dna_pretrain, dna_scaling
-from pipelines.config import schema_keys
-from pipelines.dna_sizes import SIZES
-from pipelines.scaling_table import (
+from pipelines.common.config import schema_keys
+from pipelines.common.dna_sizes import SIZES
+from pipelines.common.scaling_table import (
     BY_CONTEXT,
     BY_LENGTH,
     BY_PARAMETERS,

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bio.genome import open_genome
+from bio.genome.genome import open_genome
 from pipelines import dna_score
-from pipelines.config import schema_keys
+from pipelines.common.config import schema_keys
 
 Row = dict[str, str]
 

@@ -8,10 +8,10 @@ from typing import Any, TextIO
 
 import pytest
 
-from bio.species import read_species
+from bio.species.species_set import read_species
 from pipelines import dna_species
-from pipelines.config import ConfigError, parse_config
-from pipelines.dna_answers import BASELINE, OURS, PROBE
+from pipelines.common.config import ConfigError, parse_config
+from pipelines.common.dna_answers import BASELINE, OURS, PROBE
 from tests.bio.conftest import random_bases
 
 SMALL = [

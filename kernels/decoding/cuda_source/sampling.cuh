@@ -1,4 +1,4 @@
-// Logits, and a token drawn from them: the arithmetic of core/sampling.py, a warp a stream.
+// Logits, and a token drawn from them: the arithmetic of core/decoding/sampling.py, a warp a stream.
 
 __device__ u64 hash(u64 key, u64 index) {
   u64 bits = key + (index + 1) * 0x9E3779B97F4A7C15ull;

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tests.core.training.toy as toy
-from core.checkpoint import latest_checkpoint
+from core.checkpoints.checkpoint import latest_checkpoint
 from core.training import (
     NonFiniteError,
     TrainingInterrupted,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import core.checkpoint
-import core.files
+import core.checkpoints.checkpoint
+import core.storage.atomic
 import core.training.run_folder
-import core.training.taken
+import core.training.steps
 from tests.core.training.toy import assert_same_run, processes, start, toy_run
 
 OPTIONS = {"ema": 0.9, "poisoned": (4,)}
@@ -48,24 +48,24 @@ def run_until(folder: Path, resume: bool, calls: int) -> None:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(f'{{"event": "{event}", "step": {step}, "lo')
 
-    deadly(core.checkpoint, "save_file", write_half_a_checkpoint)
+    deadly(core.checkpoints.checkpoint, "save_file", write_half_a_checkpoint)
     deadly(core.training.run_folder, "event_line", write_half_a_line)
-    deadly(core.files.os, "replace")
-    deadly(core.files, "_flush_to_disk")
-    deadly(core.training.taken, "training_step")
+    deadly(core.storage.atomic.os, "replace")
+    deadly(core.storage.atomic, "_flush_to_disk")
+    deadly(core.training.steps, "training_step")
     deadly(core.training.run_folder, "step_checkpoints")  # also between writing one and deleting the old
     toy_run(folder, resume=resume, **OPTIONS)
 
 
 def run_slowly(folder: Path, resume: bool, started: Event) -> None:
     """Train with pauses, so that a signal finds every phase."""
-    original = core.training.taken.training_step
+    original = core.training.steps.training_step
 
     def slow_step(*arguments: Any) -> Any:
         time.sleep(0.01)
         return original(*arguments)
 
-    core.training.taken.training_step = slow_step  # type: ignore[assignment]
+    core.training.steps.training_step = slow_step  # type: ignore[assignment]
     started.set()
     toy_run(folder, resume=resume, **OPTIONS)
 

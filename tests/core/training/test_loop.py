@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoint import latest_checkpoint, step_checkpoints
+from core.checkpoints.checkpoint import latest_checkpoint, step_checkpoints
 from core.training import (
     NonFiniteError,
     RunFolder,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from core.checkpoint import CheckpointError, step_checkpoints
+from core.checkpoints.checkpoint import CheckpointError, step_checkpoints
 from core.training import RunFolder, RunFolderError, TrainingConfig
 from core.training.metrics import read_metrics
 from core.training.optimizer import adamw

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.model import SequenceModel, SequenceModelConfig
+from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import Batch, TrainingConfig, count_targets, cross_entropy_sum
 from core.training.batches import micro_batches
 from core.training.step import autocast, clipped_gradients, training_step

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import core.training.distributed
-from core.checkpoint import latest_checkpoint
+from core.checkpoints.checkpoint import latest_checkpoint
 from core.training import RunFolder, Stage, TrainingConfig, World, joined_world, staged, train
 from core.training.metrics import read_metrics
 from core.training.progress import Progress

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kernels.causal_conv1d import causal_conv1d, causal_conv1d_step, gpu
+from kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
+from kernels.causal_conv1d import triton as gpu
 from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
 from tests.kernels.selective_scan_cases import assert_close, in_double, outputs_and_gradients
 

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from kernels import selective_scan, selective_scan_step
-from kernels.selective_scan import gpu, gpu_backward, gpu_form, gpu_span
+from kernels.selective_scan import triton as gpu
+from kernels.selective_scan import triton_backward as gpu_backward
+from kernels.selective_scan import triton_chunks as gpu_span
+from kernels.selective_scan import triton_variant as gpu_form
 from tests.kernels.selective_scan_cases import (
     CASES,
     Arguments,

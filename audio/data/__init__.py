@@ -1,0 +1,1 @@
+"""Audio data: clips, packs, quantizers, windows, waveform files."""

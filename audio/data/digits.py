@@ -1,0 +1,129 @@
+"""Spoken digits: Google Speech Commands (SC09) and the Free Spoken Digit Dataset (FSDD)."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from audio.data.clips import SPLITS, Clip, Collection, audio_files
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+SC09_COUNTS = {
+    "v0.01": {"train": 18_620, "valid": 2_494, "test": 2_552},
+    "v0.02": {"train": 31_158, "valid": 3_643, "test": 4_107},
+}
+"""How many clips of digits the whole archives hold. Papers rarely say which version they used."""
+
+FSDD_NAME = re.compile(r"(?:.*/)?([0-9])_([^/_]+)_([0-9]+)\.\w+")
+FSDD_TEST = range(5)
+FSDD_VALID = range(5, 10)
+
+log = logging.getLogger(__name__)
+
+
+def sc09(folder: str | Path) -> Collection:
+    """The ten digits of an unpacked Speech Commands archive (Warden 2018), split by the lists in it.
+
+    The lists tell the version, which the name of the collection carries. A folder that holds a part of the
+    archive only is used, and that is said. Raises FileNotFoundError without the lists or the digits' folders,
+    ValueError where a clip is in both lists or a digit has no clips.
+    """
+    folder = Path(folder)
+    listed = {split: _read_list(folder / file) for split, file in LISTS.items()}
+    if both := sorted(listed["valid"] & listed["test"]):
+        raise ValueError(f"{both[0]} is in both lists of {folder}: download the archive again.")
+    clips = tuple(
+        Clip(name, _split_of(name, listed), label)
+        for label, digit in enumerate(DIGITS)
+        for name in (f"{digit}/{file}" for file in audio_files(folder / digit))
+    )
+    version = _version(listed)
+    collection = Collection(f"sc09-{version}", folder, clips, DIGITS)
+    if collection.counts == SC09_COUNTS.get(version):
+        return collection
+    _report_part(collection, version, listed)
+    return replace(collection, name=f"sc09-{version}-part")
+
+
+def fsdd(folder: str | Path, by_speaker: bool = False) -> Collection:
+    """The recordings `{digit}_{speaker}_{index}.wav` of FSDD, or of a folder that names its files so.
+
+    The split is the official one, test for indices 0 to 4, with indices 5 to 9 of the rest for validation;
+    or, by speaker, the last speaker in alphabetical order for test and the one before for validation. Raises
+    FileNotFoundError, and ValueError for a folder without audio, a file of another name, too few speakers.
+    """
+    folder = Path(folder)
+    folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
+    parsed = {name: _parse_fsdd(name, folder) for name in audio_files(folder)}
+    if not by_speaker:
+        clips = [Clip(name, _official_split(index), digit) for name, (digit, _, index) in parsed.items()]
+        return Collection("fsdd", folder, tuple(clips), DIGITS)
+    speakers = sorted({speaker for _, speaker, _ in parsed.values()})
+    if len(speakers) < len(SPLITS):
+        raise ValueError(
+            f"{folder} has {len(speakers)} speaker(s), but a split by speaker needs {len(SPLITS)}: use the "
+            "official split."
+        )
+    held_out = {speakers[-2]: "valid", speakers[-1]: "test"}
+    clips = [
+        Clip(name, held_out.get(speaker, "train"), digit) for name, (digit, speaker, _) in parsed.items()
+    ]
+    return Collection("fsdd-by-speaker", folder, tuple(clips), DIGITS)
+
+
+def _read_list(path: Path) -> set[str]:
+    """The clips of digits that a list names."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}, so {path.parent} is no unpacked Speech Commands archive: "
+            "python -m audio.download sc09 fetches one."
+        )
+    return {name for name in path.read_text().splitlines() if name.partition("/")[0] in DIGITS}
+
+
+def _split_of(name: str, listed: Mapping[str, set[str]]) -> str:
+    return next((split for split, names in listed.items() if name in names), "train")
+
+
+def _version(listed: Mapping[str, set[str]]) -> str:
+    sizes = {split: len(names) for split, names in listed.items()}
+    known = [version for version, counts in SC09_COUNTS.items() if sizes.items() <= counts.items()]
+    return known[0] if known else "unknown"
+
+
+def _report_part(collection: Collection, version: str, listed: Mapping[str, set[str]]) -> None:
+    """Say what a folder lacks of its archive."""
+    expected = SC09_COUNTS.get(version)
+    missing = sorted(listed["valid"].union(listed["test"]) - {clip.name for clip in collection.clips})
+    log.warning(
+        "%s is not a whole Speech Commands archive, so that results will not compare with published ones: it "
+        "has %s clips for %s, %s.%s",
+        collection.folder,
+        _in_splits(collection.counts),
+        ", ".join(SPLITS),
+        f"{version} has {_in_splits(expected)}" if expected else "and the lists of no known version",
+        f" {len(missing):,} clips that its lists name are missing, first {missing[0]}." if missing else "",
+    )
+
+
+def _in_splits(counts: Mapping[str, int]) -> str:
+    return " / ".join(f"{counts[split]:,}" for split in SPLITS)
+
+
+def _parse_fsdd(name: str, folder: Path) -> tuple[int, str, int]:
+    """(digit, speaker, index) of a file name."""
+    match = FSDD_NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            f"{folder / name} is not named digit_speaker_index, as 7_theo_12.wav is: rename it or remove it."
+        )
+    return int(match[1]), match[2], int(match[3])
+
+
+def _official_split(index: int) -> str:
+    if index in FSDD_TEST:
+        return "test"
+    return "valid" if index in FSDD_VALID else "train"

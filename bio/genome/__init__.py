@@ -1,0 +1,1 @@
+"""Genomes: FASTA files, packed bases, intervals, vocabulary."""

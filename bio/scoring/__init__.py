@@ -1,0 +1,1 @@
+"""Scores of DNA: likelihood, tracks, Markov baselines, k-mer spectra."""

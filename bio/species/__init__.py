@@ -1,0 +1,1 @@
+"""Species classification: sets of species, their windows, their classifier."""

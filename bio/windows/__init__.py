@@ -1,0 +1,1 @@
+"""Windows of a genome: splits, batches, leakage between splits."""

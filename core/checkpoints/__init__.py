@@ -1,0 +1,1 @@
+"""Checkpoints: the project's own files and the published layouts."""

@@ -1,0 +1,263 @@
+"""Checkpoints: one safetensors file each, written atomically, read without executing anything.
+
+Tensors are stored under `model.<name>`, `average.<name>` (the moving average of the parameters, if there is
+one) and `optimizer.<key>.<name>` (exp_avg, exp_avg_sq, step). The header carries JSON: the format version,
+the configuration of the run and its progress. A tied parameter is stored once, under its first name.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.storage.atomic import replaced_atomically
+
+FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints in the run folder."""
+_STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read or used: which one, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself: the configuration of its run and its progress (`step` at least)."""
+
+    path: Path
+    config: dict[str, Any]
+    progress: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.progress["step"])
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    config: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write one checkpoint; `path` holds either all of it or what it held before.
+
+    `average` maps names of parameters to their moving averages. Raises CheckpointError if the file cannot be
+    written (no space, no permission).
+    """
+    tensors = _with_prefix("model", model_tensors(model)) | _with_prefix("average", average or {})
+    if optimizer is not None:
+        tensors |= _with_prefix("optimizer", _optimizer_tensors(optimizer, model))
+    header = {
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(config),
+        "progress": json.dumps(progress),
+    }
+    try:
+        with replaced_atomically(path) as temporary:
+            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(on_cpu, temporary, metadata=header)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} could not be written ({error}). Free some space there or choose another "
+            "folder; earlier checkpoints are intact."
+        ) from error
+
+
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: dict[str, Tensor] | None = None,
+) -> Header:
+    """Restore the model, and the optimizer and the moving average where given, in place.
+
+    A checkpoint without an average starts `average` at the model's parameters. Raises CheckpointError if the
+    file is damaged, of a newer format or of another model; nothing is changed then.
+    """
+    header, tensors = _read(path)
+    weights = _under("model", tensors)
+    _require_same_tensors(path, weights, model)
+    _copy(weights, model_tensors(model))
+    if average is not None:
+        stored = _under("average", tensors)
+        _copy({name: stored.get(name, weights[name]) for name in average}, average)
+    if optimizer is not None:
+        _restore_optimizer(optimizer, model, _under("optimizer", tensors))
+    return header
+
+
+def load_weights(path: Path, model: nn.Module) -> Header:
+    """Restore a model for use: the moving average where the checkpoint has one, else the weights themselves.
+
+    Raises CheckpointError as load_checkpoint does.
+    """
+    header, tensors = _read(path)
+    weights = _under("model", tensors) | _under("average", tensors)
+    _require_same_tensors(path, weights, model)
+    _copy(weights, model_tensors(model))
+    return header
+
+
+def read_header(path: Path) -> Header:
+    """The configuration and progress of a checkpoint, without its tensors: enough to build its model.
+
+    Raises CheckpointError if the file is missing, damaged, no checkpoint, or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint {path}.") from error
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+    if "format_version" not in metadata:
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of Helixwave.")
+    version = int(metadata["format_version"])
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"The checkpoint {path} has format version {version}, but this Helixwave reads versions up to "
+            f"{FORMAT_VERSION}. Update Helixwave to use it."
+        )
+    return Header(path, json.loads(metadata["config"]), json.loads(metadata["progress"]))
+
+
+def step_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder that are named by their step, oldest first; empty if there are none."""
+    steps = {path: _STEP_NAME.fullmatch(path.name) for path in folder.glob(f"step-*{SUFFIX}")}
+    return sorted((path for path, match in steps.items() if match), key=lambda path: int(path.stem[5:]))
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies in a folder."""
+    return folder / f"step-{step:08d}{SUFFIX}"
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint in a folder, or in the `checkpoints` of a run folder.
+
+    Raises CheckpointError if there is none.
+    """
+    inside = folder / CHECKPOINTS
+    found = step_checkpoints(inside if inside.is_dir() else folder)
+    if not found:
+        raise CheckpointError(f"{folder} holds no checkpoint (step-*{SUFFIX}).")
+    return found[-1]
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that is named by itself, by its `checkpoints`, or by a file in these.
+
+    Of a checkpoint that lies elsewhere it is the folder that holds it.
+    """
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return folder.parent if folder.name == CHECKPOINTS else folder
+
+
+def require_same_model(header: Header, config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, naming the keys, if `config["model"]` is not that of the checkpoint."""
+    stored = _flat(header.config.get("model", {}), "model")
+    wanted = _flat(json.loads(json.dumps(config.get("model", {}))), "model")
+    differences = [
+        f"{key} is {stored.get(key, 'absent')} there and {wanted.get(key, 'absent')} here"
+        for key in sorted(stored.keys() | wanted.keys())
+        if stored.get(key, "absent") != wanted.get(key, "absent")
+    ]
+    if differences:
+        raise CheckpointError(
+            f"The checkpoint {header.path} is of another model: {'; '.join(differences)}. "
+            "Give these keys their old values, or start a new run in another folder."
+        )
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, each tied one once."""
+    kept = model.state_dict()
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if name in kept}
+
+
+def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {path} is truncated or damaged ({error}). Delete it to use an earlier one."
+    )
+
+
+def _require_same_tensors(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise CheckpointError, naming names and shapes, if the stored tensors are not the model's."""
+    own = model_tensors(model)
+    problems = [f"{name} is missing there" for name in own.keys() - stored.keys()]
+    problems += [f"{name} is not in this model" for name in stored.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(stored[name].shape)} there and {tuple(own[name].shape)} here"
+        for name in own.keys() & stored.keys()
+        if own[name].shape != stored[name].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:10]) + (f"; and {len(problems) - 10} more" * (len(problems) > 10))
+        raise CheckpointError(f"The checkpoint {path} is of another model: {shown}.")
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{key}.{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put the stored moments into an optimizer of any device; its own hyperparameters stay."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition(".")
+        by_name.setdefault(name, {})[key] = tensor
+    order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}.{name}").items()
+    }

@@ -1,0 +1,1 @@
+"""Layers of models: mixers, residual blocks, embeddings, pooling."""

@@ -1,0 +1,183 @@
+"""The Mamba mixer (Gu and Dao 2023, sections 3.4 to 3.6): selective or time-invariant, real or complex."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from core.layers.ssm_init import (
+    initial_a_imag,
+    initial_a_log,
+    initial_b,
+    initial_c,
+    initial_dt_bias,
+    without_decay,
+)
+from kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+
+
+class MambaState(NamedTuple):
+    """What a mixer remembers between two calls; the first axis is the batch, or the packed sequence.
+
+    conv: (batch, d_conv - 1, d_inner), the last inputs of the convolution, oldest first.
+    ssm: (batch, d_inner, N), float32 with N = d_state, or complex64 with N = d_state / 2.
+    """
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class Mamba(nn.Module):
+    """Maps (batch, length, d_model) to the same shape by a gated, causal, linear recurrence over time.
+
+    Parameters have the names and shapes of the published checkpoints; d_inner = expand * d_model, and
+    dt_rank is ceil(d_model / 16) unless given. Under autocast the matrix products are in its dtype; A_log, D,
+    the bias of dt and the state stay float32. What the optimizer must not decay has `_no_weight_decay`.
+
+    complex: d_state / 2 conjugate pairs (S4D-Lin, A_n = -1/2 + i n) in place of d_state real states
+        (S4D-Real, A_n = -(n + 1)), with as many parameters.
+    selective: which of dt, B and C depend on the input: True for all (S6), False for none (a time-invariant
+        S4D), or their names, as ("dt",). The others are parameters of each channel, initialised as in S4D.
+
+    Raises ValueError for a size below 1, an odd d_state with complex, or an unknown name in selective.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        complex: bool = False,  # noqa: A002
+        selective: bool | Sequence[str] = True,
+    ) -> None:
+        super().__init__()
+        if dt_rank is None:
+            dt_rank = math.ceil(d_model / 16)
+        sizes = {
+            "d_model": d_model,
+            "d_state": d_state,
+            "d_conv": d_conv,
+            "expand": expand,
+            "dt_rank": dt_rank,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}; it must be at least 1.")
+        if complex and d_state % 2:
+            raise ValueError(f"d_state is {d_state}; complex states are conjugate pairs, so it must be even.")
+        self.d_inner = d_inner = expand * d_model
+        self.complex = complex
+        self.selected = _selected_widths(selective, {"dt": dt_rank, "B": d_state, "C": d_state})
+
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        if self.selected:
+            self.x_proj = nn.Linear(d_inner, sum(self.selected.values()), bias=False)
+        if "dt" in self.selected:
+            self.dt_proj = nn.Linear(dt_rank, d_inner)
+            nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+            self.dt_proj.bias.data = initial_dt_bias(d_inner)
+        else:
+            self.dt_bias = without_decay(initial_dt_bias(d_inner))
+        self.A_log = without_decay(initial_a_log(d_inner, d_state, complex))
+        if complex:
+            self.A_imag = without_decay(initial_a_imag(d_inner, d_state))
+        self.B = None if "B" in self.selected else without_decay(initial_b(d_inner, d_state, complex))
+        self.C = None if "C" in self.selected else without_decay(initial_c(d_inner, d_state, complex))
+        self.D = without_decay(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def initial_state(self, batch_size: int) -> MambaState:
+        """The state before the first position: zeros, on the mixer's device."""
+        weight = self.in_proj.weight
+        dtype = torch.complex64 if self.complex else torch.float32
+        return MambaState(
+            weight.new_zeros(batch_size, self.conv1d.kernel_size[0] - 1, self.d_inner),
+            weight.new_zeros(batch_size, *self.A_log.shape, dtype=dtype),
+        )
+
+    def forward(
+        self, x: Tensor, state: MambaState | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, MambaState]:
+        """x (batch, length, d_model) -> y of the same shape, or (y, the state after x) when a state is given.
+
+        cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to the length, when x (1, length, d_model)
+            packs sequences end to end, each with its own row of state.
+        Gradients flow through both states.
+        """
+        conv, ssm = (None, None) if state is None else state
+        # Two products, so that both results are contiguous.
+        u, z = (linear(x, weight) for weight in self.in_proj.weight.chunk(2))
+        u, conv = causal_conv1d(
+            u,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            "silu",
+            initial_state=conv,
+            cu_seqlens=cu_seqlens,
+            return_final_state=True,
+        )
+        y, ssm = selective_scan(
+            u,
+            **self._scan_inputs(u),
+            z=z,
+            dt_softplus=True,
+            initial_state=ssm,
+            cu_seqlens=cu_seqlens,
+            return_final_state=True,
+        )
+        y = self.out_proj(y)
+        return y if state is None else (y, MambaState(conv, ssm))
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """One position of forward: x (batch, d_model) -> (y, state), without gradients.
+
+        The given state is overwritten, and returned.
+        """
+        state = MambaState(state.conv.detach(), state.ssm.detach())
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u = causal_conv1d_step(state.conv, u, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
+        y = selective_scan_step(state.ssm, u, **self._scan_inputs(u), z=z, dt_softplus=True)
+        return self.out_proj(y), state
+
+    def _scan_inputs(self, u: Tensor) -> dict[str, Any]:
+        """What the scan over u (..., d_inner) takes besides it: dt, A, B, C, D and dt_bias."""
+        projected: dict[str, Tensor] = {}
+        if self.selected:
+            parts = self.x_proj(u).split(list(self.selected.values()), dim=-1)
+            projected = dict(zip(self.selected, parts, strict=True))
+        if "dt" in projected:
+            dt, dt_bias = linear(projected["dt"], self.dt_proj.weight), self.dt_proj.bias
+        else:
+            dt, dt_bias = u.new_zeros(()).expand_as(u), self.dt_bias
+        A = -torch.exp(self.A_log.float())
+        if self.complex:
+            A = torch.complex(A, self.A_imag.float())
+        B = self._states(u, projected.get("B"), self.B)
+        C = self._states(u, projected.get("C"), self.C)
+        return {"dt": dt, "A": A, "B": B, "C": C, "D": self.D.float(), "dt_bias": dt_bias.float()}
+
+    def _states(self, u: Tensor, projected: Tensor | None, constant: Tensor | None) -> Tensor:
+        """B or C: what was projected from u, as a single group of states (..., 1, N), or else the constant.
+
+        A step's constant gets the batch axis, without which (channels, N) could be taken for (batch, N).
+        """
+        if projected is not None:
+            return projected.unflatten(-1, (1, -1, 2) if self.complex else (1, -1))
+        assert constant is not None
+        return constant if u.dim() == 3 else constant.expand(len(u), *constant.shape)
+
+
+def _selected_widths(selective: bool | Sequence[str], widths: dict[str, int]) -> dict[str, int]:
+    names = selective if not isinstance(selective, bool) else list(widths) if selective else []
+    if not isinstance(names, list | tuple) or not set(names) <= set(widths):
+        raise ValueError(
+            f"selective is {selective!r}; it must be true, false, or a list of some of {list(widths)}."
+        )
+    return {name: width for name, width in widths.items() if name in names}

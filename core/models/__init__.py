@@ -1,0 +1,1 @@
+"""Models: sequence, multi-scale, classifier, and the baselines of raw audio."""

@@ -1,0 +1,1 @@
+"""Files: memory maps, atomic writes, downloads."""

@@ -1,0 +1,51 @@
+"""Sixteen fp32 numbers, or complex ones, as one value in functions that numba compiles for the CPU."""
+
+from kernels.simd.functions import cosine_and_sine, exp, exp2, sigmoid, softplus
+from kernels.simd.states import (
+    COMPLEX,
+    REAL,
+    Kind,
+    conjugate,
+    exponential,
+    fill_states,
+    load_adjacent_states,
+    load_states,
+    multiply_add,
+    real,
+    spread_state,
+    store_adjacent_states,
+    store_states,
+    write_total,
+)
+from kernels.simd.vector import LANES, load, load_some, read, splat, store, store_some, total, write
+
+__all__ = [
+    "COMPLEX",
+    "LANES",
+    "REAL",
+    "Kind",
+    "conjugate",
+    "cosine_and_sine",
+    "exp",
+    "exp2",
+    "exponential",
+    "fill_states",
+    "load",
+    "load_adjacent_states",
+    "load_some",
+    "load_states",
+    "multiply_add",
+    "read",
+    "real",
+    "sigmoid",
+    "softplus",
+    "splat",
+    "spread_state",
+    "store",
+    "store_adjacent_states",
+    "store_some",
+    "store_states",
+    "total",
+    "write",
+    "write_total",
+]

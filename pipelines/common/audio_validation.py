@@ -1,0 +1,44 @@
+"""What an audio run measures while it trains: held-out bits, in all and by position, as table and picture."""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from audio.data.pack import PackedAudio
+from audio.data.windows import Windows
+from audio.evaluation.likelihood import Likelihood, likelihood
+from core.storage.atomic import replaced_atomically
+from core.training import Validate, World
+from pipelines.common.audio_pictures import draw_positions
+
+TABLE, PICTURE = "validation.json", "bits_by_position.png"
+
+
+def validation(
+    audio: PackedAudio, windows: Windows, conditional: bool, world: World, folder: Path
+) -> Validate:
+    """What measures a model on held-out windows; each time the first process leaves the last result in the
+    run folder: TABLE with all parts of it, PICTURE with the bits a sample against the position."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        measured = likelihood(model, audio, windows, world, conditional)
+        if world.is_first:
+            write_table(measured, audio, folder / TABLE)
+            draw_positions({f"{len(windows):,} windows of {audio.name}": measured}, folder / PICTURE)
+        return measured.metrics()
+
+    return validate
+
+
+def write_table(measured: Likelihood, audio: PackedAudio, path: Path) -> None:
+    """A likelihood as JSON: of which data and quantizer, over all samples, and a row a bin of positions."""
+    content = {
+        "data": audio.name,
+        "quantizer": audio.quantizer,
+        "samples": sum(measured.samples),
+        "bits_per_sample": measured.bits,
+        "by_position": measured.rows(),
+    }
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,54 @@
+"""The files of a folder are found, and in an order that does not depend on the machine."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audio.data.clips import Clip, Collection, audio_files, natural_key
+from tests.audio.conftest import write_clips
+
+
+def test_audio_of_any_depth_and_case_is_found_in_natural_order(tmp_path: Path) -> None:
+    write_clips(
+        tmp_path, ["b/clip2.wav", "b/clip10.WAV", "a9.ogg", "a10.wav", "a010.wav", "c/d/e.wav", "x.flac"]
+    )
+    for name in ["notes.txt", ".DS_Store", "b/._clip2.wav", "a.wav.txt"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    assert audio_files(tmp_path) == [
+        "a9.ogg",
+        "a010.wav",
+        "a10.wav",
+        "b/clip2.wav",
+        "b/clip10.WAV",
+        "c/d/e.wav",
+        "x.flac",
+    ]
+
+
+@given(names=st.lists(st.text("ab01²٣./", max_size=6), unique=True), data=st.data())
+def test_the_order_is_one_whatever_order_the_disk_gives(names: list[str], data: st.DataObject) -> None:
+    given_order = data.draw(st.permutations(names))
+    assert sorted(given_order, key=natural_key) == sorted(names, key=natural_key)
+
+
+@given(numbers=st.lists(st.integers(0, 10**6)))
+def test_numbers_in_names_are_sorted_as_numbers(numbers: list[int]) -> None:
+    names = [f"out{number}.wav" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"out{number}.wav" for number in sorted(numbers)]
+
+
+def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds no audio: .* \.wav, \.flac, \.ogg\."):
+        audio_files(tmp_path)
+    for path in (tmp_path / "absent", tmp_path / "notes.txt"):
+        with pytest.raises(FileNotFoundError, match=f"There is no folder {path}"):
+            audio_files(path)
+
+
+def test_every_split_is_counted(tmp_path: Path) -> None:
+    clips = (Clip("a", "train"), Clip("b", "test"), Clip("c", "train"))
+    assert Collection("x", tmp_path, clips).counts == {"train": 2, "valid": 0, "test": 1}

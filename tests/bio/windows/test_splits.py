@@ -1,0 +1,161 @@
+"""The paper's rule gives the paper's counts; the strict rule never lets two splits read one base."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bio.genome.genome import Genome
+from bio.genome.interval import SPLITS, Splits
+from bio.genome.spans import as_spans, overlap, subtract, total
+from bio.genome.vocabulary import A, C, G, N, T
+from bio.windows.dataset import GenomeDataset, evaluation_batches
+from bio.windows.splits import paper_windows, separate, split_overlap, split_windows
+from tests.bio.conftest import MakeGenome, random_bases
+
+SEGMENT = 1 << 17
+LENGTHS = {"a": 600, "b": 150}
+LONGEST = 70
+ROOM = {"train": [("a", 0, 600), ("b", 0, 150)], "valid": [("a", 250, 70)], "test": [("a", 320, 70)]}
+"""Intervals that leave every split room for a window of LONGEST, whatever is added of `intervals`."""
+
+intervals = st.lists(
+    st.tuples(st.sampled_from(sorted(LENGTHS)), st.integers(0, 149), st.integers(1, 60)), max_size=6
+)
+splits_strategy = st.fixed_dictionaries(dict.fromkeys(SPLITS, intervals)).map(
+    lambda drawn: {split: ROOM[split] + rows for split, rows in drawn.items()}
+)
+lengths = st.integers(1, LONGEST)
+
+
+@pytest.fixture(scope="module")
+def genome(make_genome: MakeGenome) -> Genome:
+    return make_genome({name: random_bases(length, length) for name, length in LENGTHS.items()})
+
+
+@pytest.fixture(scope="module")
+def long_genome(make_genome: MakeGenome) -> Genome:
+    unit = random_bases(1 << 16, 3)
+    return make_genome({"long": unit * 40, "short": unit * 3})
+
+
+def splits_of(genome: Genome, drawn: dict[str, list[tuple[str, int, int]]]) -> Splits:
+    return {
+        split: as_spans(
+            genome.span(name, start, min(start + size, LENGTHS[name])) for name, start, size in rows
+        )
+        for split, rows in drawn.items()
+    }
+
+
+@given(drawn=splits_strategy, length=lengths)
+@settings(max_examples=200)
+def test_strict_splits_never_read_one_base(
+    genome: Genome, drawn: dict[str, list[tuple[str, int, int]]], length: int
+) -> None:
+    splits = splits_of(genome, drawn)
+    train, held_out = split_windows(genome, splits, length, "strict")
+    assert list(held_out) == ["valid", "test"]
+    rows = train.sample(np.arange(50), 0)
+    seen = {position for start in rows.tolist() for position in range(start, start + length)}
+    held = as_spans([span for split in ("valid", "test") for span in splits[split].tolist()])
+    assert not any(start <= position < end for start, end in held.tolist() for position in seen)
+    assert not any(split_overlap({"train": train} | held_out).values())
+    for split, windows in held_out.items():
+        assert overlap(windows.coverage(), splits[split]) == total(windows.coverage())
+
+
+@given(drawn=splits_strategy, length=lengths, seed=st.integers(0, 99))
+@settings(max_examples=40)
+def test_strict_batches_show_no_base_of_another_split(
+    make_genome: MakeGenome, drawn: dict[str, list[tuple[str, int, int]]], length: int, seed: int
+) -> None:
+    # a base tells its split: A of none or train, C of valid, G of test
+    letters = {name: ["A"] * size for name, size in LENGTHS.items()}
+    for split, letter in (("valid", "C"), ("test", "G")):
+        for name, start, size in drawn[split]:
+            end = min(start + size, LENGTHS[name])
+            letters[name][start:end] = letter * (end - start)
+    genome = make_genome({name: "".join(bases) for name, bases in letters.items()})
+    train, held_out = split_windows(genome, splits_of(genome, drawn), length, "strict")
+    dataset = GenomeDataset(genome, train, 32, seed, reverse_complement=True)
+    assert set(np.unique(dataset.packed(0, range(32)))) <= {A, T, N}
+    for split, base in (("valid", C), ("test", G)):
+        batches = evaluation_batches(genome, held_out[split], 4)
+        assert set(np.unique(np.concatenate([batch.numpy() for batch in batches]))) - {N} == {base}
+
+
+@given(drawn=splits_strategy)
+def test_separate_gives_every_claimed_base_to_its_last_claimant(
+    genome: Genome, drawn: dict[str, list[tuple[str, int, int]]]
+) -> None:
+    splits = splits_of(genome, drawn)
+    separated = separate(splits)
+    assert np.array_equal(separated["valid"], subtract(splits["valid"], splits["test"]))
+    assert total(np.concatenate(list(separated.values()))) == sum(map(total, separated.values()))
+    assert total(np.concatenate(list(separated.values()))) == total(np.concatenate(list(splits.values())))
+
+
+@pytest.mark.parametrize("exponent", [10, 14, 17, 18, 19, 20])
+def test_paper_rule_gives_the_counts_of_the_paper(long_genome: Genome, exponent: int) -> None:
+    length = 1 << exponent
+    starts = [0, 1 << 16, 5 << 16, 20 << 16, 38 << 16]  # some overlap, one begins and one ends its record
+    segments = as_spans(long_genome.span("long", start, start + SEGMENT) for start in starts)
+    windows = paper_windows(long_genome, segments, length)
+    assert len(windows) == (len(segments) * SEGMENT // length if length <= SEGMENT else 2 * len(segments))
+    record = long_genome.record_spans[0]
+    assert windows.starts.min() >= record[0]
+    assert windows.starts.max() + length <= record[1]
+    if length > SEGMENT:
+        begin, finish = windows.starts.reshape(2, -1)
+        assert begin.tolist() == [min(start, record[1] - length) for start in segments[:, 0].tolist()]
+        assert finish.tolist() == [max(end - length, record[0]) for end in segments[:, 1].tolist()]
+    else:
+        assert total(segments) == total(np.stack([windows.starts, windows.starts + length], axis=1))
+
+
+def test_paper_rule_overlaps_splits_beyond_the_segment_and_says_so(long_genome: Genome) -> None:
+    splits = {
+        "train": as_spans(
+            [long_genome.span("long", 0, SEGMENT), long_genome.span("long", SEGMENT, 2 * SEGMENT)]
+        ),
+        "valid": as_spans([long_genome.span("long", 2 * SEGMENT, 3 * SEGMENT)]),
+        "test": as_spans(),
+    }
+    # training reads up to the third segment's end and one target more, validation from the second's start
+    train, held_out = split_windows(long_genome, splits, 1 << 18, "paper")
+    assert split_overlap({"train": train} | held_out) == {("train", "valid"): 2 * SEGMENT + 1}
+    train, held_out = split_windows(long_genome, splits, 1 << 16, "paper")
+    # the target of the last training input
+    assert split_overlap({"train": train} | held_out) == {("train", "valid"): 1}
+    train, held_out = split_windows(long_genome, splits, 1 << 16, "strict")
+    assert split_overlap({"train": train} | held_out) == {("train", "valid"): 0}
+
+
+def test_record_too_short_for_a_window_is_said(long_genome: Genome, caplog: pytest.LogCaptureFixture) -> None:
+    segments = as_spans([long_genome.span("short", 0, SEGMENT), long_genome.span("long", 0, SEGMENT)])
+    assert len(paper_windows(long_genome, segments, 1 << 18)) == 2
+    assert "1 of 2 segments lie on records of under 262144 bases" in caplog.text
+
+
+def test_unknown_rule_and_impossible_lengths_are_refused(genome: Genome) -> None:
+    splits = {
+        "train": as_spans([genome.span("a")]),
+        "valid": as_spans([genome.span("b")]),
+        "test": as_spans(),
+    }
+    with pytest.raises(
+        ValueError, match="The rule of windows 'loose' is unknown: it must be one of paper, strict"
+    ):
+        split_windows(genome, splits, 10, "loose")
+    for rule in ("paper", "strict"):
+        with pytest.raises(ValueError, match="A window cannot have 0 bases"):
+            split_windows(genome, splits, 0, rule)
+        with pytest.raises(
+            ValueError, match=r"Split train: No window of 601 bases fits: the longest .* has 600"
+        ):
+            split_windows(genome, splits, 601, rule)
+        with pytest.raises(ValueError, match="Split valid: No window of 200 bases fits"):
+            split_windows(genome, splits, 200, rule)
+        with pytest.raises(ValueError, match="Split train: There are no bases in it"):
+            split_windows(genome, splits | {"train": as_spans()}, 10, rule)

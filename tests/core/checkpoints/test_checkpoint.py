@@ -1,0 +1,189 @@
+"""What is saved comes back bit for bit; what cannot be used is refused with its reason."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.checkpoints.checkpoint import (
+    CheckpointError,
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    model_tensors,
+    read_header,
+    require_same_model,
+    run_folder_of,
+    save_checkpoint,
+    step_checkpoints,
+    step_path,
+)
+
+CONFIG = {"model": {"width": 4, "mixer": {"name": "gru"}}, "train": {"betas": (0.9, 0.95)}}
+
+
+class Tied(nn.Module):
+    """A model with a tied weight, a buffer that is kept, one that is not, and an unused parameter."""
+
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.embedding = nn.Embedding(5, width)
+        self.head = nn.Linear(width, 5)
+        self.head.weight = self.embedding.weight
+        self.unused = nn.Parameter(torch.zeros(3))
+        self.register_buffer("kept", torch.rand(2).double())
+        self.register_buffer("rebuilt", torch.rand(2), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embedding(tokens))
+
+
+def trained(seed: int, steps: int = 3) -> tuple[Tied, torch.optim.AdamW]:
+    torch.manual_seed(seed)
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        model(torch.arange(5)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model, optimizer = trained(seed=0)
+    path = step_path(tmp_path, 3)
+    save_checkpoint(path, model, CONFIG, {"step": 3}, optimizer)
+    return path
+
+
+def test_a_loaded_model_and_optimizer_go_on_as_the_saved_ones(saved: Path) -> None:
+    model, optimizer = trained(seed=0)
+    other, other_optimizer = trained(seed=1, steps=1)
+    header = load_checkpoint(saved, other, other_optimizer)
+    assert header.step == 3
+    assert header.config == json.loads(json.dumps(CONFIG))
+    for each, its_optimizer in ((model, optimizer), (other, other_optimizer)):
+        each(torch.arange(5)).square().sum().backward()
+        its_optimizer.step()
+    assert equal(model_tensors(model), model_tensors(other))
+    assert other.head.weight is other.embedding.weight
+
+
+def test_the_average_is_restored_and_preferred_for_use(tmp_path: Path) -> None:
+    model, _ = trained(seed=0)
+    average = {name: torch.full_like(parameter, 7.0) for name, parameter in model.named_parameters()}
+    save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, {"step": 3}, average=average)
+
+    resumed = Tied()
+    restored = {name: torch.zeros_like(parameter) for name, parameter in resumed.named_parameters()}
+    load_checkpoint(tmp_path / "a.safetensors", resumed, average=restored)
+    assert equal(restored, average)
+    assert equal(model_tensors(resumed), model_tensors(model))
+
+    used = Tied()
+    load_weights(tmp_path / "a.safetensors", used)
+    assert (used.head.weight == 7.0).all()
+    assert torch.equal(used.kept, model.kept)
+
+
+def test_an_average_that_was_not_saved_starts_at_the_weights(saved: Path) -> None:
+    model = Tied()
+    average = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    load_checkpoint(saved, model, average=average)
+    assert equal(average, dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 300, -1])
+def test_a_truncated_file_is_named_and_changes_nothing(saved: Path, kept: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:kept])
+    model = Tied()
+    before = copied(model_tensors(model))
+    with pytest.raises(CheckpointError, match=f"{saved.name} is truncated or damaged"):
+        load_checkpoint(saved, model)
+    assert equal(model_tensors(model), before)
+
+
+def test_another_model_is_refused_by_the_names_and_shapes_that_differ(saved: Path) -> None:
+    wider = Tied(width=6)
+    before = copied(model_tensors(wider))
+    with pytest.raises(CheckpointError, match=r"embedding.weight is \(5, 4\) there and \(5, 6\) here"):
+        load_checkpoint(saved, wider)
+    assert equal(model_tensors(wider), before)
+
+    other = Tied()
+    other.extra = nn.Parameter(torch.zeros(1))
+    del other.unused
+    with pytest.raises(CheckpointError, match="extra is missing there; unused is not in this model"):
+        load_weights(saved, other)
+
+
+def test_another_configuration_is_refused_by_the_keys_that_differ(saved: Path) -> None:
+    header = read_header(saved)
+    require_same_model(header, {"model": CONFIG["model"], "train": {"other": 1}})
+    changed: dict[str, Any] = {"model": {"width": 5, "mixer": {"name": "gru", "size": 2}}}
+    with pytest.raises(CheckpointError) as caught:
+        require_same_model(header, changed)
+    assert "model.width is 4 there and 5 here" in str(caught.value)
+    assert "model.mixer.size is absent there and 2 here" in str(caught.value)
+    assert "mixer.name" not in str(caught.value)
+
+
+def test_a_newer_format_and_a_foreign_file_are_refused(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({"x": torch.zeros(1)}, saved, metadata | {"format_version": "2"})
+    with pytest.raises(CheckpointError, match="format version 2"):
+        read_header(saved)
+    save_file({"x": torch.zeros(1)}, saved)
+    with pytest.raises(CheckpointError, match="not a checkpoint of Helixwave"):
+        read_header(saved)
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        read_header(saved.with_name("absent.safetensors"))
+
+
+def test_the_latest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        latest_checkpoint(tmp_path)
+    for name in ("step-00000009", "step-123456789", "step-00000010", "best", "step-x"):
+        (folder / f"{name}.safetensors").touch()
+    (folder / "step-999999999.safetensors.tmp").touch()
+    assert latest_checkpoint(tmp_path) == latest_checkpoint(folder) == folder / "step-123456789.safetensors"
+    assert [path.stem for path in step_checkpoints(folder)][:2] == ["step-00000009", "step-00000010"]
+
+
+def test_the_run_folder_of_a_checkpoint_however_it_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for named in (tmp_path, folder, folder / "best.safetensors", tmp_path / "copied.safetensors"):
+        assert run_folder_of(named) == tmp_path
+
+
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(saved: Path) -> None:
+    model, optimizer = trained(seed=5)
+    before = saved.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written"):
+            save_checkpoint(saved, model, CONFIG, {"step": 3}, optimizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]

@@ -1,0 +1,94 @@
+"""Published layouts: bit-exact round trips, the configuration read off the shapes, and clear refusals."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from core.checkpoints.published import config_of, from_published, load_published, to_hugging_face, to_official
+from core.models.sequence import SequenceModel, SequenceModelConfig
+
+CONFIG = SequenceModelConfig(vocab_size=24, d_model=16, n_layer=2, d_state=4, d_conv=3, expand=3, dt_rank=2)
+MIXER_SHAPES = {
+    "in_proj.weight": (96, 16),
+    "conv1d.weight": (48, 1, 3),
+    "conv1d.bias": (48,),
+    "x_proj.weight": (10, 48),
+    "dt_proj.weight": (48, 2),
+    "dt_proj.bias": (48,),
+    "A_log": (48, 4),
+    "D": (48,),
+    "out_proj.weight": (16, 48),
+}
+
+
+def published(embedding: str, head: str | None) -> dict[str, torch.Tensor]:
+    """Random weights with the names of a published file; head is None, "tied" or "untied"."""
+    shapes = {f"backbone.{embedding}.weight": (24, 16), "backbone.norm_f.weight": (16,)}
+    for layer in range(2):
+        shapes[f"backbone.layers.{layer}.norm.weight"] = (16,)
+        for name, shape in MIXER_SHAPES.items():
+            shapes[f"backbone.layers.{layer}.mixer.{name}"] = shape
+    if head == "untied":
+        shapes["lm_head.weight"] = (24, 16)
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    if head == "tied":
+        weights["lm_head.weight"] = weights[f"backbone.{embedding}.weight"].clone()
+    return weights
+
+
+OFFICIAL = [published("embedding", "tied"), published("embedding", "untied")]
+HUGGING_FACE = [published("embeddings", None), published("embeddings", "untied")]
+
+
+@pytest.mark.parametrize(
+    ("weights", "back"),
+    [(weights, to_official) for weights in OFFICIAL]
+    + [(weights, to_hugging_face) for weights in HUGGING_FACE],
+)
+def test_round_trip_is_exact(weights: dict, back: object) -> None:
+    again = back(from_published(weights))
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("weights", OFFICIAL + HUGGING_FACE)
+def test_published_weights_fill_the_model(weights: dict) -> None:
+    ours = from_published(weights)
+    config = config_of(ours)
+    assert config.tie_embeddings == ("lm_head.weight" not in ours)
+    config.tie_embeddings = True
+    assert config == CONFIG
+    model = SequenceModel(config_of(ours))
+    model.load_state_dict(ours)
+    assert model(torch.arange(24)[None]).isfinite().all()
+
+
+def test_both_layouts_hold_the_same_model() -> None:
+    ours = SequenceModel(CONFIG).state_dict()
+    official, hugging_face = from_published(to_official(ours)), from_published(to_hugging_face(ours))
+    assert official.keys() == hugging_face.keys() == ours.keys()
+    assert all(torch.equal(official[name], ours[name]) for name in ours)
+
+
+def test_files_of_both_kinds_load(tmp_path: Path) -> None:
+    model = SequenceModel(CONFIG)
+    torch.save(to_official(model.state_dict()), tmp_path / "pytorch_model.bin")
+    safetensors.torch.save_file(to_hugging_face(model.state_dict()), tmp_path / "model.safetensors")
+    tokens = torch.arange(24)[None]
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        assert torch.equal(load_published(tmp_path / name)(tokens), model(tokens))
+
+
+def test_what_is_not_a_published_mamba_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"missing \['norm_f\.weight'\]"):
+        from_published({k: v for k, v in OFFICIAL[0].items() if "norm_f" not in k})
+    with pytest.raises(ValueError, match=r"mixer\.b_rms\.weight"):
+        from_published(OFFICIAL[0] | {"backbone.layers.1.mixer.b_rms.weight": torch.ones(4)})
+    with pytest.raises(ValueError, match="not the parameters of a published Mamba"):
+        from_published({"weight": torch.ones(2)})
+    complex_model = SequenceModel(SequenceModelConfig(8, 8, 1, complex=True))
+    with pytest.raises(ValueError, match="A_imag"):
+        to_official(complex_model.state_dict())

@@ -1,0 +1,39 @@
+"""A file that is replaced is the old one or the new one, never a part."""
+
+from pathlib import Path
+
+import pytest
+
+from core.storage.atomic import replaced_atomically
+
+
+def test_the_new_content_comes_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replaced_atomically(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replaced_atomically(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent" / "file"
+    with pytest.raises(FileNotFoundError, match=r"absent/file cannot be written, .* make it"):
+        replaced_atomically(path).__enter__()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,101 @@
+"""A pack is whole or absent, and is never read beside the bytes of another."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.storage import memory_map as pack
+from core.storage.memory_map import index_path, new_pack, open_flat, read_index, user_cache
+
+KIND, VERSION = "some pack", 3
+
+
+def write(index: Path, payload: bytes, sha256: str = "0123456789abcdef and more") -> None:
+    with new_pack(index, KIND, VERSION) as (file, content):
+        file.write(payload)
+        content |= {"sha256": sha256, "entries": [1, 2]}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    index = tmp_path / "new" / "x.pack.json"
+    write(index, b"\x00\x07\xff")
+    content = read_index(index, KIND, VERSION)
+    assert content["entries"] == [1, 2]
+    flat = open_flat(index, content)
+    assert flat.tolist() == [0, 7, 255]
+    assert not flat.flags.writeable
+    assert {path.name for path in index.parent.iterdir()} == {index.name, "x.pack.0123456789abcdef.u8"}
+
+
+def test_a_new_pack_replaces_the_older_and_no_other(tmp_path: Path) -> None:
+    index = tmp_path / "[x]*.pack.json"
+    write(index, b"old", "1")
+    write(tmp_path / "x.pack.json", b"other", "2")
+    write(index, b"new", "3")
+    assert {path.name for path in tmp_path.glob("*.u8")} == {"[x]*.pack.3.u8", "x.pack.2.u8"}
+    assert open_flat(index, read_index(index, KIND, VERSION)).tobytes() == b"new"
+
+
+def test_a_failure_leaves_the_older_pack(tmp_path: Path) -> None:
+    index = tmp_path / "x.pack.json"
+    write(index, b"old")
+
+    def fail(error: Exception) -> None:
+        with new_pack(index, KIND, VERSION) as (file, _):
+            file.write(b"half of the new")
+            raise error
+
+    with pytest.raises(ValueError, match=r"^bad source$"):
+        fail(ValueError("bad source"))
+    with pytest.raises(OSError, match=r"x.pack.json could not be written to .*No space left.*another cache"):
+        fail(OSError(28, "No space left on device"))
+    assert open_flat(index, read_index(index, KIND, VERSION)).tobytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="allow writing and free space there, or name another cache folder"):
+        write(tmp_path / "file" / "x.pack.json", b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not the index of a pack"),
+        ("[]", "is no index of a some pack, version 3"),
+        ('{"kind": "other pack", "version": 3}', "is no index of a some pack, version 3"),
+        ('{"kind": "some pack", "version": 2}', "is no index of a some pack, version 3"),
+    ],
+)
+def test_another_index_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.pack.json").write_text(text)
+    with pytest.raises(ValueError, match=f"x.pack.json {message}.*remove it and pack again"):
+        read_index(tmp_path / "x.pack.json", KIND, VERSION)
+
+
+@pytest.mark.parametrize("harm", ["remove", "cut", "append"])
+def test_a_harmed_flat_file_is_refused(tmp_path: Path, harm: str) -> None:
+    index = tmp_path / "x.pack.json"
+    write(index, b"content")
+    flat = tmp_path / json.loads(index.read_text())["flat"]
+    if harm == "remove":
+        flat.unlink()
+    else:
+        flat.write_bytes(b"conten" if harm == "cut" else b"contents")
+    with pytest.raises(ValueError, match=rf"{flat} is missing or cut short: remove x.pack.json"):
+        read_index(index, KIND, VERSION)
+
+
+def test_a_pack_lies_beside_its_source_or_in_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert index_path(tmp_path, "x", None) == tmp_path / "x.pack.json"
+    first, second = (index_path(tmp_path / folder, "x", tmp_path / "cache") for folder in ("a", "b"))
+    assert first.parent == second.parent == tmp_path / "cache"
+    assert first != second
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert user_cache() == tmp_path / "home" / "helixwave"
+    monkeypatch.setattr(pack.os, "access", lambda *_: False)
+    assert index_path(tmp_path / "a", "x", None) == user_cache() / first.name
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert user_cache() == Path.home() / ".cache" / "helixwave"

@@ -1,0 +1,72 @@
+"""Counter-based numbers depend on seed, stream and counter alone, and are random enough."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.random import random_uniform, random_words, shuffled
+
+seeds = st.integers(-(2**70), 2**70)
+
+
+@settings(deadline=None)
+@given(seed=seeds, size=st.integers(1, 300), epochs=st.integers(1, 3))
+def test_every_epoch_is_a_permutation(seed: int, size: int, epochs: int) -> None:
+    order = shuffled(np.arange(epochs * size), size, seed, 1).reshape(epochs, size)
+    assert (np.sort(order, axis=1) == np.arange(size)).all()
+
+
+@settings(deadline=None)
+@given(seed=seeds, size=st.integers(1, 10**12), counters=st.lists(st.integers(0, 10**15), max_size=20))
+def test_each_counter_stands_alone(seed: int, size: int, counters: list[int]) -> None:
+    together = shuffled(np.array(counters, np.int64), size, seed, 1)
+    alone = [int(shuffled(np.array([counter]), size, seed, 1)[0]) for counter in counters]
+    assert together.tolist() == alone
+    assert all(0 <= index < size for index in alone)
+
+
+def test_epochs_seeds_and_streams_have_orders_of_their_own() -> None:
+    size = 1000
+    first, second = shuffled(np.arange(2 * size), size, 0, 1).reshape(2, size)
+    orders = [
+        np.arange(size),
+        first,
+        second,
+        shuffled(np.arange(size), size, 1, 1),
+        shuffled(np.arange(size), size, 0, 2),
+    ]
+    for i, one in enumerate(orders):
+        for other in orders[:i]:
+            assert (one == other).mean() < 0.02
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.15
+
+
+def test_every_position_of_a_shuffle_is_uniform() -> None:
+    size, epochs = 5, 20_000
+    where = shuffled(np.arange(epochs * size), size, 0, 1).reshape(epochs, size)
+    counts = np.array([np.bincount(column, minlength=size) for column in where.T])
+    expected = epochs / size
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 50  # chi-squared, 16 degrees: beyond 50 once in 40,000
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_uniform_numbers_are_uniform_and_uncorrelated(stream: int) -> None:
+    numbers = random_uniform(3, stream, np.arange(100_000))
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    counts = np.histogram(numbers, 100, (0, 1))[0]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 160  # chi-squared, 99 degrees: beyond 160 once in 10,000
+    assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 0.015
+    assert abs(np.corrcoef(numbers, random_uniform(4, stream, np.arange(100_000)))[0, 1]) < 0.015
+
+
+def test_numbers_never_change_between_releases() -> None:
+    assert random_words(0, 1, np.array([0, 1, 2**40])).tolist() == [
+        13419602337139355162,
+        2843057293039994297,
+        1660775209661735387,
+    ]
+    assert shuffled(np.arange(8), 8, 0, 1).tolist() == [0, 4, 5, 6, 2, 1, 3, 7]

@@ -1,0 +1,5 @@
+"""Genomes for benchmark tests."""
+
+from tests.bio.conftest import make_genome
+
+__all__ = ["make_genome"]

@@ -1,0 +1,34 @@
+"""What the benchmark holds streaming against is a forward of its own, and a difference ends it."""
+
+import math
+
+import pytest
+import torch
+
+from pipelines.benchmarks import scoring as benchmark_gpu
+from tests.bio.conftest import MakeGenome, random_bases
+from tests.bio.scoring.test_likelihood import model_of
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_streaming_is_checked_from_the_first_known_base(
+    make_genome: MakeGenome,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(benchmark_gpu, "WINDOW", 300)
+    monkeypatch.setattr(benchmark_gpu, "PIECE_BASES", 64)
+    genome = make_genome({"chr1": "N" * 50 + random_bases(400)})
+    largest = benchmark_gpu.checked(model_of(), genome, "chr1", dtype)
+    assert math.isfinite(largest)
+    assert "over 299 bases differ by at most" in capsys.readouterr().out
+    monkeypatch.setitem(benchmark_gpu.LARGEST_DIFFERENCE, dtype, -1.0)
+    with pytest.raises(SystemExit, match="speed means nothing"):
+        benchmark_gpu.checked(model_of(), genome, "chr1", dtype)
+
+
+def test_without_a_gpu_it_says_so(make_genome: MakeGenome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="needs a GPU"):
+        benchmark_gpu.main(["genome.fa"])

@@ -1,0 +1,200 @@
+"""Configurations: file over default, argument over file, and one clear error for everything else."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from omegaconf import MISSING
+
+from pipelines.common import config
+from pipelines.common.config import ConfigError, parse_config, read_yaml
+from pipelines.common.schema import schema_keys
+
+
+@dataclass
+class Data:
+    fasta: str = field(metadata={"help": "the genome"})
+    bed: str | None = field(default=None, metadata={"help": "the intervals"})
+    length: int = field(default=1024, metadata={"help": "bases in a window"})
+    split: Literal["paper", "strict"] = field(default="strict", metadata={"help": "the rule of the splits"})
+
+
+@dataclass
+class Train:
+    lr: float = field(default=1e-3, metadata={"help": "peak learning rate"})
+    betas: tuple[float, float] = field(default=(0.9, 0.95), metadata={"help": "AdamW's betas"})
+    names: list[str] = field(default_factory=lambda: ["a"], metadata={"help": "names"})
+
+
+@dataclass
+class Config:
+    data: Data = field(default_factory=lambda: Data(fasta=MISSING, length=256))
+    train: Train = field(default_factory=Train)
+    resume: bool = field(default=False, metadata={"help": "go on with the run"})
+
+
+def parse(*arguments: str) -> Config:
+    return parse_config(Config, arguments, "some_script", "What it does.")
+
+
+def fails(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(*arguments)
+    return str(caught.value)
+
+
+@pytest.fixture
+def yaml_file(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text("data:\n  fasta: file.fa\n  length: 512\ntrain: {lr: 1e-2}\n")
+    return file
+
+
+def test_defaults_then_file_then_arguments(yaml_file: Path) -> None:
+    loaded = parse("data.length=64", "--config", str(yaml_file), "train.betas=[0.8, 0.9]")
+    assert loaded == Config(data=Data("file.fa", None, 64, "strict"), train=Train(1e-2, (0.8, 0.9), ["a"]))
+
+
+def test_the_last_argument_wins() -> None:
+    assert parse("data.fasta=x", "data.length=1", "data.length=2").data.length == 2
+
+
+def test_a_schema_may_override_the_defaults_of_its_parts() -> None:
+    assert parse("data.fasta=x").data.length == 256
+
+
+@pytest.mark.parametrize("flag", ["--resume", "resume=true"])
+def test_a_true_or_false_key_is_also_a_flag(flag: str) -> None:
+    assert parse("data.fasta=x", flag).resume is True
+
+
+@pytest.mark.parametrize("text", ["a b", "a=b.fa", "chr #2: x.fa", "01", "~x", "[x"])
+def test_text_is_taken_as_it_stands(text: str) -> None:
+    assert parse(f"data.fasta={text}").data.fasta == text
+
+
+def test_null_unsets_an_optional_key() -> None:
+    assert parse("data.fasta=x", "data.bed=b.bed", "data.bed=null").data.bed is None
+
+
+def test_named_configuration_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch, yaml_file: Path) -> None:
+    monkeypatch.setattr(config, "CONFIGS", yaml_file.parent)
+    assert parse("--config=run").data.length == 512
+    message = fails("--config", "rum")
+    assert "rum" in message
+    assert "Did you mean run?" in message
+
+
+def test_empty_file_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# only a comment\n")
+    assert read_yaml(str(tmp_path / "empty.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "neighbour"),
+    [
+        ("data.fata", "data.fasta"),
+        ("lr", "train.lr"),
+        ("model.length", "data.length"),
+        ("data.lentgh", "data.length"),
+    ],
+)
+def test_unknown_key_names_its_neighbour_and_its_origin(key: str, neighbour: str, tmp_path: Path) -> None:
+    message = fails("data.fasta=x", f"{key}=1")
+    assert neighbour in message
+    assert f"'{key}=1'" in message
+    assert "argument" in message
+    file = tmp_path / "bad.yaml"
+    group, _, name = key.rpartition(".")
+    file.write_text(f"resume: true\n{group}:\n  {name}: 1\n" if group else f"resume: true\n\n{name}: 1\n")
+    message = fails("data.fasta=x", "--config", str(file))
+    assert neighbour in message
+    assert f"{file}, line 3" in message
+
+
+def test_unknown_key_like_no_other_points_to_help() -> None:
+    assert "--help" in fails("data.fasta=x", "qqqqqq=1")
+
+
+def test_group_without_a_key_lists_its_keys() -> None:
+    assert "data.length" in fails("data=3")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("data.length=many", "a whole number"),
+        ("data.length=1.5", "a whole number"),
+        ("data.length=true", "a whole number"),
+        ("data.length=null", "a whole number"),
+        ("train.lr=fast", "a number"),
+        ("resume=perhaps", "true or false"),
+        ("data.split=loose", "one of paper, strict"),
+        ("train.betas=[1]", "a list of 2, each a number"),
+        ("train.names=a", "a list, each text"),
+        ("train.names=[chr20: 1-100]", "a list, each text"),
+        ("train.names=[chr20:]", "a list, each text"),
+        ("train.names=[[a]]", "a list, each text"),
+    ],
+)
+def test_wrong_type_names_key_value_and_expectation(argument: str, expected: str) -> None:
+    key, _, value = argument.partition("=")
+    message = fails("data.fasta=x", argument)
+    assert key in message
+    assert expected in message
+    assert "is " in message
+    assert value in message or value in ("null", "true", "[1]")
+
+
+def test_missing_value_says_how_to_give_it() -> None:
+    assert "data.fasta=..." in fails()
+
+
+@pytest.mark.parametrize("text", ["data.fasta", "=3", "--dry", "--config", "--config=", "train.lr=[1"])
+def test_arguments_of_the_wrong_form(text: str) -> None:
+    assert text.split("=")[0] in fails("data.fasta=x", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("data:\n  fasta: [1\n", 3),
+        ("data:\n\tlength: 1\n", 2),
+        ("- a\n- b\n", 1),
+        ("data:\n  length: !!python/object/apply:os.getcwd []\n", 2),
+        ("data:\n  length: 1\n  length: 2\n", 3),
+    ],
+)
+def test_yaml_error_names_file_and_line(text: str, line: int, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    assert f"{file}, line {line}" in fails("data.fasta=x", "--config", str(file))
+
+
+def test_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"data: \xff\xfe")
+    assert "UTF-8" in fails("--config", str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "${data.bed}", "a${x"])
+def test_interpolation_is_refused_not_run(value: str, tmp_path: Path) -> None:
+    assert "plain values" in fails(f"data.fasta={value}")
+    (tmp_path / "bad.yaml").write_text(f"train:\n  names: [b, '{value}']\ndata: {{fasta: x}}\n")
+    assert "plain values" in fails("--config", str(tmp_path / "bad.yaml"))
+
+
+def test_help_lists_every_key_with_type_default_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("data.length=wrong", "--help")
+    page = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "python -m pipelines.some_script" in page
+    assert "What it does." in page
+    assert "[--resume]" in page
+    for key, entry in schema_keys(Config).items():
+        assert f"  {key}  (" in page
+        assert entry.help in page
+    assert "data.fasta  (text; required)" in page
+    assert "data.length  (a whole number; default 256)" in page
+    assert "data.bed  (text or null; default null)" in page

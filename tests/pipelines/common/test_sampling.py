@@ -1,0 +1,41 @@
+"""What sampling pipelines share: pieces of a length that suits the machine, and the saved state."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.common import sampling
+from pipelines.common.sampling import next_piece
+from pipelines.common.sampling_state import SavedState, load_state, require_same, save_state
+
+
+def test_a_piece_takes_neither_long_nor_short() -> None:
+    for seconds_a_token in (1e-6, 1e-4, 1e-3, 1e-2):
+        piece = sampling.FIRST_PIECE
+        for _ in range(10):
+            piece = next_piece(piece, piece * seconds_a_token)
+        assert sampling.SHORTEST_PIECE <= piece <= sampling.LONGEST_PIECE
+        assert sampling.SHORT <= piece * seconds_a_token <= sampling.LONG or piece == sampling.LONGEST_PIECE
+    assert next_piece(sampling.SHORTEST_PIECE, 60.0) == sampling.SHORTEST_PIECE
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path, settings = tmp_path / "x.state.safetensors", {"seed": 1, "sampling": {"top_k": None}}
+    assert load_state(path, settings) is None
+    numbers = torch.tensor([-1.5, 0.0], dtype=torch.float64)
+    state = SavedState(3, 20, 4, numbers, {"position": torch.tensor(21), "state.0": torch.randn(2, 5).T})
+    save_state(path, settings, state)
+    read = load_state(path, settings)
+    assert read is not None
+    assert read[:3] == state[:3]
+    assert torch.equal(read.log_likelihood, numbers)
+    assert read.decoder.keys() == state.decoder.keys()
+    assert all(torch.equal(read.decoder[name], state.decoder[name]) for name in state.decoder)
+
+
+def test_settings_that_differ_are_named(tmp_path: Path) -> None:
+    require_same({"seed": 1, "labels": ("a",)}, {"seed": 1, "labels": ["a"]}, tmp_path)
+    message = r"seed is 1 there and 2 here; prompt is None there and x here; old is 3 there and None here"
+    with pytest.raises(ValueError, match=message):
+        require_same({"seed": 2, "prompt": "x"}, {"seed": 1, "old": 3}, tmp_path)
