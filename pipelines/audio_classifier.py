@@ -20,9 +20,16 @@ from torch.nn.functional import nll_loss
 
 from audio.data.labelled import ClassifierBatches, LabelledClips
 from audio.data.pack import PackedAudio
-from audio.evaluation.calibration import divide_logits, fitted_temperature
+from audio.evaluation.calibration import divide_logits, fit_temperature
 from audio.evaluation.classifier import Classifier, ClassifierConfig
-from audio.evaluation.judgement import FILE, Judgement, Training, judge, load_classifier, save_classifier
+from audio.evaluation.trained_classifier import (
+    FILE,
+    TrainingRecord,
+    load_classifier,
+    predict,
+    save_classifier,
+)
+from audio.metrics.predictions import Predictions
 from core.checkpoints.checkpoint import load_weights
 from core.training import RunFolder, TrainingConfig, Validate, World, joined_world, train
 from pipelines.common.audio_data import AudioDataConfig, open_audio_data
@@ -51,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         print(report(training, config))
 
 
-def train_classifier(config: Config) -> Training | None:
+def train_classifier(config: Config) -> TrainingRecord | None:
     """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
     with joined_world() as world:
         packed = open_audio_data(config.data, world).packed
@@ -84,22 +91,24 @@ def validation(clips: LabelledClips) -> Validate:
     return validate
 
 
-def judged_split(model: Classifier, clips: LabelledClips) -> Judgement:
-    """The judgement of all clips of a split, in order."""
+def judged_split(model: Classifier, clips: LabelledClips) -> Predictions:
+    """Return the predictions for all clips of a split, in order."""
     starts = range(0, len(clips), BATCH)
-    return judge(model, (clips.seconds(range(start, min(start + BATCH, len(clips)))) for start in starts))
+    return predict(model, (clips.seconds(range(start, min(start + BATCH, len(clips)))) for start in starts))
 
 
-def publish(model: Classifier, splits: dict[str, LabelledClips], run: RunFolder, world: World) -> Training:
+def publish(
+    model: Classifier, splits: dict[str, LabelledClips], run: RunFolder, world: World
+) -> TrainingRecord:
     """Calibrate the best weights of a run and write them, with their accuracy on every split."""
     header = load_weights(run.checkpoints / "best.safetensors", model)
     model.eval()
     held_out = judged_split(model, splits["valid"])
-    temperature = fitted_temperature(held_out.log_probabilities, splits["valid"].labels)
+    temperature = fit_temperature(held_out.log_probabilities, splits["valid"].labels)
     divide_logits(model, temperature)
     packed = splits["train"].audio
     accuracy = {name: judged_split(model, clips).accuracy(clips.labels) for name, clips in splits.items()}
-    training = Training(
+    training = TrainingRecord(
         packed.name, packed.sha256, packed.quantizer, packed.counts, packed.classes, accuracy, temperature
     )
     save_classifier(run.path / FILE, model, training, header.step)
@@ -121,7 +130,7 @@ def plan(config: Config, packed: PackedAudio, model: Classifier) -> str:
     )
 
 
-def report(training: Training, config: Config) -> str:
+def report(training: TrainingRecord, config: Config) -> str:
     right = ", ".join(f"{fraction:.2%} of {split}" for split, fraction in training.accuracy.items())
     return f"Right: {right}. {Path(config.run.dir) / FILE} is the classifier."
 

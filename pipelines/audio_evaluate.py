@@ -1,95 +1,95 @@
-"""Judge generated digits: sample models, or read folders of audio files, and measure them against recordings.
+"""Evaluate generated digits: sample models or read folders of audio files, and compare with recordings.
 
     python -m pipelines.audio_evaluate --config evaluate_digits models=[runs/digits]
     python -m pipelines.audio_evaluate --config evaluate_fsdd models=[runs/mamba,runs/wavenet] count=10240
 
-The training and the test clips are measured like the generated ones, all against the training clips. Models
-are also measured as published results are, on the clips between 40 and 95 per cent of the likelihood. The
-run folder gets evaluation.json, pictures, and for each source a table of its clips, their features and the
-sounds. The same command goes on where it was interrupted: nothing is sampled or judged twice.
+Generated, training and test clips are all measured against the training clips. As in published results,
+models are also measured on the clips between 40 and 95 per cent of the likelihood. The run folder holds
+evaluation.json, pictures, and for each source a table of its clips, their features and WAV files. The same
+command continues an interrupted evaluation without repeating work.
 """
 
+import json
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from audio.data.pack import PackedAudio
 from audio.data.waveform import RATE
-from audio.evaluation.judgement import Judgement, TrainedClassifier, load_classifier, require_classes
-from audio.metrics.selection import select_by_likelihood
-from audio.metrics.suite import Mode, Suite
-from core.decoding.sampling import SamplingConfig
-from core.training import World, lone_world
-from kernels.provenance import commit, hardware
-from pipelines.common.audio_data import AudioDataConfig, open_audio_data
-from pipelines.common.cli import command
-from pipelines.common.config import RunConfig, parse_config
-from pipelines.common.evaluation_model import sampled_source
-from pipelines.common.evaluation_pictures import draw_metrics, draw_shares
-from pipelines.common.evaluation_report import (
+from audio.evaluation.likelihood import likelihood
+from audio.evaluation.report import (
     ALL,
+    METRICS,
     REPORT,
     SELECTED,
-    Measured,
-    Selection,
+    Measurement,
+    measure_sources,
     text_table,
     write_report,
-    write_rows,
 )
-from pipelines.common.evaluation_source import Source, folder_source, judged, split_source
+from audio.evaluation.sources import INDEX, SOUNDS, Source, classify_source, folder_source, split_source
+from audio.evaluation.trained_classifier import TrainedClassifier, load_classifier, require_classes
+from audio.metrics.suite import Mode
+from core.checkpoints.checkpoint import read_header
+from core.decoding.sampling import SamplingConfig
+from core.storage.atomic import replaced_atomically
+from core.training import World, lone_world
+from core.training.metrics import standard_json
+from kernels.provenance import commit, hardware, write_results
+from pipelines import audio_sample
+from pipelines.common.audio_data import AudioCheckpoint, AudioDataConfig, open_audio_data, trained_model
+from pipelines.common.audio_index import Row, read_index
+from pipelines.common.cli import command
+from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.evaluation_pictures import draw_metrics, draw_shares
 from pipelines.common.publication import read_published
+from pipelines.common.sampling import file_sha256
 
-TAKEN = ("train", "test", "", "..")
-"""No source has these names: its folder would be a split's, the evaluation's own, or the parent of that."""
+LIKELIHOOD = "likelihood.json"
+RESERVED_NAMES = ("train", "test", "", "..")
+"""Names no source may have: the folders of the splits, the run folder, and its parent."""
 
 
 @dataclass
 class Config:
     classifier: str = field(
-        metadata={"help": "a run folder of audio_classifier, or its classifier.safetensors"}
+        metadata={"help": "run folder of audio_classifier, or its classifier.safetensors"}
     )
     data: AudioDataConfig = field(default_factory=AudioDataConfig)
     models: list[str] = field(
         default_factory=list, metadata={"help": "run folders or checkpoints of audio_pretrain to sample from"}
     )
     folders: list[str] = field(
-        default_factory=list, metadata={"help": "folders of audio files, as audio_sample writes them"}
+        default_factory=list, metadata={"help": "folders of audio files, such as those of audio_sample"}
     )
     names: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "what tables call the models, then the folders; none: the last part of their paths"
-        },
+        metadata={"help": "names of the models, then of the folders; empty: the last part of each path"},
     )
-    count: int = field(default=2048, metadata={"help": "clips to sample from each model"})
+    count: int = field(default=2048, metadata={"help": "number of clips to sample from each model"})
     seconds: float = field(
         default=1.0,
-        metadata={"help": "of sound to sample in a clip; the classifier hears a second, padded with silence"},
+        metadata={"help": "length of a sampled clip (seconds); the classifier pads or cuts to one second"},
     )
-    batch_size: int = field(default=512, metadata={"help": "clips that are sampled at once"})
+    batch_size: int = field(default=512, metadata={"help": "number of clips sampled at once"})
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seed: int = field(default=0, metadata={"help": "of the samples and of the bootstrap"})
+    seed: int = field(default=0, metadata={"help": "seed of the samples and of the bootstrap"})
     mode: Mode = field(
         default="correct",
-        metadata={
-            "help": "paper: the inception score and its modification with the faults of the code behind "
-            "published numbers"
-        },
+        metadata={"help": "variant of IS and modified IS; paper: with the faults of the published code"},
     )
     resamples: int = field(
-        default=100, metadata={"help": "bootstrap resamples behind the 95 % intervals; 0: no intervals"}
+        default=100, metadata={"help": "number of bootstrap resamples for 95 % intervals; 0: no intervals"}
     )
     results: str | None = field(
-        default=None,
-        metadata={"help": "a published table whose rows are filled in, such as results/audio.json"},
+        default=None, metadata={"help": "published table to update, such as results/audio.json"}
     )
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_evaluation"))
 
@@ -98,131 +98,161 @@ class Config:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
-    @property
-    def named(self) -> dict[str, Path]:
-        """What is evaluated, by name, models first. Raises ValueError for names that do not tell it apart."""
+    def paths_by_name(self) -> dict[str, Path]:
+        """Return the path of each model, then of each folder, by source name.
+
+        Raises ValueError for names that are reserved, repeated, or not one per path.
+        """
         paths = [*self.models, *self.folders]
         names = self.names or [Path(path).name for path in paths]
         if len(names) != len(paths):
             raise ValueError(
-                f"names has {len(names)} entries for {len(paths)} models and folders: give each one."
+                f"names has {len(names)} entries for {len(paths)} models and folders; it must have one each."
             )
         for name in names:
-            if names.count(name) > 1 or name in TAKEN or Path(name).name != name:
-                raise ValueError(f"{name!r} does not tell a source apart: give each a name with names=[a,b].")
+            if names.count(name) > 1 or name in RESERVED_NAMES or Path(name).name != name:
+                raise ValueError(f"{name!r} cannot name a source. Give unique names with names=[a,b].")
         return dict(zip(names, map(Path, paths), strict=True))
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_evaluate", __doc__ or "")
-    measured = evaluate(config, shlex.join(["python", "-m", "pipelines.audio_evaluate", *arguments]))
-    print(text_table(measured))
-    for one in measured:
-        for note in one.notes:
-            print(f"{one.source.name}: {note}")
-    print(f"{Path(config.run.dir) / REPORT} holds the evaluation.")
+    measurements = evaluate(config, shlex.join(["python", "-m", "pipelines.audio_evaluate", *arguments]))
+    print(text_table(measurements))
+    for measurement in measurements:
+        for note in measurement.notes:
+            print(f"{measurement.source.name}: {note}")
+    print(f"The evaluation is in {Path(config.run.dir) / REPORT}.")
 
 
-def evaluate(config: Config, command_line: str) -> list[Measured]:
-    """Sample, judge and measure as configured, and fill the run folder. Returns what was measured.
+def evaluate(config: Config, command_line: str) -> list[Measurement]:
+    """Sample, classify and measure as configured, and write the run folder.
 
-    command_line: what config.results is to say of where its rows come from.
+    command_line: command that config.results records as the origin of its rows.
     """
     run = Path(config.run.dir)
     if config.results is not None:
-        read_published(Path(config.results))  # raises before anything is sampled
+        read_published(Path(config.results))  # raises before sampling starts
     world = lone_world()
     classifier = load_classifier(Path(config.classifier), world.device)
     packed = open_audio_data(config.data, world).packed
     require_classes(classifier, packed.classes, packed.name)
-    config.data.sha256 = packed.sha256
+    config = replace(config, data=replace(config.data, sha256=packed.sha256))
     sources = all_sources(config, packed, world)
-    judgements = [judged(source, classifier, run) for source in sources]
-    measured = measure(sources, judgements, classifier, config, world)
-    write_report(run, report_facts(config, packed, classifier, world), measured)
-    draw_metrics(measured, run / "metrics.png")
-    draw_shares(measured, packed.classes, run / "shares.png")
+    predictions = [classify_source(source, classifier, run) for source in sources]
+    measurements = measure_sources(
+        sources, predictions, classifier, world.device, config.mode, config.resamples, config.seed
+    )
+    write_report(run, report_facts(config, packed, classifier, world), measurements)
+    draw_metrics(measurements, run / "metrics.png")
+    draw_shares(measurements, packed.classes, run / "shares.png")
     if config.results is not None:
         path = Path(config.results)
-        write_rows(path, command_line, packed.name, measured, world.device, config.seed)
-    return measured
+        write_rows(path, command_line, packed.name, measurements, world.device, config.seed)
+    return measurements
 
 
 def all_sources(config: Config, packed: PackedAudio, world: World) -> list[Source]:
-    """The training clips, the test clips, then what is evaluated, sampled where it is a model."""
+    """Return the training clips, the test clips, the folders, and the models' samples, drawn if missing."""
     run = Path(config.run.dir)
-    named = list(config.named.items())
+    named = list(config.paths_by_name().items())
     models, folders = named[: len(config.models)], named[len(config.models) :]
     sources = [split_source(packed, "train", run), split_source(packed, "test", run)]
-    sources += [folder_source(name, "folder", path, run, {"path": str(path)}) for name, path in folders]
-    options = {
-        "count": config.count,
-        "seconds": config.seconds,
-        "batch_size": min(config.batch_size, config.count),
-        "seed": config.seed,
-        "sampling": config.sampling,
+    for name, path in folders:
+        sources.append(folder_source(name, "folder", path, run, {"path": str(path)}, folder_index(path)))
+    return sources + [model_source(name, path, config, world) for name, path in models]
+
+
+def folder_index(folder: Path) -> list[Row] | None:
+    """Return the rows of the samples.json of a folder; None without one."""
+    return read_index(folder / INDEX) if (folder / INDEX).is_file() else None
+
+
+def model_source(name: str, checkpoint: Path, config: Config, world: World) -> Source:
+    """Sample clips from a model into the run folder, and measure its bits on the test clips.
+
+    Continues interrupted sampling. Raises ValueError if the folder holds samples of other settings.
+    """
+    run = Path(config.run.dir)
+    sampling = audio_sample.Config(
+        checkpoint=str(checkpoint),
+        output=str(run / name / SOUNDS),
+        resume=True,
+        count=config.count,
+        seconds=config.seconds,
+        batch_size=min(config.batch_size, config.count),
+        seed=config.seed,
+        sampling=config.sampling,
+    )
+    model = trained_model(checkpoint, world.device)
+    checkpoint_sha256 = file_sha256(sampling.checkpoint_file)
+    facts: dict[str, Any] = {
+        "path": str(checkpoint),
+        "checkpoint_sha256": checkpoint_sha256,
+        "quantizer": model.quantizer,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "nll_bits": test_bits(name, model, checkpoint_sha256, run, config.data, world),
     }
-    return sources + [sampled_source(name, path, run, config.data, world, **options) for name, path in models]
+    audio_sample.generate(sampling)
+    folder = run / name / SOUNDS
+    source = folder_source(name, "model", folder, run, facts, folder_index(folder))
+    return replace(source, notes=[*source.notes, *training_notes(sampling.checkpoint_file, config.data)])
 
 
-def measure(
-    sources: Sequence[Source],
-    judgements: Sequence[Judgement],
-    classifier: TrainedClassifier,
-    config: Config,
-    world: World,
-) -> list[Measured]:
-    """The metrics of every source against the first, the training clips."""
-    classes = classifier.training.classes
-    suite = Suite(judgements[0], classes, world.device)
-    measured = []
-    for source, judgement in zip(tqdm(sources, "measuring", disable=None), judgements, strict=True):
-        selections = {}
-        for name, chosen in selected(source).items():
-            clips = Judgement(*(tensor[chosen] for tensor in judgement))
-            metrics = suite.measure(clips, config.mode, config.resamples, config.seed)
-            if source.kind == "train":  # at no distance from itself, so that there is no bias to take out
-                metrics.pop("fid_infinity", None)
-            selections[name] = Selection(len(chosen), metrics)
-        fewest = min(selection.clips for selection in selections.values())
-        notes = [*source.notes, *suite.notes(fewest), *classifier_notes(source, classifier)]
-        measured.append(Measured(source, accuracy(source, judgement, classes), selections, notes))
-    return measured
+def test_bits(
+    name: str, model: AudioCheckpoint, checkpoint_sha256: str, run: Path, data: AudioDataConfig, world: World
+) -> float:
+    """Return the bits per sample of the test clips under a model, in the model's codes.
+
+    The run folder keeps the value, so the same command measures it once.
+    """
+    is_conditional = bool(model.classes)
+    audio = open_audio_data(replace(data, quantizer=model.quantizer, conditional=is_conditional), world)
+    windows = audio.windows["test"]
+    key = {
+        "checkpoint": checkpoint_sha256,
+        "data": audio.packed.name,
+        "sha256": audio.packed.sha256,
+        "length": data.length,
+        "keep_rest": data.keep_rest,
+    }
+    path = run / name / LIKELIHOOD
+    bits = stored_bits(path, key)
+    if bits is not None:
+        return bits
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(windows), desc=f"likelihood of {name}", unit=" clips", disable=None) as bar:
+        bits = likelihood(model.model, audio.packed, windows, world, is_conditional, advance=bar.update).bits
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(json.dumps({"of": key, "nll_bits": bits}, indent=1) + "\n", encoding="utf-8")
+    return bits
 
 
-def selected(source: Source) -> dict[str, Tensor]:
-    """The numbers of the clips in each selection: all, and those between the published likelihoods."""
-    selections = {ALL: torch.arange(len(source.files))}
-    if source.log_likelihood is not None:
-        chosen = select_by_likelihood(source.log_likelihood)
-        if len(chosen) > 1:
-            selections[SELECTED] = chosen
-    return selections
-
-
-def accuracy(source: Source, judgement: Judgement, classes: Sequence[str]) -> float | None:
-    """The fraction of clips that are heard as their labels say; None where some have no label."""
-    if not all(label in classes for label in source.labels):
+def stored_bits(path: Path, key: Mapping[str, Any]) -> float | None:
+    """Return the bits stored in a file; None if it is missing, damaged, or of another key."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return stored["nll_bits"] if stored["of"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return judgement.accuracy(torch.tensor([classes.index(label) for label in source.labels]))
 
 
-def classifier_notes(source: Source, classifier: TrainedClassifier) -> list[str]:
-    """A sentence where the classifier has learnt from another split than the one that is measured."""
-    trained, right = classifier.training.data, classifier.training.accuracy["test"]
-    if source.kind != "test" or source.identity["data"] == trained:
+def training_notes(checkpoint: Path, data: AudioDataConfig) -> list[str]:
+    """Return a sentence if a model was trained on other clips or another split than the measured ones."""
+    trained = read_header(checkpoint).config["data"]
+    if (trained["source"], trained["sha256"]) == (data.source, data.sha256):
         return []
     return [
-        f"The classifier was trained on {trained}, these clips are of {source.identity['data']}: it may have "
-        f"learnt from some of them. Of clips that it never heard it has {right:.1%} right."
+        f"This model was trained on other clips, or on another split ({trained['source']}), than the "
+        f"measured ones ({data.source}). Its bits and distances are not those of held-out clips."
     ]
 
 
 def report_facts(
     config: Config, packed: PackedAudio, classifier: TrainedClassifier, world: World
 ) -> dict[str, Any]:
-    """What every number of an evaluation depends on."""
+    """Return everything that the numbers of an evaluation depend on."""
     return {
         "mode": config.mode,
         "data": {
@@ -248,6 +278,64 @@ def report_facts(
         "hardware": hardware(world.device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def write_rows(
+    path: Path,
+    command_line: str,
+    data: str,
+    measurements: Sequence[Measurement],
+    device: torch.device,
+    seed: int,
+) -> None:
+    """Update the rows of a published table, atomically.
+
+    The run folder identifies the row of a model; data and name identify other rows. A source without a row
+    gets a new one. Entries and commands of other scripts stay. Raises ValueError as read_published does.
+    """
+    published = read_published(path)
+    rows = list(published["rows"])
+    for measurement in measurements:
+        source = measurement.source
+        own = {"data": data, "model": source.name, "run": source.facts.get("path")}
+        if not any(_is_row_of(row, own) for row in rows):
+            rows.append(own)
+        rows = [_updated_row(row, measurement) if _is_row_of(row, own) else row for row in rows]
+    commands = published.get("command")
+    if commands in (None, command_line):
+        commands = command_line
+    else:
+        commands = f"{commands.removesuffix(f'; {command_line}')}; {command_line}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_atomically(path) as temporary:
+        write_results(temporary, commands, device, seed, rows)
+
+
+def _is_row_of(row: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Return whether a row belongs to a source; a row with a run is identified by the run alone."""
+    keys = ("run",) if row.get("run") is not None else ("data", "model")
+    return all(row.get(key) == own[key] for key in keys)
+
+
+def _updated_row(row: Mapping[str, Any], measurement: Measurement) -> dict[str, Any]:
+    """Return a row with the measured values; known parameters and likelihood stay."""
+    known = {key: row[key] for key in ("parameters", "nll_bits") if row.get(key) is not None}
+    return {**row, **standard_json(_row_values(measurement)), **known}
+
+
+def _row_values(measurement: Measurement) -> dict[str, Any]:
+    """Return the values of a published row: of all clips, and `selected_*` of the selected clips."""
+    facts = measurement.source.facts
+    values: dict[str, Any] = {key: facts[key] for key in ("parameters", "nll_bits") if key in facts}
+    for name, prefix in ((ALL, ""), (SELECTED, "selected_")):
+        if name in measurement.selections:
+            clips, metrics = measurement.selections[name]
+            values[f"{prefix}clips"] = clips
+            for metric in METRICS:
+                if metric in metrics:
+                    value, low, high = metrics[metric]
+                    values |= {f"{prefix}{metric}": value, f"{prefix}{metric}_interval": [low, high]}
+    return values
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ import soundfile
 
 from audio.data.clips import audio_files
 from audio.data.waveform import RATE, Waveform, read_waveform
+from audio.evaluation.report import ALL, METRICS, REPORT, read_report
+from audio.evaluation.sources import CLIP_TABLE, INDEX, read_clip_table
 from audio.listening.page import ListeningClip, Summary, listening_page
-from audio.metrics.bootstrap import Interval
+from audio.metrics.bootstrap import Estimate
 from core.storage.atomic import replaced_atomically
 from pipelines.common.audio_index import read_index
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.evaluation_report import ALL, METRICS, REPORT, read_report
-from pipelines.common.evaluation_source import INDEX, TABLE, read_table
 
 ENDS = ("low", "high")
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
@@ -157,7 +157,7 @@ def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
                 "bits": float(row["bits_per_sample"]) if row.get("bits_per_sample") else None,
             },
         )
-        for row in read_table(run / source / TABLE)
+        for row in read_clip_table(run / source / CLIP_TABLE)
         if row["file"]
     ]
 
@@ -220,17 +220,17 @@ def metric_cells(source: Mapping[str, Any]) -> dict[str, str]:
     for key, name in METRICS.items():
         if key in metrics:
             low, high = (None if metrics[key][end] is None else float(metrics[key][end]) for end in ENDS)
-            cells[name] = interval_text(Interval(float(metrics[key]["value"]), low, high))
+            cells[name] = estimate_text(Estimate(float(metrics[key]["value"]), low, high))
     return cells
 
 
-def interval_text(interval: Interval) -> str:
+def estimate_text(estimate: Estimate) -> str:
     """A value with half its interval, to the second digit of that: 587 and 62, 7.92 and 0.11."""
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.3f}"
-    reach = (interval.high - interval.low) / 2
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    reach = (estimate.high - estimate.low) / 2
     digits = min(3, max(0, 1 - math.floor(math.log10(reach)))) if reach > 0 else 3
-    return f"{interval.value:,.{digits}f} {PLUS_MINUS} {reach:,.{digits}f}"
+    return f"{estimate.value:,.{digits}f} {PLUS_MINUS} {reach:,.{digits}f}"
 
 
 if __name__ == "__main__":

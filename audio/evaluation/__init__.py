@@ -1,1 +1,1 @@
-"""Evaluation of generated audio: classifier and likelihood."""
+"""Evaluation of generated audio: classifier, likelihood, sources, report and plots."""

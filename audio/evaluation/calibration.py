@@ -1,8 +1,8 @@
-"""Calibration: a classifier that is as sure as it is right (Guo et al. 2017).
+"""Calibration of a classifier: temperature scaling (Guo et al. 2017).
 
-Scores of probabilities depend on how sure a classifier is, the modified inception score exponentially. One
-that has learnt its training clips by heart is surer than it should be; a single temperature, fitted on clips
-that were held out, corrects that, and leaves features and decisions as they are.
+Metrics of probabilities depend on the classifier's confidence; the modified inception score depends on it
+exponentially. A classifier that has overfitted its training clips is overconfident. One temperature, fitted
+on held-out clips, corrects this without a change to features or decisions.
 """
 
 import math
@@ -14,27 +14,27 @@ from torch.nn.functional import nll_loss
 
 from audio.evaluation.classifier import Classifier
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
-def fitted_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """By what logits must be divided for the labels to be likeliest.
+def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
+    """Return the divisor of the logits that maximizes the likelihood of the labels.
 
-    log_probabilities: (clips, classes) float64 of held-out clips. labels: (clips,) int64. Where every clip is
-    told rightly the colder the likelier: 1 is returned then, for there is nothing to learn from.
+    log_probabilities: (clips, classes) float64 of held-out clips. labels: (clips,) int64. Returns 1 if every
+    clip is classified correctly: the likelihood then has no maximum.
     """
     if bool((log_probabilities.argmax(dim=1) == labels).all()):
         return 1.0
 
-    def loss(logarithm: float) -> float:
-        return nll_loss((log_probabilities / math.exp(logarithm)).log_softmax(dim=1), labels).item()
+    def loss(log_temperature: float) -> float:
+        return nll_loss((log_probabilities / math.exp(log_temperature)).log_softmax(dim=1), labels).item()
 
-    found = minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded")
-    return math.exp(found.x)
+    bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
 @torch.no_grad()
 def divide_logits(model: Classifier, temperature: float) -> None:
-    """Let a classifier's logits be divided by a temperature from now on."""
+    """Divide the logits of a classifier by a temperature, in place."""
     model.head.weight.div_(temperature)
     model.head.bias.div_(temperature)

@@ -1,5 +1,5 @@
-"""Metrics of generated audio, from what a classifier says of generated clips and of recorded ones.
+"""Metrics of generated audio from a classifier's predictions for generated and recorded clips.
 
-Every metric is a function of tensors, one a file; `suite` computes them together, `bootstrap` gives them
-intervals, and `published` is how the code behind the published numbers computes two of them.
+Every metric is a function of tensors in a file of its own. `suite` computes all of them, `bootstrap` adds
+intervals, and `published` reproduces two scores of published code.
 """

@@ -1,4 +1,4 @@
-"""The number of statistically different bins (Richardson and Weiss 2018): which kinds of clips are rare."""
+"""Number of statistically different bins, NDB (Richardson and Weiss 2018): finds missing kinds of clips."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ SIGNIFICANCE = 0.05
 
 
 class Bins:
-    """k-means clusters of the features of reference clips, and how many of those each holds.
+    """k-means clusters of the features of reference clips, with the number of clips in each.
 
     features: (clips, features). Raises ValueError for fewer clips than bins.
     """
@@ -21,28 +21,29 @@ class Bins:
     def __init__(self, features: Tensor, bins: int = BINS, seed: int = 0) -> None:
         if len(features) < bins:
             raise ValueError(
-                f"{bins} bins need as many reference clips, but there are {len(features)}: give more clips."
+                f"There are {len(features)} reference clips for {bins} bins. Give at least {bins} clips."
             )
         self._clusters = KMeans(bins, n_init=1, random_state=seed).fit(features.cpu().numpy())
         self.counts: Integers = np.bincount(self._clusters.labels_, minlength=bins)
 
-    def of(self, features: Tensor) -> Integers:
-        """The bin of each clip, (clips,), of features (clips, features)."""
+    def assign(self, features: Tensor) -> Integers:
+        """Return the bin of each clip, (clips,), from features (clips, features)."""
         return self._clusters.predict(features.cpu().numpy()).astype(np.int64)
 
-    def different(self, bins: Integers) -> float:
-        """The fraction of bins whose share among clips in `bins` (clips,) differs from the reference's.
+    def fraction_different(self, bins: Integers) -> float:
+        """Return the fraction of bins whose share of clips differs from the reference's.
 
-        By the test of two proportions at the level of 5 %: 0.05 is what chance gives.
+        bins: (clips,), the bin of each clip. A two-proportion test at the 5 % level decides; 0.05 is the
+        value expected by chance.
         """
         counts = np.bincount(bins, minlength=len(self.counts))
         return float((_two_proportions(self.counts, counts) < SIGNIFICANCE).mean())
 
 
 def _two_proportions(first: Integers, second: Integers) -> npt.NDArray[np.floating]:
-    """The p-value (bins,) for each bin's share in two sets of clips to be one; counts (bins,) each."""
+    """Return the p-value (bins,) of equal shares of each bin in two sets of clips; counts (bins,) each."""
     clips = first.sum(), second.sum()
     pooled = (first + second) / sum(clips)
     error = np.sqrt(pooled * (1 - pooled) * (1 / clips[0] + 1 / clips[1]))
-    apart = np.abs(first / clips[0] - second / clips[1])
-    return 2 * norm.sf(np.divide(apart, error, out=np.zeros_like(apart), where=error > 0))
+    difference = np.abs(first / clips[0] - second / clips[1])
+    return 2 * norm.sf(np.divide(difference, error, out=np.zeros_like(difference), where=error > 0))

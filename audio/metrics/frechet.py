@@ -1,4 +1,4 @@
-"""The Frechet distance between the features of generated and of recorded clips (Heusel et al. 2017)."""
+"""Frechet distance between the features of generated and of recorded clips (Heusel et al. 2017)."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Gaussian(NamedTuple):
-    """The Gaussian of features that others are compared with.
+    """Gaussian fitted to the features of reference clips.
 
-    mean: (features,). covariance, root: (features, features), unbiased, and its symmetric square root; all
-    float64, on the device of the features. clips: how many it was fitted on.
+    mean: (features,). covariance: (features, features), unbiased. root: (features, features), the symmetric
+    square root of the covariance. All are float64 on the device of the features. clips: number of clips.
     """
 
     mean: Tensor
@@ -20,7 +20,7 @@ class Gaussian(NamedTuple):
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:
-    """The Gaussian of features (clips, features). Raises ValueError as `moments` does."""
+    """Fit a Gaussian to features (clips, features). Raises ValueError as `moments` does."""
     mean, covariance = moments(features)
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -28,17 +28,18 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (features,) and the unbiased covariance (features, features) of features (clips, features).
+    """Return the mean (features,) and the unbiased covariance (features, features) in float64.
 
-    In float64. Raises ValueError for fewer than two clips, and for features that are not finite.
+    features: (clips, features). Raises ValueError for fewer than two clips, and for features that are not
+    finite.
     """
     if len(features) < 2:
         raise ValueError(
-            f"{len(features)} clip(s) have no covariance, which a Frechet distance needs: give at least 2."
+            f"{len(features)} clip(s) have no covariance. A Frechet distance needs at least 2 clips."
         )
     if not features.isfinite().all():
         first = int((~features.isfinite().all(dim=1)).nonzero()[0])
-        raise ValueError(f"The features of clip {first:,} hold NaN or infinity: look where they came from.")
+        raise ValueError(f"The features of clip {first:,} hold NaN or infinity. Check their source.")
     features = features.double()
     mean = features.mean(dim=0)
     centred = features - mean
@@ -46,38 +47,38 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance(reference: Gaussian, features: Tensor) -> float:
-    """|m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r^1/2 S_g S_r^1/2)^1/2) of features (clips, features).
+    """Return |m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r^1/2 S_g S_r^1/2)^1/2) of features (clips, features).
 
-    The root of the product is taken through the eigenvalues of a symmetric matrix: exact where the covariance
-    has no full rank, and without the imaginary parts that a general matrix root leaves. Estimated from n
-    clips it is too large by about a constant over n: compare distances of equal n only, or extrapolated ones.
+    The trace of the root comes from the eigenvalues of a symmetric matrix. It is exact for a covariance
+    without full rank, and has no imaginary part, unlike a general matrix root. An estimate from n clips is
+    too large by about a constant over n: compare only distances of equal n, or extrapolated ones.
     Raises ValueError as `moments` does, and for another number of features.
     """
     if features.shape[1] != len(reference.mean):
         raise ValueError(
-            f"The clips have {features.shape[1]} features, their reference {len(reference.mean)}: judge both "
-            "by one classifier."
+            f"The clips have {features.shape[1]} features, but the reference has {len(reference.mean)}. Use "
+            "one classifier for both."
         )
     mean, covariance = moments(features)
     values = torch.linalg.eigvalsh(reference.root @ covariance @ reference.root)
     overlap = values.clamp(min=0).sqrt().sum()
-    apart = (reference.mean - mean).square().sum()
-    distance = apart + reference.covariance.trace() + covariance.trace() - 2 * overlap
-    return distance.clamp(min=0).item()  # it is not negative, but for rounding
+    shift = (reference.mean - mean).square().sum()
+    distance = shift + reference.covariance.trace() + covariance.trace() - 2 * overlap
+    return distance.clamp(min=0).item()  # rounding can make it negative
 
 
 def frechet_infinity(reference: Gaussian, features: Tensor, order: Tensor) -> float:
-    """The Frechet distance extrapolated to infinitely many clips: the bias, constant / n, is taken out.
+    """Return the Frechet distance extrapolated to infinitely many clips, without the bias constant / n.
 
-    As Chong and Forsyth (2020), by the straight line over 1 / n through the distances at n and at n / 2, the
-    mean of both halves: 2 F(n) - F(n / 2). order: (clips,), a permutation by which the halves are told apart.
-    The halves should have more clips than features (`enough_to_extrapolate`): before, the bias is no line.
+    The extrapolation follows Chong and Forsyth (2020): a straight line over 1 / n through F(n) and F(n / 2),
+    the mean of both halves, gives 2 F(n) - F(n / 2). order: (clips,), a permutation that defines the halves.
+    The bias is linear in 1 / n only if each half has more clips than features (`can_extrapolate`).
     """
     middle = len(order) // 2
-    halves = [frechet_distance(reference, features[part]) for part in (order[:middle], order[middle:])]
+    halves = [frechet_distance(reference, features[half]) for half in (order[:middle], order[middle:])]
     return 2 * frechet_distance(reference, features) - sum(halves) / 2
 
 
-def enough_to_extrapolate(count: int, features: int) -> bool:
-    """Whether half of the clips give a covariance of full rank."""
+def can_extrapolate(count: int, features: int) -> bool:
+    """Return whether half of `count` clips give a covariance of full rank."""
     return count // 2 > features

@@ -1,7 +1,7 @@
-"""The inception score and its two relatives: how sure a classifier is of clips, and how evenly they spread.
+"""Inception score, modified inception score and AM score: confidence and diversity of predictions.
 
-All of them are functions of log-probabilities (clips, classes), which must be float64: in float32 a
-classifier that is sure gives probabilities of 0, whose logarithms are infinite.
+All are functions of log-probabilities (clips, classes) in float64. In float32, a confident classifier gives
+probabilities of 0, whose logarithms are infinite.
 """
 
 import torch
@@ -9,39 +9,39 @@ from torch import Tensor
 
 
 def inception_score(log_probabilities: Tensor) -> float:
-    """exp(mean over clips of KL(p(y|x) | p(y))) (Salimans et al. 2016): 1 at worst, at best the classes."""
+    """Return exp(mean over clips of KL(p(y|x) | p(y))) (Salimans et al. 2016), from 1 to the class count."""
     _check(log_probabilities)
     p = log_probabilities.exp()
     return (_entropy(p.mean(dim=0)) - _mean_entropy(log_probabilities, p)).exp().item()
 
 
 def modified_inception_score(log_probabilities: Tensor) -> float:
-    """exp(mean over pairs of clips of KL(p(y|x) | p(y|x'))) (Gurumurthy et al. 2017).
+    """Return exp(mean over pairs of clips of KL(p(y|x) | p(y|x'))) (Gurumurthy et al. 2017).
 
-    Over all pairs, a clip with itself included, in closed form: the mean of sum_c p_c log p_c less
-    sum_c mean(p_c) mean(log p_c). Nothing is drawn.
+    The mean runs over all pairs, including a clip with itself, in closed form: the mean of sum_c p_c log p_c
+    minus sum_c mean(p_c) mean(log p_c).
     """
     _check(log_probabilities)
     p = log_probabilities.exp()
-    crossed = (p.mean(dim=0) * log_probabilities.mean(dim=0)).sum()
-    return (-_mean_entropy(log_probabilities, p) - crossed).exp().item()
+    cross = (p.mean(dim=0) * log_probabilities.mean(dim=0)).sum()
+    return (-_mean_entropy(log_probabilities, p) - cross).exp().item()
 
 
 def am_score(reference: Tensor, log_probabilities: Tensor) -> float:
-    """KL(p_r(y) | p(y)) + mean over clips of the entropy of p(y|x) (Zhou et al. 2018), in nats: 0 at best.
+    """Return KL(p_r(y) | p(y)) + mean over clips of the entropy of p(y|x) (Zhou et al. 2018), in nats.
 
-    reference: (clips, classes), the log-probabilities of the training clips.
+    reference: (clips, classes), log-probabilities of the training clips. 0 is the best value.
     """
     _check(reference)
     _check(log_probabilities)
     p = log_probabilities.exp()
-    wanted, found = reference.exp().mean(dim=0), p.mean(dim=0)
-    divergence = (torch.xlogy(wanted, wanted) - torch.xlogy(wanted, found)).sum()
+    reference_mean, mean = reference.exp().mean(dim=0), p.mean(dim=0)
+    divergence = (torch.xlogy(reference_mean, reference_mean) - torch.xlogy(reference_mean, mean)).sum()
     return (divergence + _mean_entropy(log_probabilities, p)).item()
 
 
 def _mean_entropy(log_probabilities: Tensor, p: Tensor) -> Tensor:
-    """Of the classes of a clip, in nats; where p underflows to 0, p log p is 0."""
+    """Return the mean entropy of p(y|x) in nats; p log p is 0 if p underflows to 0."""
     return -(p * log_probabilities.nan_to_num(neginf=0.0)).sum(dim=1).mean()
 
 
@@ -52,10 +52,10 @@ def _entropy(p: Tensor) -> Tensor:
 def _check(log_probabilities: Tensor) -> None:
     if log_probabilities.dtype != torch.float64:
         raise ValueError(
-            f"The log-probabilities are {log_probabilities.dtype}; they must be float64, from a log-softmax "
-            "in float64."
+            f"The log-probabilities are {log_probabilities.dtype}; they must be float64. Compute the "
+            "log-softmax in float64."
         )
     if not len(log_probabilities):
-        raise ValueError("There are no clips to score: give at least one.")
+        raise ValueError("There are no clips to score. Give at least one.")
     if log_probabilities.isnan().any() or (log_probabilities > 1e-9).any():
-        raise ValueError("The log-probabilities hold NaN, or exceed 0: take them from a log-softmax.")
+        raise ValueError("The log-probabilities hold NaN or exceed 0. Take them from a log-softmax.")

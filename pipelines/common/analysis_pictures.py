@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from audio.data.waveform import RATE, read_waveform
+from audio.evaluation.report import ALL, Measurement
+from audio.evaluation.sources import CLIP_TABLE, FEATURES, read_clip_table
 from audio.listening.pictures import spectrogram
-from pipelines.common.evaluation_report import ALL, Measured
-from pipelines.common.evaluation_source import FEATURES, TABLE, read_table
 from pipelines.common.plots import save
 
 ACROSS = 4
@@ -32,7 +32,7 @@ def draw_spectrograms(files: Sequence[Path], picture: Path) -> None:
     save(figure, picture)
 
 
-def draw_trade_off(measured: Sequence[Measured], picture: Path) -> None:
+def draw_trade_off(measured: Sequence[Measurement], picture: Path) -> None:
     """FID against IS of each source, with 95 % intervals; the generated ones joined in their order.
 
     The training clips are left out: their distance is to themselves.
@@ -85,4 +85,4 @@ def draw_embedding(run: Path, sources: Sequence[str], picture: Path) -> None:
 
 def _heard(run: Path, source: str) -> npt.NDArray[np.str_]:
     """The class that is heard in each clip (clips,)."""
-    return np.array([row["class"] for row in read_table(run / source / TABLE)])
+    return np.array([row["class"] for row in read_clip_table(run / source / CLIP_TABLE)])

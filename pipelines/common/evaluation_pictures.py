@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipelines.common.evaluation_report import METRICS, Measured
+from audio.evaluation.report import METRICS, Measurement
 from pipelines.common.plots import save
 
 BETTER = {
@@ -17,7 +17,7 @@ BETTER = {
 }
 
 
-def draw_metrics(measured: Sequence[Measured], picture: Path) -> None:
+def draw_metrics(measured: Sequence[Measurement], picture: Path) -> None:
     """A panel a metric, a point with its 95 % interval for each source and selection."""
     named = {
         one.source.name if name == "all" else f"{one.source.name}, {name}": selection.metrics
@@ -41,7 +41,7 @@ def draw_metrics(measured: Sequence[Measured], picture: Path) -> None:
     save(figure, picture)
 
 
-def draw_shares(measured: Sequence[Measured], classes: Sequence[str], picture: Path) -> None:
+def draw_shares(measured: Sequence[Measurement], classes: Sequence[str], picture: Path) -> None:
     """The share of each class among the clips of each source, as the classifier hears them."""
     shares = np.array(
         [[one.selections["all"].metrics[f"share_{name}"].value for name in classes] for one in measured]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audio.evaluation.judgement import FILE, load_classifier
+from audio.evaluation.trained_classifier import FILE, load_classifier
 from pipelines import audio_classifier
 from pipelines.common.config import CONFIGS, merge, read_yaml
 from tests.pipelines.digits import TINY_CLASSIFIER, write_digits

@@ -10,12 +10,12 @@ import soundfile
 
 from audio.data.quantizer import decode, encode
 from audio.data.waveform import RATE, read_waveform
-from audio.evaluation.judgement import FILE
+from audio.evaluation import sources
+from audio.evaluation.report import read_report
+from audio.evaluation.sources import read_clip_table
+from audio.evaluation.trained_classifier import FILE
 from pipelines import audio_evaluate, audio_listen, audio_sample
-from pipelines.common import evaluation_model, evaluation_source
 from pipelines.common.audio_index import read_index
-from pipelines.common.evaluation_report import read_report
-from pipelines.common.evaluation_source import read_table
 from tests.pipelines.digits import write_digits
 
 
@@ -85,7 +85,7 @@ class TestFolders:
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         for source in read_report(Path("run"))["sources"]:
             folder = Path("run") / source["folder"]
-            rows = read_table(folder / "clips.tsv")
+            rows = read_clip_table(folder / "clips.tsv")
             probabilities = np.exp(np.load(folder / "log_probabilities.npy"))
             assert np.load(folder / "features.npy").shape == (len(rows), 128)
             assert len(rows) == source["clips"]
@@ -102,17 +102,17 @@ class TestFolders:
         spoken("mine", digits)
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         before = read_report(Path("run"))["sources"]
-        judged: list[str] = []
-        judge = evaluation_source.judge
+        calls: list[str] = []
+        predict = sources.predict
         monkeypatch.setattr(
-            evaluation_source, "judge", lambda model, batches: judged.append("one") or judge(model, batches)
+            sources, "predict", lambda model, batches: calls.append("one") or predict(model, batches)
         )
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
-        assert judged == []
+        assert calls == []
         assert read_report(Path("run"))["sources"] == before
         shutil.copy("mine/3_speaker0_11.wav", "mine/4_speaker0_11.wav")
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
-        assert judged == ["one"]
+        assert calls == ["one"]
 
     def test_a_judgement_that_is_not_whole_is_made_again(self, base: list[str]) -> None:
         assert audio_evaluate.main([*base, "resamples=0"]) == 0
@@ -132,7 +132,7 @@ class TestFolders:
         key = json.loads(Path("run/test/judged.json").read_text())
         for length in (0, 20, len(content) - 10):
             kept.write_bytes(content[:length])
-            assert evaluation_source.kept_judgement(kept.parent, key) is None
+            assert sources.read_predictions(kept.parent, key) is None
         assert audio_evaluate.main([*base, "resamples=0"]) == 0
         assert kept.read_bytes() == content
 
@@ -145,7 +145,7 @@ class TestFolders:
         Path("moved").mkdir()
         shutil.move("mine", "moved/mine")
         assert audio_evaluate.main([*base, "folders=[moved/mine]", "resamples=0"]) == 0
-        rows = read_table(Path("run/mine/clips.tsv"))
+        rows = read_clip_table(Path("run/mine/clips.tsv"))
         assert all((Path("run") / row["file"]).is_file() for row in rows)
         assert {(row["label"], float(row["log_likelihood"])) for row in rows} == {("zero", -5.0)}
 
@@ -192,7 +192,7 @@ class TestFolders:
         arguments = [*base, "data.source=fsdd_by_speaker", f"data.folder={folder}", "resamples=0"]
         assert audio_evaluate.main(arguments) == 0
         printed = capsys.readouterr().out
-        assert "test: The classifier was trained on fsdd, these clips are of fsdd-by-speaker" in printed
+        assert "test: The classifier was trained on fsdd, but these clips are of fsdd-by-speaker" in printed
 
     def test_paper_mode_is_another_inception_score(self, base: list[str], digits: Path) -> None:
         spoken("mine", digits, "[0-3]_*_1[0-9].wav")
@@ -214,14 +214,14 @@ class TestModels:
         assert len(source["checkpoint_sha256"]) == 64
         index = read_index(evaluated / "tiny/wav/samples.json")
         likelihoods = {row["file"]: row["log_likelihood"] for row in index}
-        for row in read_table(evaluated / "tiny/clips.tsv"):
+        for row in read_clip_table(evaluated / "tiny/clips.tsv"):
             assert float(row["log_likelihood"]) == likelihoods[Path(row["file"]).name]
 
     def test_the_same_command_neither_samples_nor_scores_again(
         self, base: list[str], audio_model: Path, evaluated: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shutil.copytree(evaluated, "run")
-        monkeypatch.setattr(evaluation_model, "likelihood", lambda *_, **__: pytest.fail("measured again"))
+        monkeypatch.setattr(audio_evaluate, "likelihood", lambda *_, **__: pytest.fail("measured again"))
         assert audio_evaluate.main([*base, *MODEL, f"models=[{audio_model}]"]) == 0
         again, before = (read_report(folder)["sources"][2] for folder in (Path("run"), evaluated))
         assert again == before
@@ -270,8 +270,8 @@ class TestModels:
         config = audio_evaluate.Config("c").data
         config.source, config.sha256 = "fsdd_by_speaker", "0"
         file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
-        (note,) = evaluation_model.training_notes(file, config)
-        assert "another split (fsdd), than it is measured against (fsdd_by_speaker)" in note
+        (note,) = audio_evaluate.training_notes(file, config)
+        assert "another split (fsdd), than the measured ones (fsdd_by_speaker)" in note
 
 
 class TestBadInput:
@@ -280,10 +280,10 @@ class TestBadInput:
         [
             (["folders=[absent]"], "no folder absent"),
             (["models=[absent]"], "absent"),
-            (["folders=[a/x,b/x]"], "'x' does not tell a source apart"),
-            (["folders=[a/train]"], "'train' does not tell a source apart"),
-            (["folders=[.]"], "'' does not tell a source apart"),
-            (["folders=[..]"], "'..' does not tell a source apart"),
+            (["folders=[a/x,b/x]"], "'x' cannot name a source"),
+            (["folders=[a/train]"], "'train' cannot name a source"),
+            (["folders=[.]"], "'' cannot name a source"),
+            (["folders=[..]"], "'..' cannot name a source"),
             (["folders=[a]", "names=[b,c]"], "names has 2 entries for 1 models and folders"),
             (["count=1"], "count is 1"),
             (["resamples=-1"], "resamples is -1"),
@@ -300,14 +300,14 @@ class TestBadInput:
         self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         error = fails(capsys, *base, "data.source=folder", f"data.folder={digits}")
-        assert "tells zero, one, two" in error
+        assert "has the classes zero, one, two" in error
         assert "has the classes (none)" in error
 
     def test_another_checkpoint_is_no_classifier(
         self, base: list[str], audio_model: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
-        assert "is not of a classifier" in fails(capsys, *base, f"classifier={file}")
+        assert "is not a classifier" in fails(capsys, *base, f"classifier={file}")
 
     def test_a_damaged_classifier(
         self, base: list[str], classifier: Path, capsys: pytest.CaptureFixture[str]
@@ -334,7 +334,7 @@ class TestBadInput:
     def test_one_clip(self, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         Path("one").mkdir()
         soundfile.write("one/a.wav", np.zeros(100), RATE)
-        assert "one has 1 clip(s), but a Frechet" in fails(capsys, *base, "folders=[one]")
+        assert "one has 1 clip(s); a Frechet" in fails(capsys, *base, "folders=[one]")
         assert not Path("run/one").exists()
 
     @pytest.mark.parametrize("content", ["# no table", '{"a": 1}', "[]", None])
@@ -358,5 +358,5 @@ class TestBadInput:
 def test_a_damaged_report_is_named_with_its_remedy(tmp_path: Path) -> None:
     report = tmp_path / "evaluation.json"
     report.write_text('{"sources": [')
-    with pytest.raises(ValueError, match=r"evaluation\.json is damaged .*run audio_evaluate again"):
+    with pytest.raises(ValueError, match=r"evaluation\.json is damaged .*Run audio_evaluate again"):
         read_report(tmp_path)

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from audio.data.waveform import RATE
-from audio.metrics.bootstrap import Interval
-from pipelines.audio_listen import Config, Listed, evenly_spaced, interval_text, listen, main, model_names
+from audio.metrics.bootstrap import Estimate
+from pipelines.audio_listen import Config, Listed, estimate_text, evenly_spaced, listen, main, model_names
 
 INTERVAL = {"value": 1.5, "low": 1.25, "high": 1.75}
 
@@ -126,7 +126,7 @@ def test_models_are_named_by_what_tells_them_apart(folders: list[str], names: li
     ],
 )
 def test_intervals_tell_the_digits_that_count(value: float, reach: float, text: str) -> None:
-    assert interval_text(Interval(value, value - reach, value + reach)) == text
+    assert estimate_text(Estimate(value, value - reach, value + reach)) == text
 
 
 def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from audio.evaluation.calibration import divide_logits, fitted_temperature
+from audio.evaluation.calibration import divide_logits, fit_temperature
 from audio.evaluation.classifier import Classifier, ClassifierConfig
-from audio.evaluation.judgement import judge
 from audio.evaluation.mel import CLIP
+from audio.evaluation.trained_classifier import predict
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
@@ -14,21 +14,21 @@ def test_it_finds_by_how_much_logits_were_too_large(factor: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, 5, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
-    found = fitted_temperature((factor * logits).log_softmax(dim=1), labels)
+    found = fit_temperature((factor * logits).log_softmax(dim=1), labels)
     assert found == pytest.approx(factor, rel=0.06)
 
 
 def test_where_all_is_right_nothing_changes() -> None:
-    assert fitted_temperature(torch.eye(4, dtype=torch.float64).log_softmax(dim=1), torch.arange(4)) == 1
+    assert fit_temperature(torch.eye(4, dtype=torch.float64).log_softmax(dim=1), torch.arange(4)) == 1
 
 
 def test_dividing_changes_how_sure_it_is_and_nothing_else() -> None:
     torch.manual_seed(0)
     model = Classifier(ClassifierConfig(classes=3, width=8, blocks=1)).eval()
     clips = torch.randn(6, CLIP)
-    before = judge(model, [clips])
+    before = predict(model, [clips])
     divide_logits(model, 3.0)
-    after = judge(model, [clips])
+    after = predict(model, [clips])
     assert torch.equal(after.features, before.features)
     assert torch.equal(after.classes, before.classes)
     torch.testing.assert_close(

@@ -23,21 +23,22 @@ def bins() -> Bins:
 
 def test_the_same_kinds_in_the_same_shares_do_not_differ(bins: Bins) -> None:
     assert sorted(bins.counts.tolist()) == [100] * 8
-    assert bins.different(bins.of(groups([100] * 8, 1))) == 0
-    assert bins.different(bins.of(groups([10] * 8, 1))) == 0
+    assert bins.fraction_different(bins.assign(groups([100] * 8, 1))) == 0
+    assert bins.fraction_different(bins.assign(groups([10] * 8, 1))) == 0
 
 
 def test_every_kind_whose_share_differs_is_counted(bins: Bins) -> None:
-    assert bins.different(bins.of(groups([100] * 7 + [0], 1))) == pytest.approx(1 / 8)
-    assert bins.different(bins.of(groups([400] + [0] * 7, 1))) == 1
-    assert bins.different(bins.of(groups([200, 0] * 4, 1))) == 1
+    assert bins.fraction_different(bins.assign(groups([100] * 7 + [0], 1))) == pytest.approx(1 / 8)
+    assert bins.fraction_different(bins.assign(groups([400] + [0] * 7, 1))) == 1
+    assert bins.fraction_different(bins.assign(groups([200, 0] * 4, 1))) == 1
 
 
 def test_chance_finds_one_bin_in_twenty() -> None:
     random = np.random.default_rng(0)
     bins = Bins(torch.from_numpy(random.normal(size=(3000, 3))).float())
     found = [
-        bins.different(bins.of(torch.from_numpy(random.normal(size=(1000, 3))).float())) for _ in range(10)
+        bins.fraction_different(bins.assign(torch.from_numpy(random.normal(size=(1000, 3))).float()))
+        for _ in range(10)
     ]
     assert 0.01 < np.mean(found) < 0.12
 
@@ -52,5 +53,5 @@ def test_the_test_of_two_proportions_is_pearson_s(first: list[int], second: list
 
 
 def test_fewer_clips_than_bins_are_refused() -> None:
-    with pytest.raises(ValueError, match="50 bins need as many reference clips, but there are 10"):
+    with pytest.raises(ValueError, match="10 reference clips for 50 bins"):
         Bins(torch.zeros(10, 2))

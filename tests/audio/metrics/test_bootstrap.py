@@ -1,4 +1,4 @@
-"""Intervals cover what they should, centre on the value, and do not depend on how many resamples follow."""
+"""Estimates cover what they should, centre on the value, and do not depend on how many resamples follow."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from audio.metrics.bootstrap import Interval, bootstrap, resampled
+from audio.metrics.bootstrap import Estimate, bootstrap, resample_indices
 
 
 def test_the_interval_of_a_mean_is_its_standard_error() -> None:
@@ -29,19 +29,19 @@ def test_95_per_cent_of_the_intervals_hold_the_truth() -> None:
 
 
 def test_a_resample_is_the_same_whatever_their_number() -> None:
-    assert torch.equal(resampled(50, 3, 7), resampled(50, 3, 7))
-    assert not torch.equal(resampled(50, 3, 7), resampled(50, 3, 8))
-    assert not torch.equal(resampled(50, 3, 7), resampled(50, 4, 7))
-    assert set(resampled(5, 0, 0).tolist()) <= set(range(5))
+    assert torch.equal(resample_indices(50, 3, 7), resample_indices(50, 3, 7))
+    assert not torch.equal(resample_indices(50, 3, 7), resample_indices(50, 3, 8))
+    assert not torch.equal(resample_indices(50, 3, 7), resample_indices(50, 4, 7))
+    assert set(resample_indices(5, 0, 0).tolist()) <= set(range(5))
 
 
 def test_a_resample_is_drawn_with_replacement_evenly() -> None:
-    counts = sum(torch.bincount(resampled(20, 0, number), minlength=20) for number in range(500))
+    counts = sum(torch.bincount(resample_indices(20, 0, number), minlength=20) for number in range(500))
     assert counts.min() > 400
     assert counts.max() < 600
-    assert len(resampled(1000, 0, 0).unique()) == pytest.approx(632, abs=40)
+    assert len(resample_indices(1000, 0, 0).unique()) == pytest.approx(632, abs=40)
 
 
 def test_without_resamples_or_finite_values_there_is_no_interval() -> None:
-    assert bootstrap(lambda _: {"x": 1.5}, 3, 0, 0) == {"x": Interval(1.5, None, None)}
-    assert bootstrap(lambda _: {"x": math.inf}, 3, 5, 0) == {"x": Interval(math.inf)}
+    assert bootstrap(lambda _: {"x": 1.5}, 3, 0, 0) == {"x": Estimate(1.5, None, None)}
+    assert bootstrap(lambda _: {"x": math.inf}, 3, 5, 0) == {"x": Estimate(math.inf)}

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from audio.metrics.frechet import enough_to_extrapolate, fit_gaussian, frechet_distance, frechet_infinity
+from audio.metrics.frechet import can_extrapolate, fit_gaussian, frechet_distance, frechet_infinity
 
 
 def drawn(clips: int, features: int, seed: int = 0) -> torch.Tensor:
@@ -61,15 +61,15 @@ def test_extrapolation_takes_out_the_bias_of_few_clips() -> None:
 
 
 def test_extrapolation_needs_halves_of_full_rank() -> None:
-    assert not enough_to_extrapolate(2049, 1024)
-    assert enough_to_extrapolate(2050, 1024)
+    assert not can_extrapolate(2049, 1024)
+    assert can_extrapolate(2050, 1024)
 
 
 def test_what_has_no_distance_is_refused() -> None:
     reference = fit_gaussian(drawn(9, 3))
     with pytest.raises(ValueError, match=r"1 clip\(s\) have no covariance"):
         frechet_distance(reference, drawn(1, 3))
-    with pytest.raises(ValueError, match="have 4 features, their reference 3"):
+    with pytest.raises(ValueError, match="have 4 features, but the reference has 3"):
         frechet_distance(reference, drawn(9, 4))
     broken = drawn(9, 3)
     broken[5, 1] = torch.nan

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from audio.evaluation.judgement import Judgement
 from audio.metrics.frechet import fit_gaussian, frechet_distance
 from audio.metrics.inception import am_score, inception_score, modified_inception_score
+from audio.metrics.predictions import Predictions
 from audio.metrics.published import published_inception_score, published_modified_inception_score
 from audio.metrics.suite import Suite
 from tests.audio.metrics.cases import sure
@@ -14,24 +14,24 @@ CLASSES = ("a", "b", "c")
 CPU = torch.device("cpu")
 
 
-def judgement(counts: list[int], seed: int, features: int = 6) -> Judgement:
+def predictions(counts: list[int], seed: int, features: int = 6) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     clips = torch.randn(sum(counts), features, generator=generator)
-    return Judgement(clips, sure(counts, seed=seed))
+    return Predictions(clips, sure(counts, seed=seed))
 
 
 @pytest.fixture(scope="module")
-def train() -> Judgement:
-    return judgement([30, 30, 30], 0)
+def train() -> Predictions:
+    return predictions([30, 30, 30], 0)
 
 
 @pytest.fixture(scope="module")
-def suite(train: Judgement) -> Suite:
+def suite(train: Predictions) -> Suite:
     return Suite(train, CLASSES, CPU)
 
 
-def test_every_metric_is_its_function(train: Judgement, suite: Suite) -> None:
-    clips = judgement([20, 40, 0], 1)
+def test_every_metric_is_its_function(train: Predictions, suite: Suite) -> None:
+    clips = predictions([20, 40, 0], 1)
     values = {name: interval.value for name, interval in suite.measure(clips).items()}
     assert values["fid"] == pytest.approx(frechet_distance(fit_gaussian(train.features), clips.features))
     assert values["is"] == inception_score(clips.log_probabilities)
@@ -43,7 +43,7 @@ def test_every_metric_is_its_function(train: Judgement, suite: Suite) -> None:
 
 
 def test_paper_mode_changes_two_scores(suite: Suite) -> None:
-    clips = judgement([20, 40, 0], 1)
+    clips = predictions([20, 40, 0], 1)
     correct, paper = suite.measure(clips), suite.measure(clips, "paper")
     assert paper["is"].value == published_inception_score(clips.log_probabilities)
     assert paper["mis"].value == published_modified_inception_score(clips.log_probabilities)
@@ -51,7 +51,7 @@ def test_paper_mode_changes_two_scores(suite: Suite) -> None:
 
 
 def test_intervals_hold_their_values_and_do_not_change(suite: Suite) -> None:
-    clips = judgement([20, 20, 20], 1)
+    clips = predictions([20, 20, 20], 1)
     first, again = (suite.measure(clips, resamples=5, seed=3) for _ in range(2))
     assert first == again
     for interval in first.values():
@@ -59,7 +59,7 @@ def test_intervals_hold_their_values_and_do_not_change(suite: Suite) -> None:
     assert first["fid"].low < first["fid"].high
 
 
-def test_the_training_clips_are_at_no_distance_from_themselves(train: Judgement, suite: Suite) -> None:
+def test_the_training_clips_are_at_no_distance_from_themselves(train: Predictions, suite: Suite) -> None:
     metrics = suite.measure(train)
     assert metrics["fid"].value == pytest.approx(0, abs=1e-9)
     assert metrics["ndb"].value == 0
@@ -67,7 +67,7 @@ def test_the_training_clips_are_at_no_distance_from_themselves(train: Judgement,
 
 def test_few_clips_are_measured_with_notes(suite: Suite) -> None:
     assert suite.notes(100) == []
-    few = judgement([2, 1, 0], 1)
+    few = predictions([2, 1, 0], 1)
     metrics = suite.measure(few, resamples=2)
     assert "fid_infinity" not in metrics
     rank, extrapolated = suite.notes(3)
@@ -76,8 +76,8 @@ def test_few_clips_are_measured_with_notes(suite: Suite) -> None:
 
 
 def test_few_training_clips_are_used_with_notes() -> None:
-    suite = Suite(judgement([2, 2, 1], 0), CLASSES, CPU)
-    assert "ndb" not in suite.measure(judgement([5, 5, 5], 1))
+    suite = Suite(predictions([2, 2, 1], 0), CLASSES, CPU)
+    assert "ndb" not in suite.measure(predictions([5, 5, 5], 1))
     notes = " ".join(suite.notes(100))
     assert "The reference's 5 clips" in notes
     assert "that needs 50 training clips" in notes
@@ -85,4 +85,4 @@ def test_few_training_clips_are_used_with_notes() -> None:
 
 def test_one_clip_has_no_metrics(suite: Suite) -> None:
     with pytest.raises(ValueError, match="have no covariance"):
-        suite.measure(judgement([1, 0, 0], 1))
+        suite.measure(predictions([1, 0, 0], 1))

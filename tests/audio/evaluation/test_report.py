@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audio.metrics.selection import select_by_likelihood
+from audio.evaluation.report import select_by_likelihood
 
 
 def test_the_bottom_40_and_the_top_5_per_cent_are_left_out() -> None:

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from audio.evaluation.classifier import Classifier, ClassifierConfig
-from audio.evaluation.judgement import (
+from audio.evaluation.mel import CLIP
+from audio.evaluation.trained_classifier import (
     FILE,
-    Judgement,
     TrainedClassifier,
-    Training,
-    judge,
+    TrainingRecord,
     load_classifier,
+    predict,
     require_classes,
     save_classifier,
 )
-from audio.evaluation.mel import CLIP
+from audio.metrics.predictions import Predictions
 from core.checkpoints.checkpoint import CheckpointError, save_checkpoint
 
 CPU = torch.device("cpu")
-TRAINING = Training(
+TRAINING = TrainingRecord(
     "digits", "ab" * 32, "mulaw", {"train": 5, "valid": 1, "test": 2}, ("no", "yes"), {"test": 0.5}, 1.5
 )
 
@@ -37,7 +37,7 @@ def clips(rows: int) -> torch.Tensor:
 
 
 def test_batches_make_no_difference(model: Classifier) -> None:
-    whole, parts = judge(model, [clips(7)]), judge(model, clips(7).split(3))
+    whole, parts = predict(model, [clips(7)]), predict(model, clips(7).split(3))
     torch.testing.assert_close(whole.features, parts.features, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(whole.log_probabilities, parts.log_probabilities, atol=1e-5, rtol=1e-4)
     expected = model(clips(7))[:, 0].double().log_softmax(dim=1)
@@ -48,24 +48,24 @@ def test_log_probabilities_stay_finite_where_float32_gives_up(model: Classifier)
     with torch.no_grad():
         sure = Classifier(model.config)
         sure.head.weight.mul_(1e6)
-        log_probabilities = judge(sure, [clips(3)]).log_probabilities
+        log_probabilities = predict(sure, [clips(3)]).log_probabilities
     assert log_probabilities.isfinite().all()
     assert (log_probabilities.exp().float() == 0).any()
 
 
 def test_classes_and_confidence() -> None:
     probabilities = torch.tensor([[0.1, 0.9], [0.7, 0.3]], dtype=torch.float64)
-    judgement = Judgement(torch.zeros(2, 4), probabilities.log())
-    assert judgement.classes.tolist() == [1, 0]
-    assert judgement.confidence.tolist() == pytest.approx([0.9, 0.7])
-    assert judgement.accuracy(torch.tensor([1, 1])) == 0.5
+    predictions = Predictions(torch.zeros(2, 4), probabilities.log())
+    assert predictions.classes.tolist() == [1, 0]
+    assert predictions.confidence.tolist() == pytest.approx([0.9, 0.7])
+    assert predictions.accuracy(torch.tensor([1, 1])) == 0.5
 
 
 def test_features_that_are_not_finite_are_refused(model: Classifier) -> None:
     broken = Classifier(model.config)
     torch.nn.init.constant_(broken.stem[0].weight, torch.nan)
     with pytest.raises(ValueError, match="features of clip 0 are not finite"):
-        judge(broken, [clips(2)])
+        predict(broken, [clips(2)])
 
 
 def test_a_file_brings_back_the_classifier_and_what_it_was_trained_on(
@@ -76,17 +76,17 @@ def test_a_file_brings_back_the_classifier_and_what_it_was_trained_on(
     assert loaded.training == TRAINING
     assert len(loaded.sha256) == 64
     assert loaded.sha256 == load_classifier(tmp_path / FILE, CPU).sha256
-    torch.testing.assert_close(judge(loaded.model, [clips(2)]), judge(model, [clips(2)]), rtol=0, atol=0)
+    torch.testing.assert_close(predict(loaded.model, [clips(2)]), predict(model, [clips(2)]), rtol=0, atol=0)
     save_classifier(tmp_path / "other", model, replace(TRAINING, data="sc09"), step=3)
     assert load_classifier(tmp_path / "other", CPU).sha256 != loaded.sha256
 
 
 def test_another_kind_of_checkpoint_is_refused(model: Classifier, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "step", model, {"model": {}}, {"step": 1})
-    with pytest.raises(CheckpointError, match="step is not of a classifier"):
+    with pytest.raises(CheckpointError, match="step is not a classifier"):
         load_classifier(tmp_path / "step", CPU)
     save_checkpoint(tmp_path / "old", model, {"model": {}, "training": {"data": "digits"}}, {"step": 1})
-    with pytest.raises(CheckpointError, match="old is of another version of Helixwave: train it again"):
+    with pytest.raises(CheckpointError, match="old was written by another version of Helixwave"):
         load_classifier(tmp_path / "old", CPU)
     with pytest.raises(CheckpointError, match=r"There is no checkpoint .*classifier\.safetensors"):
         load_classifier(tmp_path, CPU)
@@ -96,5 +96,5 @@ def test_another_set_of_classes_is_refused(model: Classifier) -> None:
     trained = TrainedClassifier(model, TRAINING, Path("c"), "0")
     require_classes(trained, ("no", "yes"), "mine")
     for classes in (("yes", "no"), ("no",), ()):
-        with pytest.raises(ValueError, match="tells no, yes apart, but mine has the classes"):
+        with pytest.raises(ValueError, match="has the classes no, yes, but mine has the classes"):
             require_classes(trained, classes, "mine")
