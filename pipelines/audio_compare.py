@@ -23,6 +23,7 @@ import torch
 
 from audio.data.windows import clip_windows
 from audio.evaluation.likelihood import likelihood
+from core.settings import setting_differences
 from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, World, lone_world
 from core.training.metrics import read_metrics
@@ -110,12 +111,12 @@ def planned(config: Config) -> list[Run]:
 def settle(config: Config, folder: Path, world: World) -> None:
     """Keep the settings of the comparison in its folder; ConfigError where it was begun with others."""
     open_audio_data(config.data, world)  # raises before there is a folder
-    path, now = folder / SETTINGS, json.loads(json.dumps(asdict(replace(config, publish=None))))
+    path, now = folder / SETTINGS, asdict(replace(config, publish=None))
     before = json.loads(path.read_text()) if path.exists() else now
-    if different := [key for key in now if before[key] != now[key]]:
+    if differences := setting_differences(before, now):
         raise ConfigError(
-            f"The comparison in {folder} was begun with other settings of {', '.join(different)}: give those "
-            "again, or choose another run.dir."
+            f"The comparison in {folder} has other settings: {'; '.join(differences)}. Restore these values, "
+            "or choose another run.dir."
         )
     folder.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(path) as temporary:

@@ -29,11 +29,10 @@ from core.training import NonFiniteError, World, joined_world
 from core.training.metrics import read_metrics
 from pipelines import dna_pretrain
 from pipelines.common.cli import command
-from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.config import RunConfig, parse_config, require_same_settings, run_state
 from pipelines.common.dna_sizes import SIZES, sized_model
 from pipelines.common.dna_validation import read_table
 from pipelines.common.publication import check_publish
-from pipelines.common.run_state import require_same_settings, run_state
 from pipelines.common.scaling_table import publish, results_text, write_results
 
 DIVERGED = "diverged.txt"
@@ -155,7 +154,7 @@ def cell_of(config: Config, size: str, length: int, learning_rate: float) -> Cel
 
 def checked_state(cell: Cell) -> str:
     """The state of a run; ConfigError, naming the keys, if it was begun with other settings."""
-    require_same_settings(cell.folder, cell.config, besides=("data.sha256", "data.valid_sha256", "resume"))
+    require_same_settings(cell.folder, cell.config, ignored=("data.sha256", "data.valid_sha256", "resume"))
     return cell.state
 
 

@@ -29,10 +29,9 @@ from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, mea
 from core.training import RunFolder, Stage, TrainingConfig, World, lone_world, staged, train
 from core.training.step import autocast
 from pipelines.common.cli import command
-from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.config import RunConfig, parse_config, require_same_settings, run_state
 from pipelines.common.plots import save
 from pipelines.common.publication import read_published
-from pipelines.common.run_state import require_same_settings, run_state
 from pipelines.common.table_columns import Row
 
 HELD_OUT_SEED = -1  # no seed of a training

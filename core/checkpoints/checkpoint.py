@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from core.settings import setting_differences
 from core.storage.atomic import replaced_atomically
 
 FORMAT_VERSION = 1
@@ -167,13 +168,7 @@ def run_folder_of(checkpoint: Path) -> Path:
 
 def require_same_model(header: Header, config: Mapping[str, Any]) -> None:
     """Raise CheckpointError, naming the keys, if `config["model"]` is not that of the checkpoint."""
-    stored = _flat(header.config.get("model", {}), "model")
-    wanted = _flat(json.loads(json.dumps(config.get("model", {}))), "model")
-    differences = [
-        f"{key} is {stored.get(key, 'absent')} there and {wanted.get(key, 'absent')} here"
-        for key in sorted(stored.keys() | wanted.keys())
-        if stored.get(key, "absent") != wanted.get(key, "absent")
-    ]
+    differences = setting_differences(header.config.get("model", {}), config.get("model", {}), prefix="model")
     if differences:
         raise CheckpointError(
             f"The checkpoint {header.path} is of another model: {'; '.join(differences)}. "
@@ -253,11 +248,3 @@ def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}.{name}").items()
-    }

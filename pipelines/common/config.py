@@ -1,74 +1,88 @@
-"""Configurations: the defaults of a dataclass, then a YAML file, then `key=value` arguments.
+"""Configurations: defaults of a dataclass, overridden by a YAML file, then by `key=value` arguments.
 
-A schema is a dataclass of plain values and of further dataclasses; `metadata={"help": ...}` of a field is its
-line in `--help`. OmegaConf merges and checks the types. Values are data only: nothing in a configuration is
-ever executed, interpolated or looked up.
+A schema is a dataclass of plain values and of further dataclasses, frozen or not. `metadata={"help": ...}` of
+a field is its line in `--help`. OmegaConf merges and checks the types. Values are data only: no configuration
+executes code, interpolates, or reads the environment.
 """
 
+import dataclasses
+import difflib
+import textwrap
+import types
 import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.settings import setting_differences
 from core.suggestion import did_you_mean
-from pipelines.common.schema import Key, flag_names, help_text, nearest, schema_keys, type_text
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+WIDTH, INDENT = 100, 6 * " "
 Schema = TypeVar("Schema")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used: what is wrong, where it was given, and what to do."""
+    """Unusable configuration: the message names the key, its origin and the remedy."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunConfig:
-    """Where a run writes. `resume=true` continues it with the configuration it was started with."""
+    """Folder of a run. `resume=true` continues the run with the configuration it was started with."""
 
-    dir: str = field(metadata={"help": "the run's own folder"})
+    dir: str = field(metadata={"help": "folder of the run"})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One value that the user gave, and where: a line of a file, or an argument."""
+    """Value given by the user, with its origin: a line of a file, or an argument."""
 
     key: str
     value: Any
     where: str
 
 
-def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, description: str) -> Schema:
-    """Read a pipeline's command line: `[--config NAME|FILE] [--flag ...] [key=value ...]`, or `--help`.
+@dataclass(frozen=True)
+class Key:
+    """Key of a schema: type, default (MISSING if required), and help."""
 
-    A true-or-false key of the top level may also be given as a flag: `--dry-run` is `dry_run=true`. Later
-    settings win over earlier ones, arguments over the file; with `resume=true` both win over the config.yaml
-    in run.dir. `--help` prints every key and exits with 0.
-    Raises ConfigError for an unknown key, a wrong type, a missing value, an absent file, or one not in YAML,
-    and for a run that is to be resumed and has no folder.
+    type: Any
+    default: Any
+    help: str
+
+
+def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, description: str) -> Schema:
+    """Parse a pipeline's command line: `[--config NAME|FILE] [--flag ...] [key=value ...]`, or `--help`.
+
+    A boolean key of the top level is also a flag: `--dry-run` is `dry_run=true`. Later settings override
+    earlier ones, and arguments override the file. With `resume=true`, both override the config.yaml in
+    run.dir. `--help` prints every key and exits with 0.
+    Raises ConfigError for an unknown key, a wrong type, a missing value, a missing file, invalid YAML, and
+    for `resume=true` without a run folder.
     """
     known = schema_keys(schema)
     if "--help" in arguments or "-h" in arguments:
         print(help_text(known, script, description, config_names()))
         raise SystemExit(0)
     file, given = _split(list(arguments), known)
-    chosen = read_yaml(file) if file is not None else []
-    return merge(schema, [*_resumed([*chosen, *given], known), *chosen, *given])
+    settings = [*(read_yaml(file) if file is not None else []), *given]
+    return merge(schema, [*_stored_settings(settings, known), *settings])
 
 
 def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
-    """The schema's defaults overlaid by the settings in order, as an instance of the schema.
+    """Return an instance of the schema: its defaults, overridden by the settings in order.
 
-    Raises ConfigError for the first setting whose key or type does not fit the schema, and for no value.
+    Raises ConfigError for the first setting with an unknown key or a wrong type, and for a missing value.
     """
     known = schema_keys(schema)
     config = OmegaConf.structured(schema)
     for key in known:
-        OmegaConf.set_readonly(_parent(config, key)[0], False)  # a frozen dataclass is still being made
+        OmegaConf.set_readonly(_parent(config, key)[0], False)  # frozen dataclasses are read-only
     for setting in settings:
         if setting.key not in known:
             raise ConfigError(_unknown(setting, list(known)))
@@ -83,20 +97,20 @@ def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
         except (TypeError, OmegaConfBaseException) as error:
             expected = type_text(known[setting.key].type)
             raise ConfigError(
-                f"{setting.where}: {setting.key} should be {expected}, but is {setting.value!r}."
+                f"{setting.where}: {setting.key} is {setting.value!r}; it must be {expected}."
             ) from error
-    absent = [key for key in known if OmegaConf.is_missing(*_parent(config, key))]
-    if absent:
+    missing = [key for key in known if OmegaConf.is_missing(*_parent(config, key))]
+    if missing:
         raise ConfigError(
-            f"No value for {', '.join(absent)}. Give it as argument {absent[0]}=..., or in a --config file."
+            f"{', '.join(missing)} must be given: as an argument {missing[0]}=..., or in a --config file."
         )
     return typing.cast(Schema, OmegaConf.to_object(config))
 
 
 def read_yaml(file: str) -> list[Setting]:
-    """The settings of a YAML file, each with its line. `file` is a path, or a name in pipelines/configs.
+    """Read the settings of a YAML file, each with its line. `file` is a path, or a name in pipelines/configs.
 
-    Raises ConfigError if there is no such file, or it is not YAML, not a mapping, or gives a key twice.
+    Raises ConfigError if the file is missing, is not YAML or not a mapping, or repeats a key.
     """
     path = _find(file)
     loader = yaml.SafeLoader(_read_text(path))
@@ -116,35 +130,61 @@ def read_yaml(file: str) -> list[Setting]:
     for setting in settings:
         if setting.key in seen:
             raise ConfigError(
-                f"{setting.where}: {setting.key} is given a second time; first in {seen[setting.key]}."
+                f"{setting.where}: {setting.key} is repeated; it was first given in {seen[setting.key]}."
             )
         seen[setting.key] = setting.where
     return settings
 
 
 def config_names() -> list[str]:
-    """The names that --config knows."""
+    """Return the names of the configurations in pipelines/configs."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def _resumed(settings: list[Setting], known: dict[str, Key]) -> list[Setting]:
-    """What the run that `resume` and `run.dir` name was started with; nothing if it has not begun.
+def run_state(folder: Path) -> str:
+    """Return new, started or finished."""
+    if (folder / "summary.json").exists():
+        return "finished"
+    return "started" if (folder / "config.yaml").exists() else "new"
 
-    Raises ConfigError if there is no such folder.
+
+def require_same_settings(folder: Path, config: Any, ignored: Collection[str] = ()) -> None:
+    """Raise ConfigError, naming the keys, if a run folder's config.yaml differs from `config`.
+
+    config: an instance of the run's schema. The keys in `ignored` may differ, and so may run.dir, because a
+    folder can be moved. A folder without config.yaml has no settings to compare.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return
+    stored = merge(type(config), read_yaml(str(file)))
+    differences = setting_differences(asdict(stored), asdict(config), {"run.dir", *ignored})
+    if differences:
+        raise ConfigError(
+            f"The run in {folder} has other settings: {'; '.join(differences)}. Restore these values, or "
+            "choose another run.dir."
+        )
+
+
+def _stored_settings(settings: list[Setting], known: dict[str, Key]) -> list[Setting]:
+    """Return the settings stored in run.dir if `resume` is true; empty if the run has not started.
+
+    Raises ConfigError if run.dir does not exist.
     """
     last = {key: entry.default for key, entry in known.items()} | {s.key: s.value for s in settings}
     if last.get("resume") is not True or "run.dir" not in last:
         return []
     file = Path(str(last["run.dir"])) / "config.yaml"
     if not file.parent.is_dir():
-        raise ConfigError(f"There is no run folder {file.parent} to resume; check its name.")
+        raise ConfigError(f"There is no run folder {file.parent} to resume. Check run.dir.")
     if not file.is_file():
         return []
-    return [*read_yaml(str(file)), Setting("run.dir", str(file.parent), str(file))]  # it may have been moved
+    # the folder may have moved since it stored its own path
+    return [*read_yaml(str(file)), Setting("run.dir", str(file.parent), str(file))]
 
 
 def _split(arguments: list[str], known: dict[str, Key]) -> tuple[str | None, list[Setting]]:
-    """The file of `--config`, and the settings of the remaining arguments."""
+    """Return the file of `--config`, and the settings of the other arguments."""
     file, settings = None, []
     while arguments:
         argument = arguments.pop(0)
@@ -161,22 +201,22 @@ def _split(arguments: list[str], known: dict[str, Key]) -> tuple[str | None, lis
 
 
 def _flag(argument: str, known: dict[str, Key]) -> Setting:
-    """`--dry-run` as the setting dry_run=true."""
+    """Return `--dry-run` as the setting dry_run=true."""
     name = argument[2:].replace("-", "_")
     if name not in flag_names(known):
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in ("help", "config", *flag_names(known)))
         raise ConfigError(
-            f"argument {argument}: there is no such option; there are {flags}. Keys are key=value."
+            f"argument {argument}: there is no such option. Options are {flags}; keys are key=value."
         )
     return Setting(name, True, f"argument {argument}")
 
 
 def _argument(argument: str, known: dict[str, Key]) -> Setting:
-    """`key=value` as a setting. A text is taken as it stands; any other value is read as YAML."""
+    """Return `key=value` as a setting. A text is taken literally; any other value is YAML."""
     key, equals, text = argument.partition("=")
     where = f"argument {argument!r}"
     if not equals or not key:
-        raise ConfigError(f"{where} is not of the form key=value; --help lists the keys.")
+        raise ConfigError(f"{where} is not of the form key=value. --help lists the keys.")
     if key in known and known[key].type in (str, str | None) and text != "null":
         return Setting(key, text, where)
     try:
@@ -189,7 +229,7 @@ def _settings(node: yaml.Node, loader: yaml.SafeLoader, path: Path, prefix: str)
     """Flatten a YAML mapping to its leaves. Lists are leaves."""
     if not isinstance(node, yaml.MappingNode):
         where = f"{path}, line {node.start_mark.line + 1}"
-        raise ConfigError(f"{where}: a configuration is 'key: value' lines, but this is {node.id}.")
+        raise ConfigError(f"{where}: a configuration must be 'key: value' lines, not a {node.id}.")
     for key_node, value_node in node.value:
         key = f"{prefix}{key_node.value}"
         if isinstance(value_node, yaml.MappingNode):
@@ -207,8 +247,8 @@ def _find(file: str) -> Path:
         names = config_names()
         hint = did_you_mean(file, names)
         raise ConfigError(
-            f"--config {file}: there is no such file, nor a configuration of that name. "
-            f"{hint + ' ' if hint else ''}There are {', '.join(names)}."
+            f"--config {file}: there is no file or configuration of this name. "
+            f"{hint + ' ' if hint else ''}Configurations are {', '.join(names)}."
         )
     return Path(file)
 
@@ -217,7 +257,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file in UTF-8 (byte {error.start}).") from error
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}).") from error
 
 
 def _unknown(setting: Setting, known: list[str]) -> str:
@@ -236,7 +276,7 @@ def _holds_interpolation(value: Any) -> bool:
 
 
 def _require_plain(value: Any) -> None:
-    """Raise TypeError for a list that is not of plain values, as YAML reads [a: 1-9]; OmegaConf takes it."""
+    """Raise TypeError for a nested list or mapping, as YAML reads [a: 1-9]; OmegaConf would accept it."""
     if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
         raise TypeError("a list holds another list or a mapping")
 
@@ -244,3 +284,89 @@ def _require_plain(value: Any) -> None:
 def _parent(config: Any, key: str) -> tuple[Any, str]:
     group, _, name = key.rpartition(".")
     return (OmegaConf.select(config, group) if group else config), name
+
+
+def schema_keys(schema: type, prefix: str = "") -> dict[str, Key]:
+    """Return every dotted key of a schema, in order of declaration."""
+    keys: dict[str, Key] = {}
+    hints = typing.get_type_hints(schema)
+    for item in dataclasses.fields(schema):
+        kind, key = hints[item.name], f"{prefix}{item.name}"
+        default = _default(item)
+        if not dataclasses.is_dataclass(kind):
+            keys[key] = Key(kind, default, item.metadata.get("help", ""))
+            continue
+        for name, inner in schema_keys(typing.cast(type, kind), f"{key}.").items():
+            value = inner.default if default == MISSING else _reach(default, name[len(key) + 1 :])
+            keys[name] = dataclasses.replace(inner, default=value)
+    return keys
+
+
+def flag_names(known: Mapping[str, Key]) -> list[str]:
+    """Return the boolean keys of the top level, which are also flags --name."""
+    return [key for key, entry in known.items() if entry.type is bool and "." not in key]
+
+
+def nearest(key: str, known: Sequence[str]) -> list[str]:
+    """Return at most three keys with a last part similar to that of `key`, the most similar first."""
+
+    def similarity(candidate: str) -> tuple[float, float]:
+        last = difflib.SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio()
+        return last, difflib.SequenceMatcher(None, key, candidate).ratio()
+
+    similar = [candidate for candidate in known if similarity(candidate)[0] > 0.6]
+    return sorted(similar, key=similarity, reverse=True)[:3]
+
+
+def help_text(known: Mapping[str, Key], script: str, description: str, configs: Iterable[str]) -> str:
+    """Return the page that `--help` prints: usage, description, configurations, and every key."""
+    flags = "".join(f" [--{name.replace('_', '-')}]" for name in flag_names(known))
+    lines = [
+        f"usage: python -m pipelines.{script} [--config NAME|FILE]{flags} [key=value ...]",
+        "",
+        description.strip(),
+        "",
+        f"--config takes a YAML file, or a name in pipelines/configs: {', '.join(configs)}.",
+        "An argument key=value overrides the file; the file overrides the default.",
+        "",
+        "keys:",
+    ]
+    for key, entry in known.items():
+        default = "required" if entry.default == MISSING else f"default {_value_text(entry.default)}"
+        lines += [f"  {key}  ({type_text(entry.type)}; {default})"]
+        lines += textwrap.wrap(entry.help, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return "\n".join(lines)
+
+
+def type_text(kind: Any) -> str:
+    """Return a type in plain words."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_text(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is list:
+        return f"a list, each {type_text(arguments[0])}"
+    if origin is tuple:
+        return f"a list of {len(arguments)}, each {type_text(arguments[0])}"
+    if kind is Any:
+        return "a value"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    return plain.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _reach(instance: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        instance = getattr(instance, name)
+    return instance
+
+
+def _value_text(value: Any) -> str:
+    """Return a default as YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.settings import setting_differences
 from core.storage.atomic import replaced_atomically
 
 DECODER = "decoder."
@@ -65,12 +66,7 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> SavedState | None:
 
 def require_same(settings: Mapping[str, Any], stored: Mapping[str, Any], path: Path) -> None:
     """Raise ValueError, naming the keys, unless the settings are those that `path` was written with."""
-    here = json.loads(json.dumps(settings))
-    differences = [
-        f"{key} is {stored.get(key)} there and {here.get(key)} here"
-        for key in here | dict(stored)
-        if here.get(key) != stored.get(key)
-    ]
+    differences = setting_differences(stored, settings)
     if differences:
         raise ValueError(
             f"{path} is of a run with other settings: {'; '.join(differences)}. Give them their old values "

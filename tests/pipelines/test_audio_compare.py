@@ -81,7 +81,9 @@ def test_a_comparison_has_one_set_of_settings(clips: Path, capsys: pytest.Captur
     assert compare(clips, "ablation_seconds=0") == 0
     assert {row["table"] for row in table()} == {"models"}
     assert compare(clips, "ablation_seconds=0", "seconds=0.3", "train.batch_size=3") == 1
-    assert "begun with other settings of train, seconds" in capsys.readouterr().err
+    assert (
+        "train.batch_size is 2 there and 3 here; seconds is 0.2 there and 0.3 here" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

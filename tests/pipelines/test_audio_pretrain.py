@@ -21,8 +21,7 @@ from core.checkpoints.checkpoint import CheckpointError
 from core.models.multiscale import MultiscaleModel
 from pipelines import audio_pretrain
 from pipelines.common.audio_data import AudioCheckpoint, trained_model
-from pipelines.common.config import CONFIGS, merge, parse_config, read_yaml
-from pipelines.common.schema import schema_keys
+from pipelines.common.config import CONFIGS, merge, parse_config, read_yaml, schema_keys
 from tests.audio.conftest import noise, write_clips
 from tests.pipelines.conftest import TINY_AUDIO
 from tests.pipelines.test_dna_pretrain import ROOT, events
@@ -188,14 +187,14 @@ class TestBadInput:
             (["data.length=0"], "length"),
             (["data.keep_rest=false", "data.length=5000"], "No window of 5,000 samples fits"),
             (["data.validation_windows=0"], "data.validation_windows is 0"),
-            (["data.quantizer=alaw"], "data.quantizer should be"),
+            (["data.quantizer=alaw"], "data.quantizer is 'alaw'; it must be"),
             (["data.sha256=0"], "does not hold the clips that are meant"),
             (["data.source=folder", "data.conditional=true"], "data.conditional needs classes"),
             (["data.packed=true", "model.kind=wavenet"], "A wavenet cannot read packed windows"),
             (["data.packed=true", "train.backpropagation_length=8"], "Packed windows are never cut"),
             (["model.unet.pools=[]"], "pools"),
             (["model.unet.outer.selective=[E]"], "selective"),
-            (["model.kind=transformer"], "model.kind should be"),
+            (["model.kind=transformer"], "model.kind is 'transformer'; it must be"),
         ],
     )
     def test_configuration(

@@ -30,7 +30,7 @@ from pipelines import audio_sample
 from pipelines.common import sampling
 from pipelines.common.audio_data import trained_model
 from pipelines.common.audio_model import AudioModelConfig, new_model
-from pipelines.common.schema import schema_keys
+from pipelines.common.config import schema_keys
 from tests.audio.conftest import noise, tone
 from tests.pipelines.conftest import PIECE
 

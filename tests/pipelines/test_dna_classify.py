@@ -19,11 +19,10 @@ from core.checkpoints.checkpoint import save_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 from pipelines import dna_classify, dna_species_pretrain
-from pipelines.common.config import merge, read_yaml
+from pipelines.common.config import merge, read_yaml, schema_keys
 from pipelines.common.dna_classification import probabilities
 from pipelines.common.dna_classifier import best_checkpoint, trained_classifier
 from pipelines.common.dna_species_data import open_set, split_windows
-from pipelines.common.schema import schema_keys
 from tests.bio.conftest import random_bases, write_fasta
 from tests.bio.species_sets import NAMES, markov_species, two_species, write_set
 

@@ -10,8 +10,8 @@ import torch
 from bio.genome.vocabulary import encode
 from core.models.classifier import pooled_hidden
 from pipelines import dna_embed
+from pipelines.common.config import schema_keys
 from pipelines.common.dna import trained_model
-from pipelines.common.schema import schema_keys
 from tests.bio.conftest import random_bases, write_fasta
 
 TEXTS = {"a": random_bases(130), "b": random_bases(64, 1), "c": random_bases(101, 2)}

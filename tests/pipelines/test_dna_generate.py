@@ -14,8 +14,8 @@ from core.checkpoints.checkpoint import save_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from pipelines import dna_generate
 from pipelines.common import sampling
+from pipelines.common.config import schema_keys
 from pipelines.common.sampling_state import SavedState, save_state
-from pipelines.common.schema import schema_keys
 
 
 def generate(run: Path, *arguments: str) -> dict[str, str]:

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import dna_pretrain
-from pipelines.common.config import merge, read_yaml
-from pipelines.common.schema import schema_keys
+from pipelines.common.config import merge, read_yaml, schema_keys
 from tests.pipelines.conftest import TINY, write_fasta
 
 ROOT = Path(__file__).parents[2]

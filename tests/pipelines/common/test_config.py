@@ -1,15 +1,28 @@
-"""Configurations: file over default, argument over file, and one clear error for everything else."""
+"""Configurations: the file overrides defaults, arguments override the file, and errors are clear."""
 
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from omegaconf import MISSING
 
 from pipelines.common import config
-from pipelines.common.config import ConfigError, parse_config, read_yaml
-from pipelines.common.schema import schema_keys
+from pipelines.common.config import (
+    ConfigError,
+    Key,
+    RunConfig,
+    flag_names,
+    help_text,
+    merge,
+    nearest,
+    parse_config,
+    read_yaml,
+    require_same_settings,
+    run_state,
+    schema_keys,
+    type_text,
+)
 
 
 @dataclass
@@ -17,7 +30,7 @@ class Data:
     fasta: str = field(metadata={"help": "the genome"})
     bed: str | None = field(default=None, metadata={"help": "the intervals"})
     length: int = field(default=1024, metadata={"help": "bases in a window"})
-    split: Literal["paper", "strict"] = field(default="strict", metadata={"help": "the rule of the splits"})
+    split: Literal["paper", "strict"] = field(default="strict", metadata={"help": "rule of the splits"})
 
 
 @dataclass
@@ -31,7 +44,7 @@ class Train:
 class Config:
     data: Data = field(default_factory=lambda: Data(fasta=MISSING, length=256))
     train: Train = field(default_factory=Train)
-    resume: bool = field(default=False, metadata={"help": "go on with the run"})
+    resume: bool = field(default=False, metadata={"help": "continue the run"})
 
 
 def parse(*arguments: str) -> Config:
@@ -198,3 +211,118 @@ def test_help_lists_every_key_with_type_default_and_help(capsys: pytest.CaptureF
     assert "data.fasta  (text; required)" in page
     assert "data.length  (a whole number; default 256)" in page
     assert "data.bed  (text or null; default null)" in page
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    path: str = field(metadata={"help": "file"})
+    lengths: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "lengths"})
+
+
+@dataclass(frozen=True)
+class Frozen:
+    part: FrozenPart = field(default_factory=lambda: FrozenPart(path=MISSING, lengths=[3]))
+    train: Train = field(default_factory=Train)
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/x"))
+
+    def __post_init__(self) -> None:
+        if self.train.lr <= 0:
+            raise ValueError(f"train.lr is {self.train.lr}; it must be positive.")
+
+
+def test_a_frozen_schema_is_parsed_and_stays_frozen(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("part:\n  lengths: [4, 5]\n")
+    arguments = ["--config", str(file), "part.path=x", "train.lr=0.5", "run.dir=r"]
+    parsed = parse_config(Frozen, arguments, "script", "")
+    assert parsed == Frozen(FrozenPart("x", [4, 5]), Train(0.5), RunConfig("r"))
+    assert parse_config(Frozen, ["part.path=x"], "script", "").part.lengths == [3]
+    for part, key in ((parsed, "train"), (parsed.part, "path"), (parsed.run, "dir")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, key, None)
+    with pytest.raises(ConfigError, match=r"part\.lengths"):
+        parse_config(Frozen, ["part.path=x", "part.lengths=many"], "script", "")
+    with pytest.raises(ValueError, match=r"train.lr is -1.0"):
+        parse_config(Frozen, ["part.path=x", "train.lr=-1"], "script", "")
+
+
+def test_a_run_with_other_settings_is_refused_by_key(tmp_path: Path) -> None:
+    config = merge(Frozen, read_yaml(str(_run_yaml(tmp_path, "part: {path: x}\ntrain: {lr: 0.5}\n"))))
+    folder = tmp_path / "run"
+    require_same_settings(folder, config)
+    assert run_state(folder) == "new"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("part: {path: x}\ntrain: {lr: 0.25}\nrun: {dir: moved}\n")
+    assert run_state(folder) == "started"
+    with pytest.raises(ConfigError, match=r"train\.lr is 0\.25 there and 0\.5 here") as caught:
+        require_same_settings(folder, config)
+    assert "run.dir is" not in str(caught.value)
+    require_same_settings(folder, config, ignored=("train.lr",))
+    (folder / "summary.json").write_text("{}")
+    assert run_state(folder) == "finished"
+
+
+def _run_yaml(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+@dataclass
+class Part:
+    path: str
+    count: int = field(default=1, metadata={"help": "number"})
+
+
+@dataclass
+class Whole:
+    first: Part = field(default_factory=lambda: Part(path=MISSING, count=5))
+    second: Part = field(default_factory=lambda: Part("there"))
+    names: list[str] = field(default_factory=list)
+    dry_run: bool = False
+
+
+def test_keys_are_dotted_and_carry_the_defaults_of_their_place() -> None:
+    assert schema_keys(Whole) == {
+        "first.path": Key(str, MISSING, ""),
+        "first.count": Key(int, 5, "number"),
+        "second.path": Key(str, "there", ""),
+        "second.count": Key(int, 1, "number"),
+        "names": Key(list[str], [], ""),
+        "dry_run": Key(bool, False, ""),
+    }
+
+
+def test_only_true_or_false_keys_of_the_top_level_are_flags() -> None:
+    assert flag_names(schema_keys(Whole)) == ["dry_run"]
+
+
+def test_neighbours_are_alike_in_their_own_name_not_only_in_their_group() -> None:
+    assert nearest("data.fast", ["data.fasta", "data.split", "train.steps"]) == ["data.fasta"]
+    assert nearest("data.len", ["train.len", "data.len"]) == ["data.len", "train.len"]
+    assert nearest("qqq", ["data.len"]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (int, "a whole number"),
+        (float | None, "a number or null"),
+        (Literal["a", "b"], "one of a, b"),
+        (list[str], "a list, each text"),
+        (tuple[float, float], "a list of 2, each a number"),
+        (Any, "a value"),
+        (dict, "dict"),
+    ],
+)
+def test_types_are_named_in_the_reader_s_words(kind: Any, text: str) -> None:
+    assert type_text(kind) == text
+
+
+def test_defaults_are_shown_as_they_are_written() -> None:
+    known = {"a": Key(str, "", ""), "b": Key(str | None, None, ""), "c": Key(list[int], [1, 2], "")}
+    page = help_text(known, "script", "What it does.", ["one", "two"])
+    assert "a  (text; default '')" in page
+    assert "b  (text or null; default null)" in page
+    assert "c  (a list, each a whole number; default [1, 2])" in page
+    assert "pipelines/configs: one, two." in page
