@@ -151,7 +151,7 @@ def evaluated_clips(run: Path, source: str, model: str) -> list[Listed]:
             model,
             run / row["file"],
             {
-                "said": row["class"],
+                "predicted": row["class"],
                 "confidence": float(row["confidence"]),
                 "label": row["label"] or None,
                 "bits": float(row["bits_per_sample"]) if row.get("bits_per_sample") else None,
