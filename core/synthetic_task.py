@@ -87,7 +87,6 @@ def measured(
         rows = range(first, min(first + count, sequences))
         inputs, targets = (tensor[0] for tensor in batches.on_device(step, rows))
         hidden = model.hidden(inputs)
-        assert isinstance(hidden, Tensor)
         logits = model.head(hidden[:, -batches.asked :]).float().flatten(0, 1)
         asked = targets[:, -batches.asked :].flatten().long()
         loss += cross_entropy(logits, asked, reduction="sum")

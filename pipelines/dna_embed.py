@@ -28,7 +28,7 @@ from tqdm import tqdm
 from bio.genome.genome import Genome, open_genome
 from bio.genome.interval import Region, read_regions
 from core.checkpoints.checkpoint import read_header
-from core.models.classifier import PIECE_TOKENS, hidden_pieces, pooled_hidden
+from core.models.classifier import CHUNK_TOKENS, hidden_chunks, pooled_hidden
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, lone_world
@@ -166,15 +166,15 @@ def vectors_of(config: Config, backbone: SequenceModel, tokens: Tensor) -> Itera
         yield pooled_hidden(backbone, tokens, config.pooling)
         return
     for sequence in tokens:
-        for piece in hidden_pieces(backbone, sequence[None]):
+        for piece in hidden_chunks(backbone, sequence[None]):
             yield piece[0]
 
 
 def batches(places: Sequence[Place]) -> Iterator[Sequence[Place]]:
-    """Consecutive places of one length, as many as make PIECE_TOKENS bases."""
+    """Consecutive places of one length, as many as make CHUNK_TOKENS bases."""
     for length, alike in itertools.groupby(places, lambda place: place.length):
         chosen = list(alike)
-        rows = max(1, PIECE_TOKENS // length)
+        rows = max(1, CHUNK_TOKENS // length)
         yield from (chosen[first : first + rows] for first in range(0, len(chosen), rows))
 
 

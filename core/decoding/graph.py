@@ -1,79 +1,81 @@
-"""Decoding on a GPU by CUDA graphs: a whole period of the model's clocks is one launch.
+"""Decoding on a GPU with CUDA graphs: one launch runs a whole period of the model's clocks.
 
-A step of a small model is some hundred kernels of a few microseconds, which Python cannot launch as fast as
-they run. What a step runs depends on the phase of the clocks alone (core/layers/pooling.py), so
-the steps of one
-period are captured once, with sampling inside, and replayed. The position is read from the device.
+A step of a small model is about a hundred kernels of a few microseconds, and Python launches them more slowly
+than they run. The kernels of a step depend only on the phase of the clocks (core/layers/pooling.py). The
+steps of one period are therefore captured once, sampling included, and replayed. Sampling reads the position
+from the device.
 """
-
-import math
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from core.decoding.engines import Model, Situation, StaticEngine, at_position
 from core.decoding.sampling import SamplingConfig, sample
+from core.decoding.state import DecodeState, Model, StaticEngine, clock_period, with_position
 
-SINGLE_CLOCK = 16  # steps a graph of a model that has one clock
+SINGLE_CLOCK_STEPS = 16  # steps of a graph if the model has one clock
 
 
 class GraphEngine(StaticEngine):
-    """Replays graphs of model.step and sample over static tensors; any model on a CUDA device."""
+    """Replay graphs of model.step and sample over static tensors; any model on a CUDA device."""
 
     def __init__(self, model: Model, count: int, config: SamplingConfig, allowed: Tensor) -> None:
         super().__init__(model, count, allowed)
         self.model, self.config, self.allowed = model, config, allowed
-        pools = getattr(model.config, "pools", None)
-        self.period = SINGLE_CLOCK if pools is None else math.prod(pools)
+        has_clocks = hasattr(model.config, "pools")
+        self.period = clock_period(model) if has_clocks else SINGLE_CLOCK_STEPS
         device = allowed.device
-        self._place = torch.zeros((), dtype=torch.int64, device=device)
+        self._device_position = torch.zeros((), dtype=torch.int64, device=device)
         self._tokens = torch.zeros(count, self.period, dtype=torch.int64, device=device)
         self._log_probabilities = torch.zeros(count, self.period, device=device)
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
-    def begin(self, situation: Situation, keys: Tensor) -> None:
-        super().begin(situation, keys)
-        self._place.fill_(situation.position)
+    def load(self, state: DecodeState, keys: Tensor) -> None:
+        """Copy `state` and keys (count,) into the engine's tensors."""
+        super().load(state, keys)
+        self._device_position.fill_(state.position)
 
     @torch.no_grad()
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
-        drawn = []
+        """Sample tokens (count, steps) int64 with log-probabilities (count, steps) float32."""
+        samples = []
         while steps:
             phase = self.position % self.period
             length = self.period if phase == 0 and steps >= self.period else 1
             self._graph(phase, length).replay()
-            drawn.append((self._tokens[:, :length].clone(), self._log_probabilities[:, :length].clone()))
+            samples.append((self._tokens[:, :length].clone(), self._log_probabilities[:, :length].clone()))
             self.position += length
             steps -= length
-        tokens, log_probabilities = zip(*drawn, strict=True)
+        tokens, log_probabilities = zip(*samples, strict=True)
         return torch.cat(tokens, dim=1), torch.cat(log_probabilities, dim=1)
 
     def _graph(self, phase: int, length: int) -> torch.cuda.CUDAGraph:
-        """The graph of `length` steps from a phase on; capturing leaves the tensors as they were."""
+        """Return the graph of `length` steps from a phase on; capturing leaves all tensors unchanged."""
         if (phase, length) not in self._graphs:
-            before = tree_map_only(Tensor, torch.clone, (self.situation(), self._place))
+            before, position = tree_map_only(Tensor, torch.clone, (self.state(), self._device_position))
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                self._run(phase, length)  # what is compiled at the first call cannot be captured
+                self._run(phase, length)  # kernels compile at their first call, which cannot be captured
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self._run(phase, length)
             self._graphs[phase, length] = graph
-            self._logits.copy_(before[0].logits)
-            self._place.copy_(before[1])
-            self._restore(before[0].state)
+            self._logits.copy_(before.logits)
+            self._device_position.copy_(position)
+            self._copy_model_state(before.model_state)
         return self._graphs[phase, length]
 
     def _run(self, phase: int, length: int) -> None:
-        state = at_position(self._state, phase)
+        state = with_position(self._model_state, phase)
         for step in range(length):
-            token, log_probability = sample(self._logits, self._keys, self._place, self.config, self.allowed)
+            token, log_probability = sample(
+                self._logits, self._keys, self._device_position, self.config, self.allowed
+            )
             logits, state = self.model.step(token, state)
             self._logits.copy_(logits)
             self._tokens[:, step] = token
             self._log_probabilities[:, step] = log_probability
-            self._place += 1
-        self._restore(state)  # of models whose step does not overwrite the state that it is given
+            self._device_position += 1
+        self._copy_model_state(state)  # the step of some models returns new tensors

@@ -1,8 +1,8 @@
-"""Decoding on a GPU by one kernel that runs whole steps, many of them a launch (kernels/decoding).
+"""Decoding on a GPU with one persistent kernel that runs many whole steps per launch (kernels/decoding).
 
-Weights are kept with 16 bits of mantissa, so that logits are those of float32 to about 1e-5, or in bf16 where
-the engine is made under bf16 autocast. The state and all sums are float32. A sample has its sums made in one
-order, whatever the count: a sample does not depend on its batch, bit by bit.
+Weights have 16 bits of mantissa, so logits agree with float32 to about 1e-5; an engine that is made under
+bf16 autocast uses bf16 weights. The state and all sums are float32. The order of the sums of a sample does
+not depend on the count, so a sample is bit-identical in any batch.
 """
 
 from collections.abc import Iterator
@@ -11,34 +11,35 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from core.decoding.engines import Model, StaticEngine, clock_period, tensors
-from core.decoding.program import Covered, add_model, frames_of, mixers_of
+from core.decoding.cuda_program import CudaProgram
+from core.decoding.program import MambaModel, add_model, frame_sizes, mamba_mixers
 from core.decoding.sampling import SamplingConfig
+from core.decoding.state import Model, StaticEngine, clock_period, state_tensors
 from core.layers.mamba import Mamba
 from kernels.decoding import cuda
 from kernels.decoding.arguments import Arguments, Sizes
-from kernels.decoding.operations import Program
 from kernels.decoding.packing import TILE, operands
 
-STREAMS = (8, 16, 24, 32)  # that a cluster may have
-THREADS = 256  # of a block: more hide no more of what a step waits for than they cost in registers
-RINGS = (2, 8)  # chunks of weights in a ring: what there must be, and what is of use
-WIDEST, SYMBOLS = 768, 1024  # channels between blocks, and a vocabulary, for which shared memory has room
-FEWEST = 64  # channels of a mixer that more than two blocks must each have to be worth their barriers
-WIDE = 512  # channels from which on the weights are too many for a few multiprocessors to read in time
-FEW = 8  # streams of a cluster, above which twice as many clusters of half as many blocks are better
+# A stream is one sample of the batch. A rank is one thread block of a cluster, which shares some streams.
+STREAMS = (8, 16, 24, 32)  # possible streams per cluster
+THREADS = 256  # threads per rank; with more, registers cost more than the latency that they hide
+RINGS = (2, 8)  # chunks in a ring of weights: the minimum, and the most that is useful
+MAX_CHANNELS, MAX_SYMBOLS = 768, 1024  # largest width between blocks and vocabulary for shared memory
+CHANNELS_PER_RANK = 64  # smallest share of a mixer's channels for which more than two ranks pay
+WIDE = 512  # channels from which a few multiprocessors cannot read the weights in time
+FEW_STREAMS = 8  # streams per cluster above which twice as many clusters of half as many ranks are faster
 
 
 class PersistentEngine(StaticEngine):
-    """Runs a model on clusters of blocks that hold the whole step; see cuda_source/types.cuh."""
+    """Run a model on clusters of thread blocks that hold the whole step; see cuda_source/types.cuh."""
 
-    def __init__(self, model: Covered, count: int, config: SamplingConfig, allowed: Tensor) -> None:
+    def __init__(self, model: MambaModel, count: int, config: SamplingConfig, allowed: Tensor) -> None:
         super().__init__(model, count, allowed)
         self.config, self.count = config, count
         planes = _planes(allowed.device)
         self._program = _program(model, _ranks(model, planes, count, allowed.device), planes)
         self._sizes, self._share = _plan(self._program, model, count, allowed.device)
-        self._operations = self._program.bound(tensors(self._state)).to(allowed.device)
+        self._operations = self._program.bind(state_tensors(self._model_state)).to(allowed.device)
         self._embedding = model.embedding.weight.detach().float().contiguous()
         self._operands = operands(self._embedding)
         self._allowed = allowed.to(torch.uint8)
@@ -46,6 +47,7 @@ class PersistentEngine(StaticEngine):
         self._epsilon = model.norm_f.eps
 
     def advance(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Sample tokens (count, steps) int64 with log-probabilities (count, steps) float32."""
         tokens = torch.empty(self.count, steps, dtype=torch.int64, device=self._keys.device)
         log_probabilities = torch.empty(self.count, steps, device=self._keys.device)
         arguments = Arguments(
@@ -71,57 +73,57 @@ class PersistentEngine(StaticEngine):
         return tokens, log_probabilities
 
 
-def takes(model: Model, device: torch.device) -> TypeGuard[Covered]:
-    """Whether the kernel runs on the device, and has room for the model."""
+def supports(model: Model, device: torch.device) -> TypeGuard[MambaModel]:
+    """Return whether the kernel runs on the device and the model fits."""
     properties: Any = torch.cuda.get_device_properties(device)
     is_able = properties.major >= 9 and properties.shared_memory_per_block_optin >= cuda.SHARED_MEMORY
-    return is_able and any(_able_ranks(model, _planes(device), device))
+    return is_able and any(_possible_ranks(model, _planes(device), device))
 
 
 def _planes(device: torch.device) -> int:
-    """Of the weights: bf16 under autocast, else 16 bits of mantissa."""
+    """Return the bf16 numbers per weight: 1 under autocast, else 2, which hold 16 bits of mantissa."""
     return 1 if torch.is_autocast_enabled(device.type) else 2
 
 
 def _parts(model: Model) -> int:
-    """Of a sum over channels, and the most blocks of a stream; 0 for a model that the kernel does not take.
+    """Return the number of partial sums per reduction, also the limit on ranks; 0 for an unsupported model.
 
-    They are the model's, whatever the count, so that sums are made in one order.
+    It depends on the model alone, so the order of the sums does not depend on the count.
     """
-    mixers = mixers_of(model)
+    mixers = mamba_mixers(model)
     if not mixers:
         return 0
     widths = [mixer.in_proj.in_features for mixer in mixers]
     states = _state_floats(mixers[0])
-    too_large = states > 64 or max(widths) > WIDEST or model.config.padded_vocab_size > SYMBOLS
-    if too_large or states % 8 or any(width % 16 for width in widths):
+    is_large = max(widths) > MAX_CHANNELS or model.config.padded_vocab_size > MAX_SYMBOLS
+    if states > 64 or is_large or states % 8 or any(width % 16 for width in widths):
         return 0
     narrowest = min(mixer.d_inner for mixer in mixers)
 
     def divides(parts: int) -> bool:
-        framed = [(width // parts, pool * width // parts) for pool, width in frames_of(model)]
-        return narrowest % (32 * parts) == 0 and all(c % 2 == 0 and n % TILE == 0 for c, n in framed)
+        shares = [(width // parts, pool * width // parts) for pool, width in frame_sizes(model)]
+        return narrowest % (32 * parts) == 0 and all(c % 2 == 0 and n % TILE == 0 for c, n in shares)
 
-    most = 16 if _is_wide(model) else max(2, min(8, narrowest // FEWEST))
+    most = 16 if _is_wide(model) else max(2, min(8, narrowest // CHANNELS_PER_RANK))
     return next((parts for parts in (16, 8, 4, 2, 1) if parts <= most and divides(parts)), 0)
 
 
-def _ranks(model: Covered, planes: int, count: int, device: torch.device) -> int:
-    """How many blocks have each stream: the more, the sooner a step is done, but the fewer the clusters."""
+def _ranks(model: MambaModel, planes: int, count: int, device: torch.device) -> int:
+    """Return the ranks per cluster: with more ranks a step is faster, but fewer clusters run at once."""
     fewest = 8 if _is_wide(model) else 2
-    for ranks in _able_ranks(model, planes, device):
-        if ranks <= fewest or count <= FEW * cuda.clusters(ranks, device):
+    for ranks in _possible_ranks(model, planes, device):
+        if ranks <= fewest or count <= FEW_STREAMS * cuda.clusters(ranks, device):
             break
-    return ranks  # the fewest that are able, where there are too many streams for any of them
+    return ranks  # the smallest possible number if there are too many streams
 
 
-def _able_ranks(model: Model, planes: int, device: torch.device) -> Iterator[int]:
-    """How many blocks may have a stream, the most first: the device has such clusters, and they have room."""
+def _possible_ranks(model: Model, planes: int, device: torch.device) -> Iterator[int]:
+    """Yield the ranks per cluster that the device can run and that fit the model, largest first."""
     parts = _parts(model)
     if parts == 0:
         return
     with torch.device("meta"):
-        bare: Covered = type(model)(model.config)  # type: ignore[assignment, arg-type]
+        bare: MambaModel = type(model)(model.config)  # type: ignore[assignment, arg-type]
     for ranks in (parts >> power for power in range(parts.bit_length())):
         if cuda.clusters(ranks, device) > 0 and _fitting(_program(bare, ranks, planes), bare):
             yield ranks
@@ -132,14 +134,14 @@ def _state_floats(mixer: Mamba) -> int:
 
 
 def _is_wide(model: Model) -> bool:
-    return max(mixer.in_proj.in_features for mixer in mixers_of(model)) >= WIDE
+    return max(mixer.in_proj.in_features for mixer in mamba_mixers(model)) >= WIDE
 
 
-def _plan(program: Program, model: Covered, count: int, device: torch.device) -> tuple[Sizes, int]:
-    """The macros of the kernel, and how many streams each cluster has.
+def _plan(program: CudaProgram, model: MambaModel, count: int, device: torch.device) -> tuple[Sizes, int]:
+    """Return the macros of the kernel and the streams per cluster.
 
-    All clusters should run at once, each with as few streams as will do; if shared memory has no room for so
-    many, they run one after the other. What room is left is the ring's.
+    All clusters should run at once, each with as few streams as possible. If these do not fit in shared
+    memory, some clusters run after others. The rest of shared memory goes to the ring of weights.
     """
     share = -(-count // cuda.clusters(program.ranks, device))
     fitting = _fitting(program, model)
@@ -150,28 +152,27 @@ def _plan(program: Program, model: Covered, count: int, device: torch.device) ->
     return sizes._replace(GROUP=group, RING=min(sizes.RING + more, RINGS[1])), share
 
 
-def _fitting(program: Program, model: Covered) -> list[Sizes]:
-    """The macros, by streams, with the shortest ring, for which shared memory has room; there may be none.
+def _fitting(program: CudaProgram, model: MambaModel) -> list[Sizes]:
+    """Return the macros that fit in shared memory, by streams, with the shortest ring; possibly none.
 
-    Where it is short, chunks of weights are, and then there are fewer threads, which have a ring a warp.
+    If shared memory is short, chunks of weights are shorter, then threads are fewer: each warp has a ring.
     """
-    pieces = program.parts // program.ranks
+    own_parts = program.parts // program.ranks
     ahead = (6 if _is_wide(model) else 4) // program.planes
-    best = pieces * -(-ahead // pieces)
-    for threads, steps in ((THREADS, best), (THREADS, pieces), (THREADS // 2, pieces)):
-        found = [_sizes(program, model, streams, threads, steps) for streams in STREAMS]
-        if fitting := [sizes for sizes in found if sizes.shared_memory() <= cuda.SHARED_MEMORY]:
+    best = own_parts * -(-ahead // own_parts)
+    for threads, steps in ((THREADS, best), (THREADS, own_parts), (THREADS // 2, own_parts)):
+        candidates = [_sizes(program, model, streams, threads, steps) for streams in STREAMS]
+        if fitting := [sizes for sizes in candidates if sizes.shared_memory() <= cuda.SHARED_MEMORY]:
             return fitting
     return []
 
 
-def _sizes(program: Program, model: Covered, streams: int, threads: int, ahead: int) -> Sizes:
-    """The macros for so many streams of a cluster, with the shortest ring.
+def _sizes(program: CudaProgram, model: MambaModel, streams: int, threads: int, ahead: int) -> Sizes:
+    """Return the macros for `streams` streams per cluster, with the shortest ring.
 
-    THREADS, GROUP, AHEAD and RING, what a thread has at once and fetches ahead, change no sum; they are as
-    measured best.
+    THREADS, GROUP, AHEAD and RING affect prefetching but no sum; their values are the fastest measured.
     """
-    mixer = mixers_of(model)[0]
+    mixer = mamba_mixers(model)[0]
     return Sizes(
         CLUSTER=program.ranks,
         PARTS=program.parts,
@@ -191,9 +192,9 @@ def _sizes(program: Program, model: Covered, streams: int, threads: int, ahead: 
     )
 
 
-def _program(model: Covered, ranks: int, planes: int) -> Program:
-    """The operations of a step, on the state of one sample for now."""
+def _program(model: MambaModel, ranks: int, planes: int) -> CudaProgram:
+    """Return the operations of a step on the state of one sample; `bind` moves them to another state."""
     state = model.initial_state(1)
-    program = Program(ranks, _parts(model), planes, tensors(state))
+    program = CudaProgram(ranks, _parts(model), planes, state_tensors(state))
     add_model(program, model, state)
     return program

@@ -1,25 +1,109 @@
-"""A model's step as a list of operations in the order in which a decoding kernel runs them."""
+"""A model's step as a list of operations, in the order in which a decoding kernel runs them.
+
+`add_model` walks a model of Mamba blocks and calls a program once per operation. A program packs weights and
+addresses for one kernel: core/decoding/cuda_program.py and core/decoding/cpu_program.py.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from core.decoding.engines import Model
+from core.decoding.state import Model
 from core.layers.block import Block
 from core.layers.mamba import Mamba
 from core.models.multiscale import Centre, Chain, MultiscaleModel, Stage, StageState
 from core.models.sequence import SequenceModel
-from kernels.decoding.cpu_operations import CpuProgram
-from kernels.decoding.operations import BlockWeights, Program
 
-Covered = SequenceModel | MultiscaleModel
+MambaModel = SequenceModel | MultiscaleModel
+"""The models that a program can hold, if all their blocks are Mamba blocks."""
 
 
-def mixers_of(model: Model) -> list[Mamba]:
-    """The mixers of a model, or none where it has anything but blocks of Mamba between its ends."""
+@dataclass(frozen=True)
+class BlockWeights:
+    """Parameters of a Mamba block, float32, with the names and shapes of core/layers/mamba.py.
+
+    x_proj: (dt_rank + B + C, d_inner) without the rows of constants; None if dt, B and C are constant.
+    dt_weight: (d_inner, dt_rank), None if dt is constant.
+    A: (d_inner, N), float32 or complex64.
+    B, C: (d_inner, N[, 2]), None if they depend on the input.
+    """
+
+    norm: Tensor
+    in_proj: Tensor
+    conv_weight: Tensor
+    conv_bias: Tensor
+    x_proj: Tensor | None
+    dt_weight: Tensor | None
+    dt_bias: Tensor
+    A: Tensor
+    B: Tensor | None
+    C: Tensor | None
+    D: Tensor
+    out_proj: Tensor
+
+
+class StagePlace(NamedTuple):
+    """Place of a stage in a program.
+
+    period: steps per position of the stage. depth: 0 for the fastest stage, one more for each slower one.
+    residual: the stage's residual stream, from Program.add_stage.
+    """
+
+    period: int
+    depth: int
+    residual: int
+
+
+class Program(Protocol):
+    """Operations of one step, packed for a kernel. Weights and state tensors are referred to by address."""
+
+    def add_stage(self, width: int) -> int:
+        """Reserve the residual stream of a stage of `width` channels, and return its place."""
+
+    def add_skips(self, width: int, count: int) -> list[int]:
+        """Reserve `count` skip connections of `width` channels, and return their places."""
+
+    def add_block(
+        self,
+        weights: BlockWeights,
+        conv: Tensor,
+        ssm: Tensor,
+        place: StagePlace,
+        *,
+        save: int = -1,
+        add: int = -1,
+        frames: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add a block whose state is conv and ssm.
+
+        save: skip connection that stores the block's input. add: skip connection added to its output. -1 is
+            neither.
+        frames: for the last block before a slower stage, the frames that the stage reads and writes, (batch,
+            pool, width) each.
+        """
+
+    def add_head(self, norm: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        """Add the last norm and the head: weight (vocabulary, width)."""
+
+    def add_compress(self, weight: Tensor, bias: Tensor, frames: Tensor, place: StagePlace) -> None:
+        """Add the projection of a frame to one position of the stage at `place`.
+
+        weight: (2 * width, pool * width). frames: (batch, pool, width).
+        """
+
+    def add_expand(self, weight: Tensor, bias: Tensor, frames: Tensor, *, period: int, depth: int) -> None:
+        """Add the projection of one position of the next stage to a frame of the stage at `depth`.
+
+        weight: (pool * width, 2 * width). frames: (batch, pool, width). period: of the next stage.
+        """
+
+
+def mamba_mixers(model: Model) -> list[Mamba]:
+    """Return the mixers of a model, or an empty list if any of its blocks is not a Mamba block."""
     if isinstance(model, SequenceModel):
         blocks: list[Any] = list(model.layers)
     elif isinstance(model, MultiscaleModel):
@@ -29,8 +113,8 @@ def mixers_of(model: Model) -> list[Mamba]:
     return [block.mixer for block in blocks] if all(isinstance(block, Block) for block in blocks) else []
 
 
-def frames_of(model: Model) -> list[tuple[int, int]]:
-    """The frames between a model's clocks: how many positions of how many channels."""
+def frame_sizes(model: Model) -> list[tuple[int, int]]:
+    """Return (positions, channels) of the frames between the stages of a model."""
     if not isinstance(model, MultiscaleModel):
         return []
     stages = [stage.pooled for stage in model.modules() if isinstance(stage, Stage)]
@@ -38,9 +122,9 @@ def frames_of(model: Model) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def add_model(program: Program | CpuProgram, model: Covered, state: Any) -> None:
-    """Add the operations of a step that advances `state`."""
-    place = {"period": 1, "depth": 0, "residual": program.add_stage(model.config.d_model)}
+def add_model(program: Program, model: MambaModel, state: Any) -> None:
+    """Add the operations of a step that advances `state` in place."""
+    place = StagePlace(period=1, depth=0, residual=program.add_stage(model.config.d_model))
     if isinstance(model, MultiscaleModel):
         head = partial(program.add_head, model.norm_f.weight, model.head.weight, model.head.bias)
         _add_stage(program, model.stage, state, place, head)
@@ -51,55 +135,48 @@ def add_model(program: Program | CpuProgram, model: Covered, state: Any) -> None
 
 
 def _add_stage(
-    program: Program | CpuProgram,
-    stage: Stage,
-    state: StageState,
-    place: dict[str, int],
-    behind: Callable[[], None],
+    program: Program, stage: Stage, state: StageState, place: StagePlace, add_output: Callable[[], None]
 ) -> None:
-    """A stage, what comes behind it, and only then what is slower: that is needed from the next step on."""
+    """Add a stage, then its output, then the slower stages, whose results only later steps read."""
     pooled, inner = stage.pooled, stage.pooled.inner
     frames = state.pooled.inputs, state.pooled.outputs
     skips = program.add_skips(pooled.d_model, len(stage.down.layers))
     _add_blocks(program, stage.down.layers, state.down, place, save=skips, frames=frames)
     _add_blocks(program, stage.up.layers, state.up, place, add=skips[::-1])
-    behind()
-    slower = {
-        "period": place["period"] * pooled.pool,
-        "depth": place["depth"] + 1,
-        "residual": program.add_stage(2 * pooled.d_model),
-    }
-    program.add_compress(pooled.down.weight, pooled.down.bias, frames[0], **slower)
-    clock = {"period": slower["period"], "depth": place["depth"]}
-    expand = partial(program.add_expand, pooled.up.weight, pooled.up.bias, frames[1], **clock)
+    add_output()
+    residual = program.add_stage(2 * pooled.d_model)
+    slower = StagePlace(place.period * pooled.pool, place.depth + 1, residual)
+    program.add_compress(pooled.down.weight, pooled.down.bias, frames[0], slower)
+    clock = {"period": slower.period, "depth": place.depth}
+    add_expand = partial(program.add_expand, pooled.up.weight, pooled.up.bias, frames[1], **clock)
     if isinstance(inner, Stage):
-        _add_stage(program, inner, state.pooled.inner, slower, expand)
+        _add_stage(program, inner, state.pooled.inner, slower, add_expand)
     else:
         assert isinstance(inner, Centre)
-        blocks, read = inner.chain.layers, program.add_skips(2 * pooled.d_model, 1)
-        others = [-1] * (len(blocks) - 1)
-        _add_blocks(program, blocks, state.pooled.inner, slower, save=read + others, add=others + read)
-        expand()
+        blocks, skip = inner.chain.layers, program.add_skips(2 * pooled.d_model, 1)
+        absent = [-1] * (len(blocks) - 1)
+        _add_blocks(program, blocks, state.pooled.inner, slower, save=skip + absent, add=absent + skip)
+        add_expand()
 
 
 def _add_blocks(
-    program: Program | CpuProgram,
+    program: Program,
     blocks: Any,
     states: Sequence[Any],
-    place: dict[str, int],
+    place: StagePlace,
     save: Sequence[int] | None = None,
     add: Sequence[int] | None = None,
     frames: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Blocks in a row; frames are read and written behind the last."""
+    """Add a chain of blocks; the last one reads and writes the frames."""
     absent = [-1] * len(blocks)
     for block, state, saved, added in zip(blocks, states, save or absent, add or absent, strict=True):
         last_frames = frames if block is blocks[-1] else None
-        weights = _weights(block)
-        program.add_block(weights, state.conv, state.ssm, save=saved, add=added, frames=last_frames, **place)
+        weights = _block_weights(block)
+        program.add_block(weights, state.conv, state.ssm, place, save=saved, add=added, frames=last_frames)
 
 
-def _weights(block: Block) -> BlockWeights:
+def _block_weights(block: Block) -> BlockWeights:
     mixer = block.mixer
     assert mixer.conv1d.bias is not None
     A = -torch.exp(mixer.A_log.float())

@@ -1,1 +1,1 @@
-"""Layers of models: mixers, residual blocks, embeddings, pooling."""
+"""Layers: mixers, residual blocks, embedding, pooling, and recomputation in the backward pass."""

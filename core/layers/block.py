@@ -1,5 +1,7 @@
 """The pre-norm residual block: add, RMSNorm, mixer."""
 
+from typing import overload
+
 import torch
 from torch import Tensor, nn
 
@@ -16,21 +18,38 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """hidden, residual (..., d_model) -> the normalised sum in hidden's dtype, and the sum in float32."""
+        """Return the normalised sum of hidden and residual in hidden's dtype, and the sum in float32.
+
+        hidden, residual: (..., d_model).
+        """
         return rms_norm(hidden, self.weight, residual, self.eps)
 
 
 class Block(nn.Module):
-    """Adds the mixer's last output to the residual stream, normalises the sum, mixes.
+    """Add the previous mixer's output to the residual stream, normalise the sum, and mix it.
 
-    Maps (hidden, residual) to the same pair, so that the add is left to the next block's norm, where one
-    kernel does both. The residual stream is float32.
+    A block maps (hidden, residual) to the same pair, so the next block's norm does its add in one kernel. The
+    residual stream is float32.
     """
 
     def __init__(self, d_model: int, mixer: Mamba) -> None:
         super().__init__()
         self.norm = RMSNorm(d_model)
         self.mixer = mixer
+
+    @overload
+    def forward(
+        self,
+        hidden: Tensor,
+        residual: Tensor | None = None,
+        state: None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, hidden: Tensor, residual: Tensor | None, state: MambaState, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, MambaState]: ...
 
     def forward(
         self,
@@ -39,9 +58,10 @@ class Block(nn.Module):
         state: MambaState | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MambaState]:
-        """hidden, residual (batch, length, d_model) -> (hidden, residual[, the state after them]).
+        """Return (hidden, residual), and the final state if a state is given.
 
-        residual is None in the first block; state and cu_seqlens are the mixer's.
+        hidden, residual: (batch, length, d_model); residual is None in the first block.
+        state, cu_seqlens: as in Mamba.forward.
         """
         normed, residual = self.norm(hidden, residual)
         if state is None:
@@ -52,7 +72,7 @@ class Block(nn.Module):
     def step(
         self, hidden: Tensor, residual: Tensor | None, state: MambaState
     ) -> tuple[Tensor, Tensor, MambaState]:
-        """One position of forward: hidden, residual (batch, d_model). The given state is overwritten."""
+        """Run one position of forward: hidden, residual (batch, d_model). The given state is overwritten."""
         normed, residual = self.norm(hidden, residual)
         hidden, state = self.mixer.step(normed, state)
         return hidden, residual, state

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective
 
 
 class MambaState(NamedTuple):
-    """What a mixer remembers between two calls; the first axis is the batch, or the packed sequence.
+    """State of a mixer between two calls; the first axis is the batch, or the packed sequence.
 
-    conv: (batch, d_conv - 1, d_inner), the last inputs of the convolution, oldest first.
+    conv: (batch, d_conv - 1, d_inner), last inputs of the convolution, oldest first.
     ssm: (batch, d_inner, N), float32 with N = d_state, or complex64 with N = d_state / 2.
     """
 
@@ -31,16 +31,17 @@ class MambaState(NamedTuple):
 
 
 class Mamba(nn.Module):
-    """Maps (batch, length, d_model) to the same shape by a gated, causal, linear recurrence over time.
+    """A gated, causal, linear recurrence over time that maps (batch, length, d_model) to the same shape.
 
     Parameters have the names and shapes of the published checkpoints; d_inner = expand * d_model, and
-    dt_rank is ceil(d_model / 16) unless given. Under autocast the matrix products are in its dtype; A_log, D,
-    the bias of dt and the state stay float32. What the optimizer must not decay has `_no_weight_decay`.
+    dt_rank is ceil(d_model / 16) by default. Under autocast the matrix products are in its dtype; A_log, D,
+    the bias of dt and the state stay float32. Parameters without weight decay have `_no_weight_decay`.
 
-    complex: d_state / 2 conjugate pairs (S4D-Lin, A_n = -1/2 + i n) in place of d_state real states
-        (S4D-Real, A_n = -(n + 1)), with as many parameters.
+    complex: d_state / 2 conjugate pairs (S4D-Lin, A_n = -1/2 + i n) instead of d_state real states
+        (S4D-Real, A_n = -(n + 1)); the number of parameters is the same.
     selective: which of dt, B and C depend on the input: True for all (S6), False for none (a time-invariant
-        S4D), or their names, as ("dt",). The others are parameters of each channel, initialised as in S4D.
+        S4D), or a sequence of names, for example ("dt",). The others are constant parameters of each channel,
+        initialised as in S4D.
 
     Raises ValueError for a size below 1, an odd d_state with complex, or an unknown name in selective.
     """
@@ -93,7 +94,7 @@ class Mamba(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def initial_state(self, batch_size: int) -> MambaState:
-        """The state before the first position: zeros, on the mixer's device."""
+        """Return the state before the first position: zeros, on the mixer's device."""
         weight = self.in_proj.weight
         dtype = torch.complex64 if self.complex else torch.float32
         return MambaState(
@@ -101,17 +102,25 @@ class Mamba(nn.Module):
             weight.new_zeros(batch_size, *self.A_log.shape, dtype=dtype),
         )
 
+    @overload
+    def forward(self, x: Tensor, state: None = None, cu_seqlens: Tensor | None = None) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, x: Tensor, state: MambaState, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, MambaState]: ...
+
     def forward(
         self, x: Tensor, state: MambaState | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor | tuple[Tensor, MambaState]:
-        """x (batch, length, d_model) -> y of the same shape, or (y, the state after x) when a state is given.
+        """Return y, shaped like x (batch, length, d_model), or (y, final state) if a state is given.
 
-        cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to the length, when x (1, length, d_model)
+        cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to the length, if x (1, length, d_model)
             packs sequences end to end, each with its own row of state.
         Gradients flow through both states.
         """
         conv, ssm = (None, None) if state is None else state
-        # Two products, so that both results are contiguous.
+        # two products make both results contiguous
         u, z = (linear(x, weight) for weight in self.in_proj.weight.chunk(2))
         u, conv = causal_conv1d(
             u,
@@ -136,9 +145,9 @@ class Mamba(nn.Module):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """One position of forward: x (batch, d_model) -> (y, state), without gradients.
+        """Run one position of forward: x (batch, d_model) -> (y, state), without gradients.
 
-        The given state is overwritten, and returned.
+        The given state is overwritten and returned.
         """
         state = MambaState(state.conv.detach(), state.ssm.detach())
         u, z = self.in_proj(x).chunk(2, dim=-1)
@@ -147,7 +156,7 @@ class Mamba(nn.Module):
         return self.out_proj(y), state
 
     def _scan_inputs(self, u: Tensor) -> dict[str, Any]:
-        """What the scan over u (..., d_inner) takes besides it: dt, A, B, C, D and dt_bias."""
+        """Return the other inputs of the scan over u (..., d_inner): dt, A, B, C, D and dt_bias."""
         projected: dict[str, Tensor] = {}
         if self.selected:
             parts = self.x_proj(u).split(list(self.selected.values()), dim=-1)
@@ -164,20 +173,21 @@ class Mamba(nn.Module):
         return {"dt": dt, "A": A, "B": B, "C": C, "D": self.D.float(), "dt_bias": dt_bias.float()}
 
     def _states(self, u: Tensor, projected: Tensor | None, constant: Tensor | None) -> Tensor:
-        """B or C: what was projected from u, as a single group of states (..., 1, N), or else the constant.
+        """Return B or C: the projection of u as one group of states (..., 1, N), or else the constant.
 
-        A step's constant gets the batch axis, without which (channels, N) could be taken for (batch, N).
+        The constant of a step gets a batch axis, because (channels, N) could be read as (batch, N).
         """
-        if projected is not None:
+        if constant is None:
+            assert projected is not None
             return projected.unflatten(-1, (1, -1, 2) if self.complex else (1, -1))
-        assert constant is not None
         return constant if u.dim() == 3 else constant.expand(len(u), *constant.shape)
 
 
 def _selected_widths(selective: bool | Sequence[str], widths: dict[str, int]) -> dict[str, int]:
+    """Return the widths of those of dt, B and C that depend on the input."""
     names = selective if not isinstance(selective, bool) else list(widths) if selective else []
     if not isinstance(names, list | tuple) or not set(names) <= set(widths):
         raise ValueError(
-            f"selective is {selective!r}; it must be true, false, or a list of some of {list(widths)}."
+            f"selective is {selective!r}; it must be true, false, or a list of names from {list(widths)}."
         )
     return {name: width for name, width in widths.items() if name in names}

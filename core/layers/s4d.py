@@ -1,4 +1,6 @@
-"""The block that Mamba replaced in SaShiMi (Goel et al. 2022): an S4D layer, then an MLP."""
+"""The block of SaShiMi (Goel et al. 2022) that Mamba replaces: an S4D layer, then an MLP."""
+
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from kernels import selective_scan, selective_scan_step
 
 
 class S4D(nn.Module):
-    """Maps (batch, length, d_model) to the same shape: a linear, time-invariant recurrence of each channel.
+    """A linear, time-invariant recurrence per channel that maps (batch, length, d_model) to the same shape.
 
     S4D-Lin (Gu et al. 2022) with d_state / 2 conjugate pairs of states, GELU, and a gated projection (GLU).
     The state is (batch, d_model, d_state / 2) complex64.
@@ -36,46 +38,45 @@ class S4D(nn.Module):
         self.out_proj = nn.Linear(d_model, 2 * d_model)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first position: zeros, on the layer's device."""
+        """Return the state before the first position: zeros, on the layer's device."""
         return self.A_log.new_zeros(batch_size, *self.A_log.shape, dtype=torch.complex64)
 
     def forward(
         self, x: Tensor, state: Tensor | None = None, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x (batch, length, d_model) -> (y of the same shape, the state after x); arguments as Mamba's."""
+        """Return (y, final state) of x (batch, length, d_model); arguments as in Mamba.forward."""
         y, final_state = selective_scan(
             x,
-            *self._dynamics(x, self.B, self.C),
+            *self._scan_inputs(x, self.B, self.C),
             initial_state=state,
             cu_seqlens=cu_seqlens,
             dt_bias=self.dt_bias,
             dt_softplus=True,
             return_final_state=True,
         )
-        return self._mixed(y), final_state
+        return self._project(y), final_state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
+        """Run one position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
         state = state.detach()
-        # a step's constants have the batch axis: without it (channels, N) could be taken for (batch, N)
+        # the constants of a step get a batch axis, because (channels, N) could be read as (batch, N)
         B, C = (constant.expand(len(x), *constant.shape) for constant in (self.B, self.C))
-        dynamics = self._dynamics(x, B, C)
-        y = selective_scan_step(state, x, *dynamics, dt_bias=self.dt_bias, dt_softplus=True)
-        return self._mixed(y), state
+        y = selective_scan_step(state, x, *self._scan_inputs(x, B, C), dt_bias=self.dt_bias, dt_softplus=True)
+        return self._project(y), state
 
-    def _dynamics(self, x: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """dt (without its bias), A, B, C and D of a scan over x."""
+    def _scan_inputs(self, x: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return dt (without its bias), A, B, C and D of a scan over x."""
         A = torch.complex(-torch.exp(self.A_log), self.A_imag)
         return x.new_zeros(()).expand_as(x), A, B, C, self.D
 
-    def _mixed(self, y: Tensor) -> Tensor:
+    def _project(self, y: Tensor) -> Tensor:
         return glu(self.out_proj(gelu(y)))
 
 
 class S4DBlock(nn.Module):
-    """The pre-norm residual block of S4D and an MLP of twice the width; it has about Mamba's parameters.
+    """The pre-norm residual block of S4D and an MLP of twice the width, about as large as a Mamba block.
 
-    Maps (hidden, residual) to the same pair, as core.layers.block.Block.
+    It maps (hidden, residual) to the same pair, like core.layers.block.Block.
     """
 
     def __init__(self, d_model: int, d_state: int) -> None:
@@ -86,6 +87,20 @@ class S4DBlock(nn.Module):
         self.in_proj = nn.Linear(d_model, 2 * d_model)
         self.out_proj = nn.Linear(2 * d_model, d_model)
 
+    @overload
+    def forward(
+        self,
+        hidden: Tensor,
+        residual: Tensor | None = None,
+        state: None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, hidden: Tensor, residual: Tensor | None, state: Tensor, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
     def forward(
         self,
         hidden: Tensor,
@@ -93,19 +108,19 @@ class S4DBlock(nn.Module):
         state: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-        """hidden, residual (batch, length, d_model) -> (hidden, residual[, the state after them])."""
+        """Return (hidden, residual), and the final state if a state is given; as in Block.forward."""
         normed, residual = self.norm(hidden, residual)
-        mixed, final_state = self.mixer(normed, state, cu_seqlens)
-        hidden = self._with_mlp(mixed, residual)
+        y, final_state = self.mixer(normed, state, cu_seqlens)
+        hidden = self._add_mlp(y, residual)
         return (hidden, residual) if state is None else (hidden, residual, final_state)
 
     def step(self, hidden: Tensor, residual: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One position of forward: hidden, residual (batch, d_model). The given state is overwritten."""
+        """Run one position of forward: hidden, residual (batch, d_model). The given state is overwritten."""
         normed, residual = self.norm(hidden, residual)
-        mixed, state = self.mixer.step(normed, state)
-        return self._with_mlp(mixed, residual), residual, state
+        y, state = self.mixer.step(normed, state)
+        return self._add_mlp(y, residual), residual, state
 
-    def _with_mlp(self, mixed: Tensor, residual: Tensor) -> Tensor:
-        """What S4D and the MLP, which reads the stream behind it, add to the stream."""
-        normed, _ = self.mlp_norm(mixed, residual)
-        return mixed + self.out_proj(gelu(self.in_proj(normed)))
+    def _add_mlp(self, y: Tensor, residual: Tensor) -> Tensor:
+        """Return what S4D and the MLP add to the stream; the MLP reads the stream after S4D."""
+        normed, _ = self.mlp_norm(y, residual)
+        return y + self.out_proj(gelu(self.in_proj(normed)))

@@ -1,4 +1,4 @@
-"""The constant parameters of a state space and where they begin: S4D-Real and S4D-Lin (Gu et al. 2022)."""
+"""Initial values of the constant parameters of a state space: S4D-Real and S4D-Lin (Gu et al. 2022)."""
 
 import math
 
@@ -9,39 +9,42 @@ DT_MIN, DT_MAX = 1e-3, 1e-1
 
 
 def initial_dt_bias(channels: int) -> Tensor:
-    """(channels,): softplus of it is log-uniform between DT_MIN and DT_MAX."""
+    """Return (channels,) values whose softplus is log-uniform between DT_MIN and DT_MAX."""
     dt = torch.empty(channels).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
     return dt + torch.log(-torch.expm1(-dt))
 
 
 def initial_a_log(channels: int, d_state: int, paired: bool) -> Tensor:
-    """The log of -A, real part: (channels, d_state) of 1, 2, ..., or (channels, d_state / 2) of 1/2."""
+    """Return log(-Re A): (channels, d_state) of log 1, log 2, ..., or (channels, d_state / 2) of log 1/2.
+
+    paired: d_state / 2 conjugate pairs instead of d_state real states.
+    """
     if paired:
         return torch.full((channels, d_state // 2), 0.5).log()
     return torch.arange(1.0, d_state + 1).repeat(channels, 1).log()
 
 
 def initial_a_imag(channels: int, d_state: int) -> Tensor:
-    """The imaginary part of A, (channels, d_state / 2): 0, 1, 2, ..."""
+    """Return Im A, (channels, d_state / 2) of 0, 1, 2, ..."""
     return torch.arange(0.0, d_state // 2).repeat(channels, 1)
 
 
 def initial_b(channels: int, d_state: int, paired: bool) -> Tensor:
-    """Ones, (channels, d_state), or (channels, d_state / 2, 2) of real and imaginary parts."""
+    """Return ones: (channels, d_state), or (channels, d_state / 2, 2) of real and imaginary parts."""
     if paired:
         return torch.tensor([1.0, 0.0]).repeat(channels, d_state // 2, 1)
     return torch.ones(channels, d_state)
 
 
 def initial_c(channels: int, d_state: int, paired: bool) -> Tensor:
-    """Standard normal numbers, real or complex, shaped as B."""
+    """Return standard normal numbers, real or complex, with the shape of B."""
     if paired:
         return torch.randn(channels, d_state // 2, 2) * 0.5**0.5
     return torch.randn(channels, d_state)
 
 
 def without_decay(value: Tensor) -> nn.Parameter:
-    """A parameter that the optimizer must not decay."""
+    """Return a parameter that the optimizer must not decay."""
     parameter = nn.Parameter(value)
     parameter._no_weight_decay = True  # type: ignore[attr-defined]
     return parameter

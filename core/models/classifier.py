@@ -9,18 +9,20 @@ from torch import Tensor, nn
 
 from core.models.sequence import SequenceModel
 
-PIECE_TOKENS = 1 << 17
+CHUNK_TOKENS = 1 << 17
+"""Tokens of a chunk, for sequences that run with carried state."""
 
 
 @dataclass
 class HeadConfig:
-    """How a sequence becomes one vector. Raises ValueError, naming the key, for a value outside its range."""
+    """Pooling of a sequence to one vector. Raises ValueError, naming the key, for a value out of range."""
 
     pooling: Literal["last", "mean"] = field(
-        default="last", metadata={"help": "what the head reads: the last position, or the mean over all"}
+        default="last",
+        metadata={"help": "input of the head: hidden vector of the last position, or mean over all"},
     )
     dropout: float = field(
-        default=0.0, metadata={"help": "share of the pooled channels that a training step leaves out"}
+        default=0.0, metadata={"help": "fraction of the pooled channels that a training step drops"}
     )
 
     def __post_init__(self) -> None:
@@ -29,10 +31,10 @@ class HeadConfig:
 
 
 class SequenceClassifier(nn.Module):
-    """Maps token sequences to logits of classes (Gu and Dao 2023, section E.3.4: the last position, linear).
+    """A linear classifier of the pooled hidden vectors (Gu and Dao 2023, section E.3.4: the last position).
 
-    The logits have a position's axis of one, so that what trains a language model trains this: targets are
-    (batch, 1), the class of each sequence.
+    The logits have a length axis of one, so the training loop of language models applies: targets are (batch,
+    1), the class of each sequence.
     """
 
     centre: Tensor
@@ -50,19 +52,21 @@ class SequenceClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (batch, length), any integer dtype -> logits (batch, 1, classes), fp32."""
+        """Return logits (batch, 1, classes) float32 of tokens (batch, length), any integer dtype."""
         pooled = pooled_hidden(self.backbone, tokens, self.config.pooling)
         with torch.autocast(tokens.device.type, enabled=False):
             return self.head(self.dropout((pooled - self.centre) / self.scale))[:, None]
 
     @torch.no_grad()
     def start_from(self, pooled: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Begin with a linear probe: fine-tuning then distorts less of what the backbone knows (LP-FT, Kumar
-        et al. 2022).
+        """Set the head to a linear probe, as in LP-FT (Kumar et al. 2022).
 
-        pooled: (windows, d_model) pooled hidden vectors, whose mean and deviation in each channel the head's
-            inputs are scaled by from now on; those of a backbone differ little beside their mean.
-        weight (classes, d_model), bias (classes,): of the probe, on vectors so scaled.
+        Fine-tuning then distorts the backbone less.
+
+        pooled: (windows, d_model), pooled hidden vectors. From now on the head standardises its inputs with
+            their mean and standard deviation per channel, because hidden vectors vary little around their
+            mean.
+        weight (classes, d_model), bias (classes,): the probe of standardised vectors.
         """
         deviation, mean = torch.std_mean(pooled.float(), dim=0, correction=0)
         self.centre.copy_(mean)
@@ -72,24 +76,24 @@ class SequenceClassifier(nn.Module):
 
 
 def pooled_hidden(backbone: SequenceModel, tokens: Tensor, pooling: str) -> Tensor:
-    """tokens (batch, length) -> (batch, d_model) fp32: the last position's hidden vector, or the mean of all.
+    """Return the hidden vector of the last position or the mean over all positions, (batch, d_model) float32.
 
-    Without gradients, sequences longer than PIECE_TOKENS run in pieces with carried state: memory does not
+    tokens: (batch, length). pooling: "last" or "mean".
+    Without gradients, sequences longer than CHUNK_TOKENS run in chunks with carried state, so memory does not
     grow with the length.
     """
-    if torch.is_grad_enabled() or tokens.shape[1] <= PIECE_TOKENS:
+    if torch.is_grad_enabled() or tokens.shape[1] <= CHUNK_TOKENS:
         hidden = backbone.hidden(tokens)
-        assert isinstance(hidden, Tensor)
         return hidden[:, -1].float() if pooling == "last" else hidden.mean(dim=1, dtype=torch.float32)
     total = last = torch.zeros((), device=tokens.device)
-    for piece in hidden_pieces(backbone, tokens):
-        total, last = total + piece.sum(dim=1, dtype=torch.float32), piece[:, -1].float()
+    for hidden in hidden_chunks(backbone, tokens):
+        total, last = total + hidden.sum(dim=1, dtype=torch.float32), hidden[:, -1].float()
     return last if pooling == "last" else total / tokens.shape[1]
 
 
-def hidden_pieces(backbone: SequenceModel, tokens: Tensor, piece: int = PIECE_TOKENS) -> Iterator[Tensor]:
-    """The hidden vectors of tokens (batch, length), piece after piece: (batch, up to `piece`, d_model)."""
+def hidden_chunks(backbone: SequenceModel, tokens: Tensor, size: int = CHUNK_TOKENS) -> Iterator[Tensor]:
+    """Yield the hidden vectors of tokens (batch, length) in chunks: (batch, up to `size`, d_model)."""
     state = backbone.initial_state(len(tokens))
-    for part in tokens.split(piece, dim=1):
-        hidden, state = backbone.hidden(part, state)
+    for chunk in tokens.split(size, dim=1):
+        hidden, state = backbone.hidden(chunk, state)
         yield hidden

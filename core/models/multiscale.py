@@ -1,43 +1,43 @@
-"""The multi-scale model of long signals: a U-Net of Mamba blocks over slower and slower clocks."""
+"""The multi-scale model of long signals: a U-Net of Mamba blocks, each stage on a slower clock."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
 from core.layers.block import Block, RMSNorm
+from core.layers.embedding import TokenEmbedding, embed, pad_vocabulary
 from core.layers.mamba import Mamba, MambaState
 from core.layers.pooling import Pooled, PooledState
-from core.layers.recompute import check_level, recomputed
+from core.layers.recompute import BlockRunner, check_level
 from core.layers.s4d import S4DBlock
-from core.models.sequence import embedded, padded
 
 ChainState = tuple[MambaState | Tensor, ...]
-"""A state a block: Mamba's, or the tensor of S4D's."""
+"""One state per block: a MambaState, or the tensor of an S4D."""
 
 
 @dataclass
 class MixerConfig:
-    """The kind of the mixers in one part of a MultiscaleModel."""
+    """Mixers of one part of a MultiscaleModel."""
 
     block: Literal["mamba", "s4d_mlp"] = field(
         default="mamba",
         metadata={
-            "help": "mamba; or s4d_mlp: SaShiMi's, S4D and then an MLP, to which the two keys beside mean "
-            "nothing"
+            "help": "mamba, or s4d_mlp: the block of SaShiMi, S4D and an MLP, which ignores `complex` and "
+            "`selective`"
         },
     )
     complex: bool = field(
-        default=False, metadata={"help": "d_state / 2 conjugate pairs in place of d_state real states"}
+        default=False, metadata={"help": "d_state / 2 conjugate pairs instead of d_state real states"}
     )
     selective: Any = field(
         default=True,
         metadata={
-            "help": "which of dt, B and C depend on the input: true: all (S6); false: none (S4D); or "
-            "their names"
+            "help": "those of dt, B and C that depend on the input: true (all, S6), false (none, S4D) "
+            "or names"
         },
     )
 
@@ -52,26 +52,28 @@ class MultiscaleModelConfig:
     )
     d_model: int = field(
         default=64,
-        metadata={"help": "channels between the blocks of the outer stage; each pool doubles them"},
+        metadata={"help": "channels between the blocks of the outer stage, doubled by each pool"},
     )
     n_layer: int = field(
         default=8,
-        metadata={"help": "blocks on the way down and on the way up of each stage, and in the centre"},
+        metadata={"help": "number of blocks in each chain: down and up of each stage, and the centre"},
     )
     pools: list[int] = field(
         default_factory=lambda: [4, 4],
-        metadata={"help": "positions of each stage that are one position of the next, outer stage first"},
+        metadata={"help": "positions of each stage per position of the next, outer stage first"},
     )
     d_state: int = field(default=16, metadata={"help": "states of each channel of a mixer"})
-    d_conv: int = field(default=4, metadata={"help": "width of a mixer's convolution"})
-    expand: int = field(default=2, metadata={"help": "channels inside a mixer, as a multiple of its stage's"})
+    d_conv: int = field(default=4, metadata={"help": "width of a mixer's convolution (positions)"})
+    expand: int = field(
+        default=2, metadata={"help": "channels inside a mixer, as a multiple of those of its stage"}
+    )
     outer: MixerConfig = field(default_factory=MixerConfig)
     middle: MixerConfig = field(default_factory=MixerConfig)
     centre: MixerConfig = field(default_factory=MixerConfig)
     recompute: str = field(
         default="none",
         metadata={
-            "help": "what the backward pass computes again instead of keeping: none, cheap (the convolution "
+            "help": "activations that the backward pass recomputes to save memory: none, cheap (convolution "
             "and dt) or block (all of a block)"
         },
     )
@@ -86,10 +88,10 @@ class MultiscaleModelConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        return padded(self.vocab_size)
+        return pad_vocabulary(self.vocab_size)
 
     def chain(self, kind: MixerConfig, d_model: int) -> "Chain":
-        """A new chain of n_layer blocks."""
+        """Return a new chain of n_layer blocks."""
         return Chain([self._block(kind, d_model) for _ in range(self.n_layer)], self.recompute)
 
     def _block(self, kind: MixerConfig, d_model: int) -> Block | S4DBlock:
@@ -98,20 +100,19 @@ class MultiscaleModelConfig:
         sizes = d_model, self.d_state, self.d_conv, self.expand
         return Block(d_model, Mamba(*sizes, complex=kind.complex, selective=kind.selective))
 
-    def stage(self) -> "Stage":
-        """The new outer stage, with the others and the centre inside it."""
-        d_model = self.d_model * 2 ** len(self.pools)
-        inner: Stage | Centre = Centre(self.chain(self.centre, d_model))
-        for depth in reversed(range(len(self.pools))):
-            d_model, kind = d_model // 2, self.middle if depth else self.outer
-            pooled = Pooled(inner, d_model, self.pools[depth])
-            inner = Stage(self.chain(kind, d_model), pooled, self.chain(kind, d_model))
-        assert isinstance(inner, Stage)
-        return inner
+    def stage(self, depth: int = 0) -> "Stage":
+        """Return a new stage, the outer one by default, with the slower stages and the centre inside it."""
+        d_model, kind = self.d_model * 2**depth, self.middle if depth else self.outer
+        if depth + 1 < len(self.pools):
+            inner: Stage | Centre = self.stage(depth + 1)
+        else:
+            inner = Centre(self.chain(self.centre, 2 * d_model))
+        pooled = Pooled(inner, d_model, self.pools[depth])
+        return Stage(self.chain(kind, d_model), pooled, self.chain(kind, d_model))
 
 
 class StageState(NamedTuple):
-    """What a stage remembers: a state a block on the way down and up, and the state of the pool."""
+    """State of a stage: one per block of the chains down and up, and that of the pool."""
 
     down: ChainState
     pooled: PooledState
@@ -119,71 +120,82 @@ class StageState(NamedTuple):
 
 
 class MultiscaleModel(nn.Module):
-    """A causal model of token sequences at several time scales: at every position, logits of the next token.
+    """A causal model of token sequences at several time scales.
 
     The U-Net of SaShiMi (Goel et al. 2022) with Mamba blocks, as in Gu and Dao 2023, appendix E.4. A stage is
-    n_layer blocks, a pool of the next stage, which has twice the channels, and n_layer blocks; in the middle
-    are n_layer blocks, the centre. Config `outer` is the kind of mixer of the first stage, `middle` that of
-    the other stages, `centre` that of the centre. Any length will do: what the last unfinished frames would
-    give lies in the future.
+    n_layer blocks, a pool around the next stage, which has twice the channels, and n_layer blocks. The
+    innermost part is the centre: n_layer blocks. Config `outer` sets the mixers of the first stage, `middle`
+    those of the other stages, `centre` those of the centre. A sequence may have any length: an unfinished
+    last frame affects only later positions.
 
-    Initialised as SequenceModel, not as SaShiMi, whose embedding N(0, 1) drowns what the blocks add.
+    Initialised like SequenceModel, not like SaShiMi: SaShiMi's embedding N(0, 1) hides the outputs of the
+    blocks.
 
-    A class label is one more symbol: enlarge vocab_size, and begin a sequence with its label's token.
+    A class label is one more symbol: add one to vocab_size, and start each sequence with the token of its
+    label.
     """
 
     def __init__(self, config: MultiscaleModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.embedding = TokenEmbedding(config.padded_vocab_size, config.d_model)
         self.stage = config.stage()
         self.norm_f = RMSNorm(config.d_model)
         self.head = nn.Linear(config.d_model, config.padded_vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def initial_state(self, batch_size: int) -> StageState:
-        """The state before the first token: zeros, on the model's device, all clocks at phase 0."""
+        """Return the state before the first token: zeros, on the model's device, all clocks at phase 0."""
         return self.stage.initial_state(batch_size)
+
+    @overload
+    def forward(self, tokens: Tensor, state: None = None, cu_seqlens: Tensor | None = None) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, tokens: Tensor, state: StageState, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, StageState]: ...
 
     def forward(
         self, tokens: Tensor, state: StageState | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor | tuple[Tensor, StageState]:
-        """Logits of the token after each one.
+        """Return the logits of the next token at each position.
 
         tokens: (batch, length), any integer dtype, any length.
-        cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to the length in multiples of `frame`, when
-            tokens (1, length) pack sequences end to end. Each begins anew, without a state; what fills up its
-            last frame is not looked at by the others.
-        Returns logits (batch, length, padded vocabulary), or (logits, the state after the tokens) when a
-        state is given, which may be at any phase of the clocks. Gradients flow through both states.
-        Raises ValueError for tokens that are not integers of two axes, and for packed sequences that come
-        with a state or, on a CPU, that begin within a frame.
+        state: may be at any phase of the clocks.
+        cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to the length in multiples of `frame`, if
+            tokens (1, length) pack sequences end to end. Each sequence starts from the initial state; the
+            padding of its last frame affects no other sequence.
+        Returns logits (batch, length, padded vocabulary), or (logits, final state) if a state is given.
+        Gradients flow through both states.
+        Raises ValueError for tokens that are not integers of two axes, for packed sequences with a state,
+        and, on a CPU, for packed sequences that begin within a frame.
         """
         if cu_seqlens is not None:
             self._check_packing(state, cu_seqlens)
-        x = embedded(tokens, self.embedding, "batch, length")
+        x = embed(self.embedding, tokens, "batch, length")
         hidden, final_state = self.stage(x, state, cu_seqlens)
         logits = self.head(self.norm_f(hidden)[0])
         return logits if final_state is None else (logits, final_state)
 
     @property
     def frame(self) -> int:
-        """Tokens in a turn of the slowest clock: packed sequences begin at multiples of it."""
+        """Tokens in one turn of the slowest clock; packed sequences begin at multiples of it."""
         return math.prod(self.config.pools)
 
     @torch.no_grad()
     def step(self, token: Tensor, state: StageState) -> tuple[Tensor, StageState]:
-        """One position of forward: token (batch,) -> (logits (batch, padded vocabulary), state).
+        """Run one position of forward: token (batch,) -> (logits (batch, padded vocabulary), state).
 
-        The tensors of the given state are overwritten, and returned. No gradients.
+        The tensors of the given state are overwritten and returned. No gradients.
         """
-        hidden, state = self.stage.step(embedded(token, self.embedding, "batch"), state)
+        hidden, state = self.stage.step(embed(self.embedding, token, "batch"), state)
         return self.head(self.norm_f(hidden)[0]), state
 
     def _check_packing(self, state: StageState | None, cu_seqlens: Tensor) -> None:
         if state is not None:
-            raise ValueError("Packed sequences begin anew: give cu_seqlens or a state, not both.")
-        if cu_seqlens.is_cpu and (cu_seqlens % self.frame).any():  # on a GPU looking would wait for it
+            raise ValueError("Packed sequences start without a state. Give cu_seqlens or a state, not both.")
+        if cu_seqlens.is_cpu and (cu_seqlens % self.frame).any():  # on a GPU the check would synchronise
             raise ValueError(
                 f"cu_seqlens holds {cu_seqlens.tolist()}; each must be a multiple of {self.frame}, the "
                 "product of the pools."
@@ -191,9 +203,9 @@ class MultiscaleModel(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, a pool of the next stage, and as many blocks again; each of these adds what its mirror read.
+    """Blocks down, a pool around the next stage, and as many blocks up, with skip connections between them.
 
-    Maps (batch, length, d_model) to the same shape in float32, causally.
+    It maps (batch, length, d_model) to the same shape in float32, causally.
     """
 
     def __init__(self, down: "Chain", pooled: Pooled, up: "Chain") -> None:
@@ -201,14 +213,14 @@ class Stage(nn.Module):
         self.down, self.pooled, self.up = down, pooled, up
 
     def initial_state(self, batch_size: int) -> StageState:
-        """The state before the first position."""
+        """Return the state before the first position."""
         down, up = self.down.initial_state(batch_size), self.up.initial_state(batch_size)
         return StageState(down, self.pooled.initial_state(batch_size), up)
 
     def forward(
         self, x: Tensor, state: StageState | None = None, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, StageState | None]:
-        """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
+        """Return (y, final state) of x (batch, length, d_model); the state is None if no state is given."""
         down, pooled, up = state or (None, None, None)
         x, streams, down = self.down(x, down, cu_seqlens)
         y, pooled = self.pooled(x, pooled, cu_seqlens)
@@ -216,7 +228,7 @@ class Stage(nn.Module):
         return y, None if state is None else StageState(down, pooled, up)
 
     def step(self, x: Tensor, state: StageState) -> tuple[Tensor, StageState]:
-        """One position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
+        """Run one position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
         x, streams, down = self.down.step(x, state.down)
         y, pooled = self.pooled.step(x, state.pooled)
         y, _, up = self.up.step(y, state.up, residual=x, skips=streams[::-1])
@@ -224,9 +236,9 @@ class Stage(nn.Module):
 
 
 class Centre(nn.Module):
-    """Blocks, and what the first of them read once more.
+    """Blocks with one skip connection from their input to their output.
 
-    Maps (batch, length, d_model) to the same shape in float32, causally.
+    They map (batch, length, d_model) to the same shape in float32, causally.
     """
 
     def __init__(self, chain: "Chain") -> None:
@@ -234,26 +246,26 @@ class Centre(nn.Module):
         self.chain = chain
 
     def initial_state(self, batch_size: int) -> ChainState:
-        """The state before the first position."""
+        """Return the state before the first position."""
         return self.chain.initial_state(batch_size)
 
     def forward(
         self, x: Tensor, state: ChainState | None = None, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, ChainState | None]:
-        """x (batch, length, d_model) -> (y, the state after x, or None where none is given)."""
+        """Return (y, final state) of x (batch, length, d_model); the state is None if no state is given."""
         y, _, state = self.chain(x, state, cu_seqlens)
         return y + x, state
 
     def step(self, x: Tensor, state: ChainState) -> tuple[Tensor, ChainState]:
-        """One position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
+        """Run one position of forward: x (batch, d_model) -> (y, state). The given state is overwritten."""
         y, _, state = self.chain.step(x, state)
         return y + x, state
 
 
 class Chain(nn.Module):
-    """Blocks in a row, and the sum that they leave in the residual stream.
+    """A sequence of blocks; its output is the sum in the residual stream.
 
-    Each out_proj is divided by the root of their number, because that many of them add up in the stream.
+    Each out_proj is divided by the root of the number of blocks, because their outputs add up in the stream.
     """
 
     def __init__(self, blocks: Sequence[Block | S4DBlock], recompute: str) -> None:
@@ -265,7 +277,7 @@ class Chain(nn.Module):
                 parameter.data /= math.sqrt(len(blocks))
 
     def initial_state(self, batch_size: int) -> ChainState:
-        """The state before the first position, one a block."""
+        """Return the state before the first position, one per block."""
         return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
 
     def forward(
@@ -276,17 +288,20 @@ class Chain(nn.Module):
         residual: Tensor | None = None,
         skips: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor], ChainState | None]:
-        """x (batch, length, d_model) -> (y, what each block read, the state after x or None).
+        """Return (y, input of each block, final state); the final state is None if no state is given.
 
-        residual: shaped as x, what the stream begins with besides x.
-        skips: one tensor shaped as x for each block, added to the stream behind it.
-        y and what the blocks read are in float32; a state is returned where one is given.
+        x: (batch, length, d_model).
+        residual: shaped like x, added to x at the start of the residual stream.
+        skips: one tensor shaped like x per block, added to the stream after the block.
+        y and the inputs of the blocks are float32.
         """
+        runner = BlockRunner(self.recompute, store_every=1)
 
         def run(block: Any, hidden: Tensor, residual: Tensor | None, state: Any) -> Any:
-            return recomputed(self.recompute, block, hidden, residual, state, cu_seqlens)
+            return runner(block, hidden, residual, state, cu_seqlens)
 
-        return self._run(run, x, state, residual, skips)
+        y, streams, final_state = self._run(run, x, state, residual, skips)
+        return y, streams, None if state is None else final_state
 
     def step(
         self,
@@ -295,19 +310,18 @@ class Chain(nn.Module):
         residual: Tensor | None = None,
         skips: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor], ChainState]:
-        """One position of forward: x (batch, d_model). The given state is overwritten."""
-        y, streams, final_state = self._run(_step, x, state, residual, skips)
-        assert final_state is not None
-        return y, streams, final_state
+        """Run one position of forward: x (batch, d_model). The given state is overwritten."""
+        return self._run(_step, x, state, residual, skips)
 
     def _run(
         self,
         run: Callable[..., Any],
         hidden: Tensor,
         state: ChainState | None,
-        residual: Tensor | None,
+        residual: Any,
         skips: Sequence[Tensor] | None,
-    ) -> tuple[Tensor, list[Tensor], ChainState | None]:
+    ) -> tuple[Tensor, list[Tensor], ChainState]:
+        """Call run(block, hidden, residual, state) per block; the final state is empty without a state."""
         absent = [None] * len(self.layers)
         streams: list[Tensor] = []
         final_state: list[Any] = []
@@ -317,8 +331,7 @@ class Chain(nn.Module):
             final_state += block_final_state
             if skip is not None:
                 residual = residual + skip
-        assert residual is not None
-        return hidden + residual, streams, None if state is None else tuple(final_state)
+        return hidden + residual, streams, tuple(final_state)
 
     def _blocks(self) -> list[Block | S4DBlock]:
         return list(self.layers)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from core.decoding.decoder import Decoder
-from core.decoding.engines import Model
+from core.decoding.state import Model
 from core.models.multiscale import MultiscaleModel, MultiscaleModelConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from kernels.provenance import write_results

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from core.checkpoints.checkpoint import latest_checkpoint, run_folder_of
 from core.decoding.decoder import Decoder
-from core.decoding.engines import Model
 from core.decoding.sampling import SamplingConfig
+from core.decoding.state import Model
 from core.training import TrainingConfig
 from core.training.run_folder import HOW_TO_RESUME
 from core.training.step import autocast

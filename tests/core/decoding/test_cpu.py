@@ -5,7 +5,7 @@ import torch
 
 from core.decoding.cpu import CpuEngine
 from core.decoding.decoder import Decoder
-from core.decoding.engines import Model
+from core.decoding.state import Model
 from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
 

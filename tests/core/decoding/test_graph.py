@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from core.decoding.engines import EagerEngine, Model, Situation
+from core.decoding.eager import EagerEngine
 from core.decoding.graph import GraphEngine
 from core.decoding.sampling import SamplingConfig, sample_keys
+from core.decoding.state import DecodeState, Model
 from core.models.multiscale import MultiscaleModel, MultiscaleModelConfig
 from core.models.samplernn import SampleRnn, SampleRnnConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
@@ -41,10 +42,10 @@ def test_turns_and_single_steps_are_the_plain_steps(model: Model, read: int) -> 
     plain = EagerEngine(model, SamplingConfig(), allowed)
     turning = GraphEngine(model, 2, SamplingConfig(), allowed)
     keys = sample_keys(0, 0, 2)
-    plain.begin(Situation(torch.zeros(2, VOCABULARY), model.initial_state(2), 0), keys)
+    plain.load(DecodeState(torch.zeros(2, VOCABULARY), model.initial_state(2), 0), keys)
     if read:
         plain.advance(read)
-    turning.begin(tree_map_only(Tensor, torch.clone, plain.situation()), keys)
+    turning.load(tree_map_only(Tensor, torch.clone, plain.state()), keys)
 
     drawn, period = [], turning.period
     for length in [*[1] * (-read % period), period, period, 1, 1]:
@@ -53,11 +54,11 @@ def test_turns_and_single_steps_are_the_plain_steps(model: Model, read: int) -> 
         drawn.append(turning._tokens[:, :length].clone())
     expected, _ = plain.advance(sum(tokens.shape[1] for tokens in drawn))
     assert torch.equal(torch.cat(drawn, dim=1), expected)
-    for mine, theirs in zip(_tensors(turning.situation()), _tensors(plain.situation()), strict=True):
+    for mine, theirs in zip(_tensors(turning.state()), _tensors(plain.state()), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
-def _tensors(situation: Situation) -> list[Tensor]:
+def _tensors(situation: DecodeState) -> list[Tensor]:
     found: list[Tensor] = []
     tree_map_only(Tensor, found.append, situation)
     return found

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from core.decoding import persistent as decoding_persistent
-from core.decoding.engines import EagerEngine, Model, Situation, tensors
+from core.decoding import persistent
+from core.decoding.eager import EagerEngine
 from core.decoding.persistent import PersistentEngine
 from core.decoding.sampling import SamplingConfig, sample_keys
+from core.decoding.state import DecodeState, Model, state_tensors
 from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from kernels.decoding import cuda
@@ -25,13 +26,13 @@ def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four multiprocessors, and blocks of 64 threads."""
     monkeypatch.setattr(cuda, "launch", emulation.launch)
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: 4 // ranks)
-    monkeypatch.setattr(decoding_persistent, "THREADS", 64)
+    monkeypatch.setattr(persistent, "THREADS", 64)
 
 
 def begun(engine: EagerEngine | PersistentEngine, model: Model, count: int) -> EagerEngine | PersistentEngine:
     with torch.no_grad():
         logits, state = model(torch.arange(count)[:, None] % 5, model.initial_state(count))
-    engine.begin(Situation(logits[:, -1].clone(), state, 1), sample_keys(0, 0, count))
+    engine.load(DecodeState(logits[:, -1].clone(), state, 1), sample_keys(0, 0, count))
     return engine
 
 
@@ -60,7 +61,7 @@ def test_the_kernel_is_the_step(make: type[Model]) -> None:
         expected, expected_log_probability = plain.advance(steps)
         assert torch.equal(tokens, expected)
         torch.testing.assert_close(log_probability, expected_log_probability, rtol=0, atol=1e-4)
-    torch.testing.assert_close(kernel.situation(), plain.situation(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kernel.state(), plain.state(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [3, 11, 20], ids=["a few streams", "many streams", "more at once"])
@@ -69,11 +70,11 @@ def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
     model = MODELS["clocks"]()
     allowed = torch.ones(40, dtype=torch.bool)
     engine = begun(PersistentEngine(model, count, SamplingConfig(), allowed), model, count)
-    rows = [engine.situation().row(row) for row in range(count)]
+    rows = [engine.state().row(row) for row in range(count)]
     together = engine.advance(STEPS)
     for row in (0, count - 1):
         alone = PersistentEngine(model, 1, SamplingConfig(), allowed)
-        alone.begin(rows[row], sample_keys(0, row, 1))
+        alone.load(rows[row], sample_keys(0, row, 1))
         for one, all_rows in zip(alone.advance(STEPS), together, strict=True):
             assert torch.equal(one[0], all_rows[row])
 
@@ -84,10 +85,10 @@ def test_a_sample_does_not_depend_on_how_many_blocks_compute_it(monkeypatch: pyt
     model, allowed = MultiscaleModel(MultiscaleModelConfig(**options)), torch.ones(40, dtype=torch.bool)
     found = []
     for ranks in (1, 2, 4):
-        monkeypatch.setattr(decoding_persistent, "_ranks", lambda *_, ranks=ranks: ranks)
+        monkeypatch.setattr(persistent, "_ranks", lambda *_, ranks=ranks: ranks)
         engine = begun(PersistentEngine(model, 1, SamplingConfig(), allowed), model, 1)
         assert engine._sizes[:2] == (ranks, 4)
-        found.append([*engine.advance(STEPS), *tensors(engine.situation().state)])
+        found.append([*engine.advance(STEPS), *state_tensors(engine.state().model_state)])
     for others in found[1:]:
         assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
 
@@ -98,16 +99,16 @@ def test_few_streams_have_many_blocks_each(
 ) -> None:
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: {2: 66, 4: 30, 8: 15}.get(ranks, 0))
     model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=256, n_layer=1))
-    assert decoding_persistent._ranks(model, 2, count, torch.device("cuda")) == expected
+    assert persistent._ranks(model, 2, count, torch.device("cuda")) == expected
 
 
 def test_a_wide_model_has_what_the_gpu_can_give(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=512, n_layer=1))
     for largest in (16, 8):
         monkeypatch.setattr(cuda, "clusters", lambda ranks, _, largest=largest: int(ranks <= largest))
-        assert decoding_persistent._ranks(model, 2, 1, torch.device("cuda")) == largest
+        assert persistent._ranks(model, 2, 1, torch.device("cuda")) == largest
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: int(ranks == 1))
-    assert not any(decoding_persistent._able_ranks(model, 2, torch.device("cuda")))
+    assert not any(persistent._possible_ranks(model, 2, torch.device("cuda")))
 
 
 H200 = {1: 132, 2: 66, 4: 30, 8: 15, 16: 7}
@@ -132,13 +133,13 @@ def plans(config: SequenceModelConfig | MultiscaleModelConfig, planes: int) -> l
     device = torch.device("cuda")
     with torch.device("meta"):
         model: Any = (SequenceModel if isinstance(config, SequenceModelConfig) else MultiscaleModel)(config)
-    if not any(decoding_persistent._able_ranks(model, planes, device)):
+    if not any(persistent._possible_ranks(model, planes, device)):
         return []
     found = []
     for count in (1, 60, 400, 10_240):
-        ranks = decoding_persistent._ranks(model, planes, count, device)
-        program = decoding_persistent._program(model, ranks, planes)
-        found.append(decoding_persistent._plan(program, model, count, device))
+        ranks = persistent._ranks(model, planes, count, device)
+        program = persistent._program(model, ranks, planes)
+        found.append(persistent._plan(program, model, count, device))
     return found
 
 

@@ -13,7 +13,7 @@ from core.layers.embedding import FewSymbols, look_up
 def test_rows_and_gradient_are_those_of_torch(
     shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ONES_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "_ONE_HOT_ELEMENTS", at_once)
     torch.manual_seed(0)
     tokens = torch.randint(6, shape, dtype=torch.int32)  # of eight symbols, so that two have no token
     weight = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.models import classifier
-from core.models.classifier import HeadConfig, SequenceClassifier, hidden_pieces, pooled_hidden
+from core.models.classifier import HeadConfig, SequenceClassifier, hidden_chunks, pooled_hidden
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import cross_entropy_sum
 
@@ -35,11 +35,11 @@ def test_pieces_with_carried_state_are_the_whole(
     backbone: SequenceModel, pooling: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pooled_hidden(backbone, tokens(2, length), pooling)
-    monkeypatch.setattr(classifier, "PIECE_TOKENS", 4)
-    monkeypatch.setattr(classifier.hidden_pieces, "__defaults__", (4,))
+    monkeypatch.setattr(classifier, "CHUNK_TOKENS", 4)
+    monkeypatch.setattr(classifier.hidden_chunks, "__defaults__", (4,))
     with torch.no_grad():
         in_pieces = pooled_hidden(backbone, tokens(2, length), pooling)
-        pieces = list(hidden_pieces(backbone, tokens(2, length), 4))
+        pieces = list(hidden_chunks(backbone, tokens(2, length), 4))
     torch.testing.assert_close(in_pieces, whole.detach(), rtol=1e-5, atol=1e-6)
     assert [piece.shape[1] for piece in pieces] == [min(4, length - first) for first in range(0, length, 4)]
 

@@ -173,7 +173,7 @@ def test_bad_input_is_refused() -> None:
         model(torch.zeros(1, 4))
     with pytest.raises(ValueError, match=r"must be \(batch, length\)"):
         model(tokens_of(4))
-    with pytest.raises(ValueError, match="state is of 2 blocks; the model has 3"):
+    with pytest.raises(ValueError, match="state has 2 blocks; the model has 3"):
         model(tokens_of(1, 4), model.initial_state(1)[:2])
     with pytest.raises(ValueError, match="vocab_size is 0"):
         SequenceModelConfig(vocab_size=0)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.layers.residual import KEPT_EVERY, RecomputedBlocks
+from core.layers.recompute import STORE_EVERY, BlockRunner
 from core.models.sequence import SequenceModel, SequenceModelConfig
 
-DEPTHS = [1, 2, KEPT_EVERY, KEPT_EVERY + 1, 2 * KEPT_EVERY + 2]
+DEPTHS = [1, 2, STORE_EVERY, STORE_EVERY + 1, 2 * STORE_EVERY + 2]
 SHAPE = (2, 5, 3)
 
 
@@ -46,7 +46,7 @@ def add_and_record(
 
 @pytest.mark.parametrize("count", DEPTHS)
 def test_a_block_reads_the_same_stream_again(count: int) -> None:
-    run, seen = RecomputedBlocks("block"), [[] for _ in range(count)]  # type: ignore[var-annotated]
+    run, seen = BlockRunner("block"), [[] for _ in range(count)]  # type: ignore[var-annotated]
     hidden, residual = torch.randn(SHAPE, requires_grad=True), None
     for block in range(count):
         hidden, residual = run(add_and_record, hidden, residual, seen[block])
@@ -65,7 +65,7 @@ def alive() -> int:
 
 def test_one_sum_in_so_many_is_kept() -> None:
     """The streams that nobody else keeps vanish with the block that reads them."""
-    run, count = RecomputedBlocks("block"), 2 * KEPT_EVERY + 1
+    run, count = BlockRunner("block"), 2 * STORE_EVERY + 1
     hidden, residual, before = torch.randn(SHAPE, requires_grad=True), None, alive()
     for _ in range(count):
         hidden, residual = run(add, hidden, residual)
@@ -74,7 +74,7 @@ def test_one_sum_in_so_many_is_kept() -> None:
 
 
 def test_without_gradients_nothing_is_kept() -> None:
-    run = RecomputedBlocks("block")
+    run = BlockRunner("block")
     with torch.no_grad():
         hidden, residual, before = torch.randn(SHAPE), None, alive()
         for _ in range(5):

@@ -8,8 +8,9 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from core.decoding.decoder import Decoder
-from core.decoding.engines import EagerEngine, Engine, Model, Situation
+from core.decoding.eager import EagerEngine
 from core.decoding.sampling import SamplingConfig, sample, sample_keys
+from core.decoding.state import DecodeState, Engine, Model
 from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
 
@@ -54,7 +55,7 @@ def begun(make: type, model: Model, count: int, config: SamplingConfig | None = 
     mask = torch.arange(model.config.padded_vocab_size, device="cuda") < model.config.vocab_size
     engine = make(model, count, config or SamplingConfig(), mask)
     logits = torch.zeros(count, len(mask), device="cuda")
-    engine.begin(Situation(logits, model.initial_state(count), 0), sample_keys(0, 0, count, "cuda"))
+    engine.load(DecodeState(logits, model.initial_state(count), 0), sample_keys(0, 0, count, "cuda"))
     return engine
 
 
@@ -64,7 +65,7 @@ def error(model: Model, engine: Engine, tokens: Tensor, log_probability: Tensor)
     logits = model(tokens)
     expected = logits.log_softmax(dim=-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
     found = (log_probability[:, 1:] - expected).abs().max()
-    found = max(found, (engine.situation().logits - logits[:, -1]).abs().max())
+    found = max(found, (engine.state().logits - logits[:, -1]).abs().max())
     print(f"{type(engine).__name__}: {found:.1e} off logits up to {logits.abs().max():.1f}")
     return float(found / max(1, logits.abs().max() / 10))
 
@@ -155,7 +156,7 @@ def test_tokens_are_those_of_sample(config: SamplingConfig) -> None:
     engine = begun(engines()[1], model, count, config)
     logits = torch.randn(count, 256, device="cuda") * 3
     keys = sample_keys(5, 0, count, "cuda")
-    engine.begin(Situation(logits.clone(), model.initial_state(count), 12), keys)
+    engine.load(DecodeState(logits.clone(), model.initial_state(count), 12), keys)
     tokens, log_probability = engine.advance(1)
     expected, expected_log = sample(
         logits, keys, 12, config, torch.ones(256, dtype=torch.bool, device="cuda")
@@ -169,8 +170,8 @@ def test_tokens_follow_the_softmax() -> None:
     model, count = model_of(CONFIGS["plain"]), 20_000
     engine = begun(engines()[1], model, count)
     logits = torch.linspace(-2, 2, 16, device="cuda")
-    engine.begin(
-        Situation(logits.expand(count, -1).clone(), model.initial_state(count), 3),
+    engine.load(
+        DecodeState(logits.expand(count, -1).clone(), model.initial_state(count), 3),
         sample_keys(0, 0, count, "cuda"),
     )
     counts = engine.advance(1)[0].flatten().bincount(minlength=16).cpu()
