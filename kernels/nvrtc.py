@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda.bindings import driver, nvrtc
+
+try:
+    from cuda.bindings import driver, nvrtc
+except ImportError:  # torch for CPUs comes without it
+    driver = nvrtc = None
 
 
 class Kernels:

@@ -101,10 +101,7 @@ def test_bad_input_is_refused_at_once() -> None:
         ({"count": 0}, "count is 0"),
         ({"length": 0}, "length is 0"),
         ({"prompt": torch.tensor([])}, "prompt is empty"),
-        (
-            {"prompt": torch.tensor([1, 12])},
-            "prompt holds tokens from 1 to 12; the model.s vocabulary is 0 to 11",
-        ),
+        ({"prompt": torch.tensor([1, 12])}, "tokens from 1 to 12; the model's vocabulary is 0 to 11"),
         ({"prompt": torch.zeros(3, 4, dtype=torch.long)}, r"prompt has the shape \(3, 4\)"),
         ({"allowed": torch.tensor([], dtype=torch.long)}, "allowed is empty"),
         ({"allowed": torch.tensor([-1])}, "allowed holds tokens from -1"),
