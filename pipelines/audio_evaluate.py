@@ -57,7 +57,7 @@ RESERVED_NAMES = ("train", "test", "", "..")
 """Names no source may have: the folders of the splits, the run folder, and its parent."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     classifier: str = field(
         metadata={"help": "run folder of audio_classifier, or its classifier.safetensors"}

@@ -1,7 +1,7 @@
-"""The classifier behind the metrics: a small ResNeXt over log-mel spectrograms of one second.
+"""Classifier behind the metrics: a small ResNeXt over log-mel spectrograms of one second.
 
-Two networks that agree on a metric's digits must be the same network: whoever publishes a number publishes
-the classifier's checksum with it.
+Metrics are comparable only between runs of one network, so every published number carries the checksum of its
+classifier.
 """
 
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from audio.data.waveform import FULL_SCALE
 from audio.evaluation.mel import RANGE, log_mel
 
 WIDENING = (4, 8, 16)
-"""Channels of the stages, as multiples of the first convolution's."""
+"""Channels of the stages, as multiples of the channels of the first convolution."""
 GROUPS = 8
 
 
 @dataclass
 class ClassifierConfig:
-    """The shape of a Classifier. Raises ValueError for sizes that cannot be."""
+    """Shape of a Classifier. Raises ValueError for invalid sizes."""
 
-    classes: int = field(default=10, metadata={"help": "how many classes there are"})
+    classes: int = field(default=10, metadata={"help": "number of classes"})
     width: int = field(
         default=64,
-        metadata={"help": "channels of the first convolution; the features are 16 times as many"},
+        metadata={"help": "channels of the first convolution; the number of features is 16 times this"},
     )
-    blocks: int = field(default=2, metadata={"help": "residual blocks in each of the three stages"})
+    blocks: int = field(default=2, metadata={"help": "number of residual blocks in each of the three stages"})
 
     def __post_init__(self) -> None:
         for name, least in (("classes", 2), ("blocks", 1)):
@@ -37,15 +37,15 @@ class ClassifierConfig:
 
     @property
     def features(self) -> int:
-        """How many numbers the classifier makes of a clip before it decides."""
+        """Number of features of a clip, the input of the last layer."""
         return self.width * WIDENING[-1]
 
 
 class Classifier(nn.Module):
-    """A ResNeXt (Xie et al. 2017) of three stages, mean pooled, and one linear layer.
+    """ResNeXt (Xie et al. 2017) of three stages, mean pooling, and one linear layer.
 
-    Group normalisation (Wu and He 2018) in place of batch normalisation: what a clip gives does not depend on
-    the clips beside it, so that any batch and any number of processes give the same.
+    Group normalization (Wu and He 2018) replaces batch normalization: the output for a clip is independent of
+    the other clips of the batch, and any batch size and world size give the same result.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -55,66 +55,70 @@ class Classifier(nn.Module):
         channels = [config.width, *(config.width * factor for factor in WIDENING)]
         self.stages = nn.Sequential(
             *(
-                _stage(before, after, config.blocks, stride)
-                for before, after, stride in zip(channels, channels[1:], (1, 2, 2), strict=False)
+                _stage(in_channels, out_channels, config.blocks, stride)
+                for in_channels, out_channels, stride in zip(channels, channels[1:], (1, 2, 2), strict=False)
             )
         )
         self.head = nn.Linear(config.features, config.classes)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Logits (rows, 1, classes) of waveforms (rows, CLIP), as `embed` takes them.
+        """Return logits (rows, 1, classes) of waveforms (rows, CLIP), as `embed` takes them.
 
-        The axis of length 1 makes it a model that core.training trains: one target a row.
+        The axis of length 1 fits core.training, which expects (rows, targets, classes).
         """
         return self.logits(self.embed(waveforms))[:, None]
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """The pooled features (rows, features) float32 of clips at 16 kHz.
+        """Return the pooled features (rows, features) float32 of clips at 16 kHz.
 
         waveforms: (rows, CLIP), floating point in [-1, 1], or 16-bit integers.
         """
         if not waveforms.is_floating_point():
             waveforms = waveforms.float() / FULL_SCALE
-        picture = log_mel(waveforms)[:, None] / (RANGE / 2) + 1
-        return self.stages(self.stem(picture)).float().mean(dim=(2, 3))
+        spectrograms = log_mel(waveforms)[:, None] / (RANGE / 2) + 1
+        return self.stages(self.stem(spectrograms)).float().mean(dim=(2, 3))
 
     def logits(self, features: Tensor) -> Tensor:
-        """The logits (rows, classes) float32 of features (rows, features)."""
+        """Return the logits (rows, classes) float32 of features (rows, features)."""
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float())
 
 
 class ResidualBlock(nn.Module):
-    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions beside a shortcut; (rows, before, h, w) to
-    (rows, after, h / stride, w / stride)."""
+    """Bottleneck of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions, with a shortcut.
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    Maps (rows, in_channels, h, w) to (rows, out_channels, h / stride, w / stride).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        inner = after // 2
+        inner = out_channels // 2
         self.branch = nn.Sequential(
-            _convolution(before, inner, 1),
+            _convolution(in_channels, inner, 1),
             _norm(inner),
             nn.ReLU(),
             _convolution(inner, inner, 3, stride, groups=GROUPS),
             _norm(inner),
             nn.ReLU(),
-            _convolution(inner, after, 1),
-            _norm(after),
+            _convolution(inner, out_channels, 1),
+            _norm(out_channels),
         )
-        is_same = before == after and stride == 1
-        self.shortcut = nn.Identity() if is_same else _convolution(before, after, 1, stride)
+        is_same = in_channels == out_channels and stride == 1
+        self.shortcut = nn.Identity() if is_same else _convolution(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.shortcut(x) + self.branch(x))
 
 
-def _stage(before: int, after: int, blocks: int, stride: int) -> nn.Sequential:
-    rest = (ResidualBlock(after, after, 1) for _ in range(blocks - 1))
-    return nn.Sequential(ResidualBlock(before, after, stride), *rest)
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = (ResidualBlock(out_channels, out_channels, 1) for _ in range(blocks - 1))
+    return nn.Sequential(ResidualBlock(in_channels, out_channels, stride), *rest)
 
 
-def _convolution(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(before, after, size, stride, size // 2, groups=groups, bias=False)
+def _convolution(
+    in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, out_channels, size, stride, size // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution
 

@@ -1,7 +1,7 @@
-"""Held-out likelihood: bits a sample over all real samples, and by the position in the window.
+"""Held-out likelihood: bits per sample over all real samples, and by position in the window.
 
-The position tells whether context helps: the first sample of a window is predicted from nothing, the last
-from all the others.
+Bits by position show the benefit of context: the first sample of a window has no context, the last has
+the whole window.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from audio.data.windows import Windows
 from core.context_bins import context_edges
 from core.training import IGNORED, World
 
-PIECE_SAMPLES = 1 << 17
-"""Samples that are run at once: enough to fill a GPU, whatever the windows' length."""
+CHUNK_SAMPLES = 1 << 17
+"""Samples per forward pass: enough to fill a GPU at any window length."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Nats and number of the samples of all windows.
+    """Total nats and number of samples, by position in the window.
 
-    edges: (bins + 1,). nats, samples: (bins,); bin i holds the samples from edges[i] to edges[i + 1] - 1 of
-    their windows, counted from 1.
+    edges: (bins + 1,). nats, samples: (bins,); bin i covers the positions edges[i] to edges[i + 1] - 1,
+    counted from 1.
     """
 
     edges: list[int]
@@ -39,20 +39,20 @@ class Likelihood:
 
     @property
     def loss(self) -> float:
-        """Nats a sample."""
+        """Nats per sample."""
         return sum(self.nats) / sum(self.samples)
 
     @property
     def bits(self) -> float:
-        """Bits a sample: the negative log-likelihood in base 2."""
+        """Bits per sample: the negative log-likelihood in base 2."""
         return self.loss / log(2)
 
     def metrics(self) -> dict[str, float]:
-        """What a validation logs: `loss` (nats a sample) and `bits_per_sample`."""
+        """Return the metrics of a validation: `loss` (nats per sample) and `bits_per_sample`."""
         return {"loss": self.loss, "bits_per_sample": self.bits}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a bin that has samples: first and last (positions from 1), samples, bits_per_sample."""
+        """Return one row per nonempty bin: first and last (positions from 1), samples, bits_per_sample."""
         return [
             {"first": low, "last": high - 1, "samples": samples, "bits_per_sample": nats / samples / log(2)}
             for (low, high), nats, samples in zip(pairwise(self.edges), self.nats, self.samples, strict=True)
@@ -67,36 +67,36 @@ def likelihood(
     windows: Windows,
     world: World,
     conditional: bool = False,
-    piece: int = PIECE_SAMPLES,
+    chunk: int = CHUNK_SAMPLES,
     unscored: int = 0,
     advance: Callable[[int], object] = lambda windows: None,
 ) -> Likelihood:
-    """The likelihood of windows under a model (on the world's device), in one pass that the processes share.
+    """Measure the likelihood of windows under a model on the world's device; the ranks share the windows.
 
-    Windows longer than `piece` run in pieces with carried state: memory does not grow with their length.
-    The first `unscored` samples of each window are read and do not count. `advance` is told of each batch how
-    many windows it held. Raises ValueError where no sample counts.
+    Windows longer than `chunk` samples run in chunks with carried state, so memory does not grow with their
+    length. The first `unscored` samples of each window serve as context only. `advance` is called after each
+    batch with its number of windows. Raises ValueError if no sample is scored.
     """
     longest = int(windows.lengths.max())
-    rows = max(1, min(piece // longest, -(-len(windows) // world.size)))
-    read = 0
+    rows = max(1, min(chunk // longest, -(-len(windows) // world.size)))
+    done = 0
     totals = torch.zeros(2, longest, dtype=torch.float64, device=world.device)
     for inputs, targets in evaluation_batches(audio, windows, rows, world.rank, world.size, conditional):
         targets[:, :unscored] = IGNORED
         state = model.initial_state(rows)
-        for first in range(0, inputs.shape[1], piece):
-            part, expected = (
-                tensor[:, first : first + piece].to(world.device) for tensor in (inputs, targets)
+        for first in range(0, inputs.shape[1], chunk):
+            chunk_inputs, chunk_targets = (
+                tensor[:, first : first + chunk].to(world.device) for tensor in (inputs, targets)
             )
-            logits, state = model(part, state)
-            is_real = expected != IGNORED
-            sums = torch.stack([sample_losses(logits, expected), is_real]).sum(1, dtype=torch.float64)
-            totals[:, first : first + piece][:, : sums.shape[1]] += sums
-        advance(min(rows * world.size, len(windows) - read))
-        read += rows * world.size
+            logits, state = model(chunk_inputs, state)
+            is_scored = chunk_targets != IGNORED
+            sums = torch.stack([sample_losses(logits, chunk_targets), is_scored]).sum(1, dtype=torch.float64)
+            totals[:, first : first + chunk][:, : sums.shape[1]] += sums
+        advance(min(rows * world.size, len(windows) - done))
+        done += rows * world.size
     nats, samples = world.sum(totals).cpu().numpy()
     if not samples.any():
-        raise ValueError(f"No window has more than the {unscored:,} samples that do not count.")
+        raise ValueError(f"No window has more than {unscored:,} samples, so no sample is scored.")
     edges = context_edges(longest)
     return Likelihood(
         edges.tolist(),
@@ -106,7 +106,7 @@ def likelihood(
 
 
 def sample_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p of each target in nats, (rows, length) float32: 0 where there is none.
+    """Return -log p of each target in nats, (rows, length) float32; 0 for ignored targets.
 
     logits: (rows, length, vocabulary); targets: (rows, length), any integer dtype.
     """

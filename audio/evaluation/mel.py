@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of clips of one second: what the classifier sees, and what pictures show."""
+"""Log-mel spectrograms of one-second clips, the input of the classifier."""
 
 from functools import cache
 
@@ -9,20 +9,20 @@ from torchaudio.transforms import MelSpectrogram
 from audio.data.waveform import RATE
 
 CLIP = RATE
-"""Samples in a clip that is judged: one second."""
+"""Samples per clip of the classifier: one second."""
 MELS, WINDOW, HOP = 32, 2048, 512
 FRAMES = CLIP // HOP + 1
 RANGE = 80.0
-"""Decibels below the loudest value of a clip at which everything counts as silence."""
+"""Dynamic range (decibels): values further below the maximum of a clip are clamped."""
 SMALLEST_POWER = 1e-10
 
 
 def log_mel(waveforms: Tensor) -> Tensor:
-    """Decibels below the loudest value of each clip, (rows, MELS, frames) in [-RANGE, 0], float32.
+    """Return decibels relative to the maximum of each clip, (rows, MELS, frames) float32 in [-RANGE, 0].
 
-    waveforms: (rows, samples) floating point at 16 kHz; frames is samples // HOP + 1. As in the classifier of
-    the published metrics: windows of 2,048 samples, 32 mel bands on Slaney's scale, power. Because the
-    reference is the clip's own maximum, loudness has no influence. Digital silence is 0 everywhere.
+    waveforms: (rows, samples) floating point at 16 kHz; frames is samples // HOP + 1. The settings are those
+    of the published classifier: windows of 2,048 samples, 32 mel bands on Slaney's scale, power. The result
+    does not depend on loudness. Digital silence gives 0 everywhere.
     """
     with torch.autocast(waveforms.device.type, enabled=False):
         power = _spectrogram(waveforms.device)(waveforms.float()).clamp(min=SMALLEST_POWER)
@@ -31,23 +31,23 @@ def log_mel(waveforms: Tensor) -> Tensor:
 
 
 def one_second(waveform: Tensor) -> Tensor:
-    """A clip (samples,) as `centred` gives it, padded with silence at its end: (CLIP,) float32."""
+    """Cut a clip (samples,) to a second, remove its mean, and pad it with silence: (CLIP,) float32."""
     clip = centred(waveform)
     return torch.nn.functional.pad(clip, (0, CLIP - len(clip)))
 
 
 def centred(waveform: Tensor) -> Tensor:
-    """The first second of a clip (samples,), without its mean: (at most CLIP,) float32.
+    """Return the first second of a clip (samples,) without its mean: (at most CLIP,) float32.
 
-    The quantizer `paper` moves silence by as much as it likes: a clip padded with silence would otherwise end
-    with a step. Raises ValueError for an empty clip, and for NaN and infinity.
+    The quantizer `paper` adds an offset to silence; without this, padding would add a step. Raises ValueError
+    for an empty clip, and for NaN and infinity.
     """
     if not waveform.numel():
-        raise ValueError("The clip holds no samples: leave it out.")
+        raise ValueError("The clip holds no samples. Leave it out.")
     if not waveform.isfinite().all():
-        raise ValueError("The clip holds NaN or infinity: leave it out, and look where it came from.")
-    part = waveform[:CLIP].float()
-    return part - part.mean()
+        raise ValueError("The clip holds NaN or infinity. Leave it out, and check its source.")
+    second = waveform[:CLIP].float()
+    return second - second.mean()
 
 
 @cache

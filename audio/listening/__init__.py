@@ -1,1 +1,1 @@
-"""The listening page."""
+"""Listening page: clips with players and pictures in one HTML file."""

@@ -1,4 +1,4 @@
-"""Small pictures of a sound for a page: the waveform as an SVG path, the log-mel spectrogram as a PNG."""
+"""Small pictures of a waveform for a page: an SVG path, and a log-mel spectrogram as PNG."""
 
 import io
 from functools import cache
@@ -13,39 +13,41 @@ from torchaudio.transforms import MelSpectrogram
 from audio.data.waveform import RATE, Waveform
 
 WAVE_WIDTH, WAVE_HEIGHT = 160, 40
-THINNEST = 0.5
+MIN_HALF_HEIGHT = 0.5
 MEL_WIDTH, MEL_BANDS = 128, 64
 WINDOW = 512
-DECIBELS, QUIETEST = 80.0, 0.0
+DYNAMIC_RANGE, MIN_PEAK = 80.0, 0.0  # decibels
 COLOURS = 64
 
 
 def waveform_path(waveform: Waveform) -> str:
-    """The `d` of an SVG path in a box of WAVE_WIDTH by WAVE_HEIGHT: from the highest sample of each column to
-    its lowest, full scale at the edges of the box, and never too thin to be seen."""
+    """Return the `d` of an SVG path in a box of WAVE_WIDTH by WAVE_HEIGHT.
+
+    The path encloses the highest and the lowest sample of each column. Full scale is at the edges of the box.
+    """
     columns = np.array_split(np.clip(waveform, -1, 1), min(WAVE_WIDTH, len(waveform)))
     x = (np.arange(len(columns)) + 0.5) * WAVE_WIDTH / len(columns)
     middle = WAVE_HEIGHT / 2
-    top = middle * (1 - np.array([column.max() for column in columns])) - THINNEST
-    bottom = middle * (1 - np.array([column.min() for column in columns])) + THINNEST
+    top = middle * (1 - np.array([column.max() for column in columns])) - MIN_HALF_HEIGHT
+    bottom = middle * (1 - np.array([column.min() for column in columns])) + MIN_HALF_HEIGHT
     points = [*zip(x, top, strict=True), *zip(x[::-1], bottom[::-1], strict=True)]
-    return "M" + "L".join(f"{across:.4g} {down:.4g}" for across, down in points) + "Z"
+    return "M" + "L".join(f"{column:.4g} {row:.4g}" for column, row in points) + "Z"
 
 
 def spectrogram(waveform: Waveform) -> npt.NDArray[np.float32]:
-    """(MEL_BANDS, about MEL_WIDTH) decibels below the loudest point, at least -DECIBELS.
+    """Return decibels relative to the maximum, (MEL_BANDS, about MEL_WIDTH) in [-DYNAMIC_RANGE, 0].
 
-    Finer in time than what the classifier sees (audio.evaluation.mel). What is too quiet to be
-    heard stays dark.
+    The time resolution is finer than that of the classifier's input (audio.evaluation.mel). The reference is
+    at least MIN_PEAK, so inaudible sound stays dark.
     """
     power = _mel(max(1, len(waveform) // MEL_WIDTH))(torch.from_numpy(waveform))
     decibels = 10 * power.clamp(min=1e-10).log10()
-    return (decibels - decibels.max().clamp(min=QUIETEST)).clamp(min=-DECIBELS).numpy()
+    return (decibels - decibels.max().clamp(min=MIN_PEAK)).clamp(min=-DYNAMIC_RANGE).numpy()
 
 
 def spectrogram_png(waveform: Waveform) -> bytes:
-    """A PNG of the spectrogram, high frequencies at the top, in few colours so that it stays small."""
-    level = np.rint((spectrogram(waveform)[::-1] / DECIBELS + 1) * (COLOURS - 1))
+    """Return the spectrogram as PNG, high frequencies at the top, in few colours for a small file."""
+    level = np.rint((spectrogram(waveform)[::-1] / DYNAMIC_RANGE + 1) * (COLOURS - 1))
     file = io.BytesIO()
     imsave(
         file,

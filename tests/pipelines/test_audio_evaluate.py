@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,8 +268,7 @@ class TestModels:
         assert {"parameters", "is", "mis", "am", "selected_fid", "fid_interval"} <= filled.keys()
 
     def test_a_model_of_another_split_is_said(self, audio_model: Path) -> None:
-        config = audio_evaluate.Config("c").data
-        config.source, config.sha256 = "fsdd_by_speaker", "0"
+        config = replace(audio_evaluate.Config("c").data, source="fsdd_by_speaker", sha256="0")
         file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
         (note,) = audio_evaluate.training_notes(file, config)
         assert "another split (fsdd), than the measured ones (fsdd_by_speaker)" in note

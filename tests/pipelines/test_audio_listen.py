@@ -1,4 +1,4 @@
-"""From folders of sound to a page: all of their clips, with what their indices say, or one clear error."""
+"""Listening pages from folders: every clip with the entries of its index, or one clear error."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import soundfile
 
 from audio.data.waveform import RATE
 from audio.metrics.bootstrap import Estimate
-from pipelines.audio_listen import Config, Listed, estimate_text, evenly_spaced, listen, main, model_names
+from pipelines.audio_listen import ClipFile, Config, estimate_text, evenly_spaced, listen, main, model_names
 
 INTERVAL = {"value": 1.5, "low": 1.25, "high": 1.75}
 
@@ -26,7 +26,7 @@ def write_sounds(folder: Path, *names: str, rate: int = RATE) -> Path:
 
 
 def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """A run of audio_evaluate with one source, of which one of two clips was written as sound."""
+    """A run of audio_evaluate with one source, with a WAV file for one of its two clips."""
     write_sounds(folder / "mamba", "wav/00000.wav")
     (folder / "mamba" / "clips.tsv").write_text(
         "file\tlabel\tclass\tconfidence\tlog_likelihood\tbits_per_sample\n"
@@ -51,21 +51,21 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_sound_alone_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     write_sounds(Path("sounds"), "clip10.wav", "clip2.flac")
     assert main(["folders=[sounds]", "output=page.html"]) == 0
-    assert "2 clip(s) of 1 model(s) are in page.html" in capsys.readouterr().out
+    assert "Wrote 2 clip(s) of 1 model(s) to page.html" in capsys.readouterr().out
     page = Path("page.html").read_text()
     assert 0 < page.index('data-name="clip2"') < page.index('data-name="clip10"')
 
 
-def test_index_of_audio_sample_tells_likelihoods() -> None:
+def test_index_of_audio_sample_gives_likelihoods() -> None:
     folder = write_sounds(Path("run/samples"), "sample_00000.wav", "sample_00001.wav")
     row = {"file": "sample_00001.wav", "label": "seven", "bits_per_sample": 2.5}
     (folder / "samples.json").write_text(json.dumps({"samples": [row]}))
-    unknown, told = listen(Config([str(folder)]))
+    unknown, known = listen(Config([str(folder)]))
     assert (unknown.bits, unknown.label) == (None, None)
-    assert (told.bits, told.label) == (2.5, "seven")
+    assert (known.bits, known.label) == (2.5, "seven")
 
 
-def test_evaluation_tells_classes_and_metrics() -> None:
+def test_evaluation_gives_classes_and_metrics() -> None:
     endless = {"value": "inf", "low": None, "high": None}
     metrics = {"clips": 2048, "fid": INTERVAL, "is": endless | {"value": 1.5}, "am": endless}
     folder = write_evaluation(Path("evaluation"), metrics)
@@ -79,7 +79,7 @@ def test_evaluation_tells_classes_and_metrics() -> None:
     assert "modified IS" not in page
 
 
-def test_models_stand_side_by_side_in_the_order_given() -> None:
+def test_models_keep_the_given_order() -> None:
     write_sounds(Path("runs/b/samples"), "x.wav", "y.wav", "z.wav")
     write_sounds(Path("runs/a/samples"), "x.wav")
     clips = listen(Config(["runs/b/samples", "runs/a/samples"], count=2))
@@ -87,16 +87,16 @@ def test_models_stand_side_by_side_in_the_order_given() -> None:
 
 
 @pytest.mark.parametrize(("clips", "count"), [(100, 50), (1000, 50), (2048, 50), (60, 25), (30, 15)])
-def test_all_classes_that_samples_take_in_turn_are_heard(clips: int, count: int) -> None:
-    listed = [Listed("model", Path(f"{number}.wav"), {"label": number % 10}) for number in range(clips)]
+def test_clips_of_alternating_classes_include_every_class(clips: int, count: int) -> None:
+    listed = [ClipFile("model", Path(f"{number}.wav"), {"label": number % 10}) for number in range(clips)]
     chosen = evenly_spaced(listed, count)
     assert len(chosen) <= count
     assert len({clip.path for clip in chosen}) == len(chosen)
-    assert {clip.known["label"] for clip in chosen} == set(range(10))
+    assert {clip.fields["label"] for clip in chosen} == set(range(10))
 
 
 def test_few_clips_are_spread_from_the_first_to_the_last() -> None:
-    listed = [Listed("model", Path(f"{number}.wav"), {}) for number in range(9)]
+    listed = [ClipFile("model", Path(f"{number}.wav"), {}) for number in range(9)]
     assert evenly_spaced([], 3) == []
     assert evenly_spaced(listed, 1) == listed[:1]
     assert evenly_spaced(listed, 3) == [listed[0], listed[4], listed[8]]
@@ -112,12 +112,12 @@ def test_few_clips_are_spread_from_the_first_to_the_last() -> None:
         (["a/x/s", "a/y/z/s"], ["x", "y/z"]),
     ],
 )
-def test_models_are_named_by_what_tells_them_apart(folders: list[str], names: list[str]) -> None:
+def test_models_are_named_by_the_distinct_part_of_their_path(folders: list[str], names: list[str]) -> None:
     assert model_names(folders) == names
 
 
 @pytest.mark.parametrize(
-    ("value", "reach", "text"),
+    ("value", "half", "text"),
     [
         (587.4, 61.7, "587 ± 62"),
         (4698.0, 1456.8, "4,698 ± 1,457"),
@@ -125,8 +125,8 @@ def test_models_are_named_by_what_tells_them_apart(folders: list[str], names: li
         (0.0, 0.0, "0.000 ± 0.000"),
     ],
 )
-def test_intervals_tell_the_digits_that_count(value: float, reach: float, text: str) -> None:
-    assert estimate_text(Estimate(value, value - reach, value + reach)) == text
+def test_intervals_have_two_significant_digits(value: float, half: float, text: str) -> None:
+    assert estimate_text(Estimate(value, value - half, value + half)) == text
 
 
 def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,24 +139,24 @@ def test_bad_input_is_named_and_nothing_is_written(capsys: pytest.CaptureFixture
     assert "count is 0" in fails(capsys, "folders=[good]", "count=0")
     write_sounds(Path("slow"), "b.wav", rate=8000)
     error = fails(capsys, f"folders=[{good},slow]")
-    assert "slow/b.wav has 8,000 samples a second, but good/a.wav has 16,000" in error
+    assert "slow/b.wav has 8,000 samples per second, but good/a.wav has 16,000" in error
     (write_sounds(Path("broken"), "a.wav") / "b.wav").write_bytes(b"no sound at all")
     assert "broken/b.wav cannot be read as audio" in fails(capsys, "folders=[broken]")
     (good / "samples.json").write_text('{"samples": [')
     assert "good/samples.json is not the index" in fails(capsys, "folders=[good]")
 
 
-def test_a_page_goes_into_a_folder_that_is_made_and_is_none_itself(
+def test_the_folder_of_a_page_is_created_and_a_page_cannot_be_a_folder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_sounds(Path("good"), "a.wav")
     assert main(["folders=[good]", "output=pages/new/page.html"]) == 0
     assert Path("pages/new/page.html").is_file()
     assert main(["folders=[good]", "output=pages"]) == 1
-    assert "output=pages is a folder: name the page itself" in capsys.readouterr().err
+    assert "output=pages is a folder. Give the name of the page" in capsys.readouterr().err
 
 
-def test_a_page_that_was_there_stays_when_a_new_one_fails() -> None:
+def test_an_existing_page_survives_a_failure() -> None:
     Path("listening.html").write_text("before")
     Path("empty").mkdir()
     assert main(["folders=[empty]"]) == 1

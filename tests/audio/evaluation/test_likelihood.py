@@ -1,4 +1,4 @@
-"""Held-out bits count every real sample once and no padding, in whatever pieces and by however many ranks."""
+"""Held-out bits count every real sample once and no padding, in whatever chunks and by however many ranks."""
 
 import math
 from dataclasses import replace
@@ -80,16 +80,16 @@ def test_what_is_unscored_is_read_all_the_same(
     assert whole.edges == last.edges
     assert last.samples == [0] * (len(last.samples) - 1) + [whole.samples[-1]]
     assert last.nats == [0] * (len(last.nats) - 1) + [pytest.approx(whole.nats[-1])]
-    with pytest.raises(ValueError, match="more than the 36 samples"):
+    with pytest.raises(ValueError, match="more than 36 samples"):
         likelihood(model, audio, windows, ALONE, unscored=36)
 
 
-@pytest.mark.parametrize("piece", [1, 7, 36, 72, 10**6])
-def test_pieces_change_nothing(
-    model: MultiscaleModel, audio: PackedAudio, windows: Windows, piece: int
+@pytest.mark.parametrize("chunk", [1, 7, 36, 72, 10**6])
+def test_chunks_change_nothing(
+    model: MultiscaleModel, audio: PackedAudio, windows: Windows, chunk: int
 ) -> None:
     whole = likelihood(model, audio, windows, ALONE)
-    assert_same(likelihood(model, audio, windows, ALONE, piece=piece), whole)
+    assert_same(likelihood(model, audio, windows, ALONE, chunk=chunk), whole)
 
 
 def test_ranks_together_measure_the_whole(
@@ -99,7 +99,7 @@ def test_ranks_together_measure_the_whole(
         def sum(self, tensor: Tensor) -> Tensor:
             return tensor
 
-    parts = [likelihood(model, audio, windows, Rank(rank, 3, ALONE.device), piece=80) for rank in range(3)]
+    parts = [likelihood(model, audio, windows, Rank(rank, 3, ALONE.device), chunk=80) for rank in range(3)]
     whole = likelihood(model, audio, windows, ALONE)
     nats = [sum(values) for values in zip(*(part.nats for part in parts), strict=True)]
     samples = [sum(values) for values in zip(*(part.samples for part in parts), strict=True)]
