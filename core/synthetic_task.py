@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from core.models.sequence import SequenceModel
-from core.random_tensors import random_below, random_words
-from core.training.batches import rows_at_once
+from core.random import random_below, random_words
+from core.training.batches import rows_per_pass
 from core.training.loss import IGNORED
 
 VOCABULARY_SIZE = 16
@@ -80,7 +80,7 @@ def measured(
     model: SequenceModel, batches: SyntheticBatches, sequences: int, device: torch.device
 ) -> dict[str, float]:
     """The loss (nats a target) and the accuracy of a model on the first sequences of step 0."""
-    count = rows_at_once(sequences, batches.length, TOKENS_AT_ONCE)
+    count = rows_per_pass(sequences, batches.length, TOKENS_AT_ONCE)
     step = torch.zeros(1, dtype=torch.int64, device=device)
     loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
     for first in range(0, sequences, count):

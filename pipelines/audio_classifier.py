@@ -31,7 +31,7 @@ from audio.evaluation.trained_classifier import (
 )
 from audio.metrics.predictions import Predictions
 from core.checkpoints.checkpoint import load_weights
-from core.training import RunFolder, TrainingConfig, Validate, World, joined_world, train
+from core.training import RunFolder, TrainingConfig, Validate, World, distributed_world, train
 from pipelines.common.audio_data import AudioDataConfig, open_audio_data
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def train_classifier(config: Config) -> TrainingRecord | None:
     """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
-    with joined_world() as world:
+    with distributed_world() as world:
         packed = open_audio_data(config.data, world).packed
         splits = {split: LabelledClips(packed, split) for split in ("train", "valid", "test")}
         config.data.sha256 = packed.sha256
@@ -68,15 +68,15 @@ def train_classifier(config: Config) -> TrainingRecord | None:
         world.rows(config.train.batch_size)  # raises before there is a run folder
         torch.manual_seed(config.train.seed)
         model = Classifier(config.model).to(world.device)
-        if world.is_first:
+        if world.is_rank_0:
             print(plan(config, packed, model), flush=True)
         if config.dry_run:
             return None
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         batches = ClassifierBatches(splits["train"], config.train.batch_size, config.train.seed)
         train(model, batches, config.train, run, world, "sample", validation(splits["valid"]))
-        return publish(model, splits, run, world) if world.is_first else None
+        return publish(model, splits, run, world) if world.is_rank_0 else None
 
 
 def validation(clips: LabelledClips) -> Validate:

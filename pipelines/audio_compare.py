@@ -25,7 +25,7 @@ from audio.data.windows import clip_windows
 from audio.evaluation.likelihood import likelihood
 from core.settings import setting_differences
 from core.storage.atomic import replaced_atomically
-from core.training import TrainingConfig, World, lone_world
+from core.training import TrainingConfig, World, single_process_world
 from core.training.metrics import read_metrics
 from kernels.provenance import write_results
 from pipelines import audio_pretrain
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     runs, folder = planned(config), Path(config.run.dir)
     if config.publish is not None:
         read_published(Path(config.publish))  # raises before anything is trained
-    world = lone_world()
+    world = single_process_world()
     settle(config, folder, world)
     for run in runs:
         if not (folder / run.name / ROW).exists():

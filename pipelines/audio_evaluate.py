@@ -40,7 +40,7 @@ from audio.metrics.suite import Mode
 from core.checkpoints.checkpoint import read_header
 from core.decoding.sampling import SamplingConfig
 from core.storage.atomic import replaced_atomically
-from core.training import World, lone_world
+from core.training import World, single_process_world
 from core.training.metrics import standard_json
 from kernels.provenance import commit, hardware, write_results
 from pipelines import audio_sample
@@ -134,7 +134,7 @@ def evaluate(config: Config, command_line: str) -> list[Measurement]:
     run = Path(config.run.dir)
     if config.results is not None:
         read_published(Path(config.results))  # raises before sampling starts
-    world = lone_world()
+    world = single_process_world()
     classifier = load_classifier(Path(config.classifier), world.device)
     packed = open_audio_data(config.data, world).packed
     require_classes(classifier, packed.classes, packed.name)

@@ -24,7 +24,7 @@ from audio.data.windows import Windows, whole_windows
 from audio.evaluation.likelihood import likelihood
 from core.checkpoints.checkpoint import run_folder_of
 from core.storage.atomic import replaced_atomically
-from core.training import World, joined_world
+from core.training import World, distributed_world
 from pipelines.common.audio_data import (
     AudioCheckpoint,
     evenly_spaced,
@@ -73,14 +73,14 @@ class Config:
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_length", __doc__ or "")
     checkpoint = Path(config.checkpoint)
-    with joined_world() as world:
+    with distributed_world() as world:
         trained = trained_model(checkpoint, world.device)
         data = trained_data(checkpoint)
         audio = open_audio_data(replace(data, folder=config.folder or data.folder), world).packed
         lengths = sorted(config.lengths) or doubled(audio, config.split, config.scored)
         windows = evenly_spaced(whole_windows(audio, config.split, lengths[-1]), config.windows)
         rows = curve(trained, audio, windows, lengths, config.scored, world)
-        if world.is_first:
+        if world.is_rank_0:
             write(rows, audio, config, Path(config.output or run_folder_of(checkpoint)))
 
 
@@ -107,7 +107,7 @@ def curve(
 ) -> list[dict[str, Any]]:
     """A row a length: the bits of the last `scored` samples of all windows in sequences of that length."""
     rows = []
-    with tqdm(total=len(lengths) * len(windows), unit=" windows", disable=not world.is_first) as bar:
+    with tqdm(total=len(lengths) * len(windows), unit=" windows", disable=not world.is_rank_0) as bar:
         for length in lengths:
             ends = last_samples(windows, length)
             told = bool(trained.classes)

@@ -20,7 +20,7 @@ import torch
 from audio.data.dataset import AudioDataset
 from audio.data.waveform import RATE
 from core.models.multiscale import MultiscaleModel
-from core.training import Batches, RunFolder, TrainingConfig, Validate, World, joined_world, train
+from core.training import Batches, RunFolder, TrainingConfig, Validate, World, distributed_world, train
 from core.training.progress import Progress
 from pipelines.common.audio_data import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
 from pipelines.common.audio_model import AudioModel, AudioModelConfig, new_model
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def pretrain(config: Config) -> Progress | None:
     """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
-    with joined_world() as world:
+    with distributed_world() as world:
         data = open_audio_data(config.data, world)
         config.data.sha256 = data.packed.sha256
         config.data.classes = list(data.packed.classes) if config.data.conditional else []
@@ -63,14 +63,14 @@ def pretrain(config: Config) -> Progress | None:
         validate = validate_of(config, data, world)
         dataset = training_data(config, data)
         batches = training_batches(config, dataset, model)
-        if world.is_first:
+        if world.is_rank_0:
             print(plan(config, data, dataset, model), flush=True)
         if config.dry_run:
             return None
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         progress = train(model, batches, config.train, run, world, "sample", validate)
-        return progress if world.is_first else None
+        return progress if world.is_rank_0 else None
 
 
 def training_data(config: Config, data: AudioData) -> AudioDataset:

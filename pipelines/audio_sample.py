@@ -26,7 +26,7 @@ from audio.data.clips import SUFFIXES
 from audio.data.quantizer import LEVELS, decode, encode
 from audio.data.stream import LARGEST, piped_header, write_samples
 from audio.data.waveform import as_pcm, read_waveform
-from core.training import lone_world
+from core.training import single_process_world
 from pipelines.common.audio_data import AudioCheckpoint, trained_model
 from pipelines.common.audio_index import Row, begin_output, ranked_rows, read_index, sample_files, write_index
 from pipelines.common.cli import command
@@ -115,7 +115,7 @@ def generate(config: Config) -> list[Row]:
 def read_request(config: Config) -> Request:
     """The model, the classes and the prompt of a configuration."""
     path = config.checkpoint_file
-    world = lone_world()
+    world = single_process_world()
     model = trained_model(path, world.device)
     labels = chosen_labels(config.labels, model)
     prompt = torch.zeros(0, dtype=torch.uint8)

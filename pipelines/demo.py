@@ -18,7 +18,7 @@ import numpy as np
 from bio.genome.vocabulary import encode, without_mask
 from bio.sample import SAMPLE
 from bio.scoring.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
-from core.training import joined_world
+from core.training import distributed_world
 from pipelines import dna_generate, dna_pretrain
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     given = ["--config", "demo", f"data.fasta={SAMPLE}", *arguments]
     config = parse_config(dna_pretrain.Config, given, "demo", __doc__ or "")
     folder = Path(config.run.dir)
-    with joined_world() as world:
+    with distributed_world() as world:
         data = open_data(config.data, world)
     if "valid" not in data.held_out:
         raise ValueError("The demo compares models on held-out bases: let data.valid_fraction be above 0.")

@@ -21,7 +21,7 @@ from torch import nn
 from bio.species.dataset import WindowList
 from bio.species.segments import SpeciesData
 from core.models.classifier import SequenceClassifier
-from core.training import RunFolder, Stage, Validate, World, joined_world, stage_table, train
+from core.training import RunFolder, Stage, Validate, World, distributed_world, stage_table, train
 from pipelines.common import dna_predict
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         dna_predict.run(arguments[1:])
     elif arguments[:1] == ["evaluate"]:
         config = parse_config(Config, [*arguments[1:], "resume=true"], "dna_classify evaluate", __doc__ or "")
-        with joined_world() as world:
+        with distributed_world() as world:
             result = evaluate(config, open_set(config.data, world), world)
         print(f"{report_of(result)}\n{config.run.dir} holds the evaluation.")
     else:
@@ -55,7 +55,7 @@ def classify(config: Config) -> None:
     """Train as configured, evaluate the best checkpoint, fill run.dir and print the report."""
     if config.train.backpropagation_length is not None:
         raise ValueError("A classifier reads a window at once: train.backpropagation_length must be null.")
-    with joined_world() as world:
+    with distributed_world() as world:
         data = open_set(config.data, world)
         require_several(data)
         model = new_classifier(config, len(data.names)).to(world.device)
@@ -64,17 +64,17 @@ def classify(config: Config) -> None:
         for length in (config.data.length, *config.evaluation.lengths):
             require_windows(config, data, length)
         validate = validation(config, data, world)
-        if world.is_first:
+        if world.is_rank_0:
             print(plan(config, data, model, stages), flush=True)
         if config.dry_run:
             return
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         if config.probe_start and run.latest is None:
             start_from_probe(config, data, model, world)
         train(model, batches, config.train, run, world, "base", validate, stages)
         result = evaluate(config, data, world)
-    if world.is_first:
+    if world.is_rank_0:
         print(f"{report_of(result)}\n{config.run.dir} holds the run.")
 
 

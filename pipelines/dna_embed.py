@@ -31,7 +31,7 @@ from core.checkpoints.checkpoint import read_header
 from core.models.classifier import CHUNK_TOKENS, hidden_chunks, pooled_hidden
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
-from core.training import TrainingConfig, lone_world
+from core.training import TrainingConfig, single_process_world
 from core.training.step import autocast
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def embed(config: Config) -> tuple[int, int]:
     """Write the vectors, their index and the picture, each there whole or not at all; the vectors' shape."""
-    world = lone_world()
+    world = single_process_world()
     backbone = trained_backbone(Path(config.checkpoint), world.device)
     places = chosen_places(config)
     rows = [place.length if config.per_base else 1 for place in places]

@@ -25,7 +25,7 @@ from bio.genome.fasta_writer import FastaWriter, wrapped
 from bio.genome.vocabulary import A, T, decode, encode
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
-from core.training import lone_world
+from core.training import single_process_world
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
 from pipelines.common.dna import trained_model
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
 def generate(config: Config) -> Path:
     """Write the sequences of a configuration and return their file, which is there whole or not at all."""
     checkpoint = config.checkpoint_file
-    world = lone_world()
+    world = single_process_world()
     model = trained_model(checkpoint, world.device)
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
     if config.output == STDOUT:

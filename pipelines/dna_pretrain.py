@@ -28,11 +28,11 @@ from core.training import (
     Stage,
     TrainingConfig,
     World,
-    joined_world,
+    distributed_world,
     stage_table,
     train,
 )
-from core.training.batches import rows_at_once
+from core.training.batches import rows_per_pass
 from core.training.progress import Progress
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
@@ -69,11 +69,11 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
 
     table_folder: where the table of Markov models is read, or left; run.dir if None.
     """
-    with joined_world() as world:
+    with distributed_world() as world:
         try:
             data = open_data(config.data, world)
         except FileNotFoundError:
-            if config.dry_run and world.is_first:
+            if config.dry_run and world.is_rank_0:
                 print("\n".join(model_lines(config, world)), flush=True)
             raise
         torch.manual_seed(config.train.seed)
@@ -81,7 +81,7 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
         world.rows(config.train.batch_size)  # raises before there is a run folder
         windows = validation_windows(config, data)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
-        if world.is_first:
+        if world.is_rank_0:
             print(plan(config, data, stages, world), flush=True)
         if config.dry_run:
             return None
@@ -89,16 +89,16 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
         if config.data.valid_fasta is not None:
             config.data.valid_sha256 = data.held_out_genome.sha256
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         validate = None
         if windows is not None:
             markov: dict[int, float] = {}
-            if world.is_first:  # it alone writes, and logs
+            if world.is_rank_0:  # it alone writes, and logs
                 markov = markov_baseline(data, windows, config.data.markov_orders, table_folder or run.path)
             shorter = [stage.length for stage in stages[:-1]]
             validate = validation(data.held_out_genome, windows, world, run.path, markov, shorter)
         progress = train(model, batches, config.train, run, world, "base", validate, stages)
-        return progress if world.is_first else None
+        return progress if world.is_rank_0 else None
 
 
 def validation_windows(config: Config, data: DnaData) -> TiledWindows | None:
@@ -157,7 +157,7 @@ def overlap_lines(config: Config, data: DnaData) -> list[str]:
 def at_once(config: Config, world: World) -> int:
     """The bases that one process runs at once, where that is most: at the full length."""
     train, length = config.train, config.data.length
-    rows = rows_at_once(len(world.rows(train.batch_size)), length, train.micro_tokens)
+    rows = rows_per_pass(len(world.rows(train.batch_size)), length, train.micro_tokens)
     return rows * min(length, train.backpropagation_length or length)
 
 

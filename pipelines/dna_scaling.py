@@ -25,7 +25,7 @@ import torch
 
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
-from core.training import NonFiniteError, World, joined_world
+from core.training import NonFiniteError, World, distributed_world
 from core.training.metrics import read_metrics
 from pipelines import dna_pretrain
 from pipelines.common.cli import command
@@ -85,22 +85,22 @@ class Cell:
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_scaling", __doc__ or "")
     cells = planned(config)
-    with joined_world() as world:
+    with distributed_world() as world:
         states = [checked_state(cell) for cell in cells]
-        world.wait()  # no process begins before all have looked
-        if world.is_first:
+        world.barrier()  # no process begins before all have looked
+        if world.is_rank_0:
             print(plan_text(cells, states), flush=True)
         if config.dry_run:
             return
         for cell, state in zip(cells, states, strict=True):
             if state in ("new", "started"):
                 train(cell, state == "started", world)
-            if world.is_first:
+            if world.is_rank_0:
                 folder, seed = Path(config.run.dir), config.train.seed
                 write_results(folder, rows(cells), validations(cells), arguments, seed)
                 if config.publish is not None:
                     publish(folder, Path(config.publish))
-        if world.is_first:
+        if world.is_rank_0:
             print(results_text(rows(cells)))
             print(f"{config.run.dir} holds the runs, their table and its pictures.")
 
@@ -165,7 +165,7 @@ def train(cell: Cell, resume: bool, world: World) -> None:
     try:
         dna_pretrain.pretrain(dataclasses.replace(cell.config, resume=resume), cell.folder.parent)
     except NonFiniteError as error:
-        if world.is_first:
+        if world.is_rank_0:
             with replaced_atomically(cell.folder / DIVERGED) as temporary:
                 temporary.write_text(f"{error}\n", encoding="utf-8")
 

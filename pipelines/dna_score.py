@@ -28,7 +28,7 @@ from bio.scoring.streaming import PIECE_BASES, repeat_and_unique, stream_losses
 from bio.scoring.track import BedGraph, LikelihoodTrack
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
-from core.training import TrainingConfig, lone_world
+from core.training import TrainingConfig, single_process_world
 from core.training.report import peak_memory_gib
 from core.training.step import autocast
 from pipelines.common.cli import command
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def score(config: Config) -> list[RegionScore]:
     """Score as configured and write the files, each there whole or not at all."""
-    world = lone_world()
+    world = single_process_world()
     model = trained_model(Path(config.checkpoint), world.device)
     genome = open_genome(config.fasta)
     regions = chosen_regions(config, genome)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from bio.species.segments import open_species
 from bio.species.species_set import read_species
-from core.training import lone_world
+from core.training import single_process_world
 from kernels.provenance import write_results
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
@@ -100,7 +100,7 @@ class Job:
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_species", __doc__ or "")
-    world = lone_world()
+    world = single_process_world()
     folder = Path(config.dir)
     if folder.exists() and any(folder.iterdir()) and not config.resume:
         raise ValueError(f"{folder} holds runs already: go on with resume=true, or choose another dir.")

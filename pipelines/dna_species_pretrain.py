@@ -23,7 +23,7 @@ from bio.species.dataset import WindowList
 from bio.species.segments import SpeciesData
 from bio.windows.dataset import inputs_and_targets
 from core.models.sequence import SequenceModel, SequenceModelConfig
-from core.training import RunFolder, TrainingConfig, Validate, World, count_targets, joined_world, train
+from core.training import RunFolder, TrainingConfig, Validate, World, count_targets, distributed_world, train
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
 from pipelines.common.dna import new_model
@@ -51,7 +51,7 @@ class Config:
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_species_pretrain", __doc__ or "")
-    with joined_world() as world:
+    with distributed_world() as world:
         data = open_set(config.data, world)
         torch.manual_seed(config.train.seed)
         model = new_model(config.model).to(world.device)
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str]) -> None:
         batches, _ = training_batches(data, config.data, config.train, GrowthConfig(), next_base=True)
         validate = validation(config, data, world)
         settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_first)
+        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         progress = train(model, batches, config.train, run, world, "base", validate)
-    if world.is_first:
+    if world.is_rank_0:
         bits = progress.validation.get("bits_per_base", math.nan)
         print(f"{progress.step:,} steps done, held-out {bits:.4f} bits per base; {config.run.dir} has it.")
 

@@ -26,7 +26,7 @@ from core.checkpoints.checkpoint import latest_checkpoint, load_weights
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.storage.atomic import replaced_atomically
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
-from core.training import RunFolder, Stage, TrainingConfig, World, lone_world, staged, train
+from core.training import RunFolder, Stage, StagedBatches, TrainingConfig, World, single_process_world, train
 from core.training.step import autocast
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config, require_same_settings, run_state
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
     if config.publish is not None:
         read_published(Path(config.publish))
     rows: list[Row] = []
-    world = lone_world()
+    world = single_process_world()
     for mixer, settings in runs.items():
         found = accuracies(settings, world)
         rows += [{"task": config.task.name, "mixer": mixer, **row} for row in found]
@@ -150,7 +150,7 @@ def trained(settings: Settings, world: World) -> SequenceModel:
     stages = stages_of(settings)
     by_length = {s.length: SyntheticBatches(task.name, s.length, settings.train.seed) for s in stages}
     run = RunFolder(folder, asdict(settings), resume=state == "started")
-    train(model, staged(stages, by_length), settings.train, run, world, "token", validate, stages)
+    train(model, StagedBatches(stages, by_length), settings.train, run, world, "token", validate, stages)
     return model.eval()
 
 

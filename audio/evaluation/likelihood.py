@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from audio.data.dataset import evaluation_batches
 from audio.data.pack import PackedAudio
 from audio.data.windows import Windows
-from core.context_bins import context_edges
+from core.statistics import context_edges
 from core.training import IGNORED, World
 
 CHUNK_SAMPLES = 1 << 17

@@ -17,8 +17,8 @@ from bio.genome.genome import Genome
 from bio.scoring.likelihood import Score, base_losses, to_device
 from bio.windows.dataset import NOT_A_TARGET, evaluation_batches, inputs_and_targets, target_repeats
 from bio.windows.window import TiledWindows
-from core.context_bins import context_edges
 from core.models.sequence import SequenceModel
+from core.statistics import context_edges
 from core.training import World
 
 PIECE_BASES = 1 << 17

@@ -16,7 +16,7 @@ from bio.genome.vocabulary import Bytes, without_mask
 from bio.species.segments import SpeciesData, Stretch
 from bio.windows.window import starts_with_few_n
 from core.random import random_uniform
-from core.spacing import evenly_spaced
+from core.statistics import evenly_spaced
 
 CLASS_STREAM, STRETCH_STREAM, START_STREAM = 11, 12, 13
 CLUSTER_BASES = 1 << 16

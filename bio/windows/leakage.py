@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bio.genome.genome import Genome
 from bio.genome.spans import Spans
 from bio.genome.vocabulary import A, Bytes, T, reverse_complement, without_mask
+from core.random import hash_bits
 
 K = 128
 MOST_SHARED = 0.02
@@ -69,6 +70,4 @@ def _sampled(tokens: Bytes) -> Hashes:
 
 def _mixed(words: Hashes) -> Hashes:
     """A permutation of the 64-bit words that leaves no pattern of bases (Steele et al. 2014, SplitMix64)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    return hash_bits(words.view(np.int64)).view(np.uint64)

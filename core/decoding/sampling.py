@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.random import random_words
-
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+from core.random import GOLDEN_GAMMA, hash_bits, logical_shift_right, random_words
 
 
 @dataclass(frozen=True)
@@ -107,18 +105,10 @@ def gumbel_noise(keys: Tensor, position: int | Tensor, vocabulary: int) -> Tenso
     tokens = torch.arange(vocabulary, device=keys.device)
     bits = _hash(_hash(keys, positions)[:, None], tokens)
     # 23 bits + 1/2 are exact in float32 and never give 0 or 1, where the logarithms are infinite
-    uniform = (_shift_right(bits, 41).float() + 0.5) * 2.0**-23
+    uniform = (logical_shift_right(bits, 41).float() + 0.5) * 2.0**-23
     return -torch.log(-torch.log(uniform))
 
 
 def _hash(key: Tensor, index: Tensor) -> Tensor:
-    """Return element `index` of the SplitMix64 stream of `key` (Steele et al. 2014), wrapped to int64."""
-    bits = key + (index + 1) * GOLDEN
-    bits = (bits ^ _shift_right(bits, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    bits = (bits ^ _shift_right(bits, 27)) * (0x94D049BB133111EB - 2**64)
-    return bits ^ _shift_right(bits, 31)
-
-
-def _shift_right(bits: Tensor, places: int) -> Tensor:
-    """Shift right logically, which torch does only for unsigned numbers."""
-    return (bits >> places) & ((1 << (64 - places)) - 1)
+    """Return element `index` of the SplitMix64 stream of `key`, int64."""
+    return hash_bits(key + (index + 1) * GOLDEN_GAMMA)

@@ -2,8 +2,8 @@
 
 from core.training.batches import Batch, Batches
 from core.training.config import TrainingConfig
-from core.training.distributed import World, joined_world, lone_world
-from core.training.length_warmup import Stage, doubled_lengths, plan_stages, stage_table, staged
+from core.training.distributed import World, distributed_world, single_process_world
+from core.training.length_warmup import Stage, StagedBatches, doubling_lengths, plan_stages, stage_table
 from core.training.loop import Validate, train
 from core.training.loss import IGNORED, count_targets, cross_entropy_sum
 from core.training.run_folder import RunFolder, RunFolderError
@@ -17,17 +17,17 @@ __all__ = [
     "RunFolder",
     "RunFolderError",
     "Stage",
+    "StagedBatches",
     "TrainingConfig",
     "TrainingInterrupted",
     "Validate",
     "World",
     "count_targets",
     "cross_entropy_sum",
-    "doubled_lengths",
-    "joined_world",
-    "lone_world",
+    "distributed_world",
+    "doubling_lengths",
     "plan_stages",
+    "single_process_world",
     "stage_table",
-    "staged",
     "train",
 ]

@@ -41,7 +41,7 @@ FETCHED_AHEAD = 2
 """Batches that wait beside the one in use: one could not hide a step that is shorter than its fetch."""
 
 
-def prefetched(
+def prefetch(
     batches: Batches, steps: range, rows: Callable[[int], range], device: torch.device
 ) -> Generator[tuple[Batch, float], None, None]:
     """For each step its batch, on the device, and the seconds that were spent waiting for it.
@@ -73,7 +73,7 @@ def micro_batches(batch: Batch, piece: int, tokens: int | None) -> Iterator[Batc
     piece: the tokens of a row that run at once. Packed sequences are parted where one begins, and run whole.
     """
     if batch.cu_seqlens is None:
-        rows = rows_at_once(len(batch.inputs), piece, tokens)
+        rows = rows_per_pass(len(batch.inputs), piece, tokens)
         for inputs, targets in zip(batch.inputs.split(rows), batch.targets.split(rows), strict=True):
             yield Batch(inputs, targets)
     elif tokens is None:
@@ -94,6 +94,6 @@ def _cuts(bounds: list[int], tokens: int) -> list[int]:
     return [*cuts, len(bounds) - 1]
 
 
-def rows_at_once(rows: int, length: int, tokens: int | None) -> int:
+def rows_per_pass(rows: int, length: int, tokens: int | None) -> int:
     """How many of `rows` sequences of `length` make at most `tokens`, one at least; None: all of them."""
     return rows if tokens is None else min(rows, max(1, tokens // length))

@@ -37,7 +37,7 @@ class DeviceBatches(Protocol):
         """The same for each of `steps` (n,) int64, where that is: (n, rows, length), without waiting."""
 
 
-def recorded(work: Callable[[], None]) -> Callable[[], None]:
+def capture(work: Callable[[], None]) -> Callable[[], None]:
     """What does again, on the GPU, all that `work` starts there; nothing is computed yet.
 
     `work` must have run before. What it reads and writes stays where it is now: give it new values in place.
@@ -48,7 +48,7 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def silent_step(
+def step_without_sync(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
@@ -94,7 +94,7 @@ class CapturedStep:
         is_due = self._taken == WARM_UP and self._replay is None
         if is_due and not is_packed and _is_small(self._world.device):
             self._batch = batch.map(Tensor.clone)
-            self._replay = recorded(self._work)
+            self._replay = capture(self._work)
         if self._batch is None or self._replay is None:
             arguments = self._model, self._optimizer, batch, self._config, self._world
             result = training_step(*arguments, stop_requested)
@@ -108,7 +108,9 @@ class CapturedStep:
 
     def _work(self) -> None:
         assert self._batch is not None
-        self._told.copy_(silent_step(self._model, self._optimizer, self._batch, self._config, self._world))
+        self._told.copy_(
+            step_without_sync(self._model, self._optimizer, self._batch, self._config, self._world)
+        )
 
 
 def _is_small(device: torch.device) -> bool:
@@ -144,7 +146,7 @@ class CapturedSteps:
         self._steps.copy_(torch.arange(first, first + len(rates)))
         self._rates.copy_(torch.tensor(rates))
         if self._runs == 1:  # the first run has compiled and chosen the kernels
-            self._work = recorded(self._take)
+            self._work = capture(self._take)
         self._runs += 1
         self._work()
         return [StepResult(loss, norm, stop_requested=False) for loss, norm in self._told.tolist()]
@@ -158,7 +160,7 @@ class CapturedSteps:
         for index, batch in enumerate(zip(inputs, targets, strict=True)):
             for group in groups:
                 group["lr"] = self._rates[index]
-            told = silent_step(self._model, self._optimizer, Batch(*batch), self._config, self._world)
+            told = step_without_sync(self._model, self._optimizer, Batch(*batch), self._config, self._world)
             self._told[index].copy_(told)
         for group, rate in zip(groups, own_rates, strict=True):
             group["lr"] = rate

@@ -1,4 +1,4 @@
-"""Data parallelism over the processes that torchrun starts. Their number is nobody's option."""
+"""Data parallelism over the processes of torchrun. The world size comes from torchrun."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,38 +17,38 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size` equal ones, and the device that it computes on."""
+    """Rank and device of this process among `size` processes."""
 
     rank: int
     size: int
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+    def is_rank_0(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, the same bits in each; in place."""
+        """Sum a tensor over all ranks in place and return it; every rank gets the same bits."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
 
-    def wait(self) -> None:
-        """Return when every process is here."""
+    def barrier(self) -> None:
+        """Wait until every rank has called this."""
         self.sum(torch.zeros(1, device=self.device))
 
-    def first_alone(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns; the others begin it when the first process has finished."""
-        if self.is_first:
+    def rank_0_first(self, work: Callable[[], Result]) -> Result:
+        """Run `work` on rank 0, then on the other ranks; return its result."""
+        if self.is_rank_0:
             result = work()
-            self.wait()
+            self.barrier()
             return result
-        self.wait()
+        self.barrier()
         return work()
 
     def sum_gradients(self, model: nn.Module, extra: Tensor) -> Tensor:
-        """Sum every gradient in place, and with them `extra` (n,), which is returned: one message in all."""
+        """Sum every gradient over all ranks in place; return the sum of `extra` (n,). Uses one all-reduce."""
         if self.size == 1:
             return extra
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -59,15 +59,15 @@ class World:
         return summed_extra
 
     def broadcast(self, model: nn.Module) -> None:
-        """Give every process the first one's parameters and buffers."""
+        """Copy the parameters and buffers of rank 0 to every rank."""
         if self.size > 1:
             for tensor in model_tensors(model).values():
                 torch.distributed.broadcast(tensor.detach(), src=0)
 
     def rows(self, batch_size: int) -> range:
-        """The rows of the global batch that are this process's.
+        """Return the rows of the global batch that this rank computes.
 
-        Raises ValueError if the batch does not divide over the processes.
+        Raises ValueError if batch_size is not a multiple of the world size.
         """
         share, rest = divmod(batch_size, self.size)
         if rest or share == 0:
@@ -79,12 +79,12 @@ class World:
 
 
 @contextmanager
-def joined_world() -> Iterator[World]:
-    """Join the processes of torchrun (its RANK, WORLD_SIZE and LOCAL_RANK); without torchrun, be alone.
+def distributed_world() -> Iterator[World]:
+    """Join the process group of torchrun (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, a world of size 1.
 
-    The device is the GPU of LOCAL_RANK where there are GPUs, else the CPU. Joined already, it is the same
-    world again, which only the outer block leaves. Raises ValueError if torchrun started more processes than
-    there are GPUs.
+    The device is the GPU with index LOCAL_RANK, or the CPU on a machine without GPUs. Blocks may be nested:
+    the outermost one leaves the process group. Raises ValueError if torchrun started more processes than the
+    machine has GPUs.
     """
     rank, size, local = (
         int(os.environ.get(name, default))
@@ -96,15 +96,15 @@ def joined_world() -> Iterator[World]:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, device_id=device if device.type == "cuda" else None)
-    # left only by the normal way: after an error the others may wait in a collective, and so would we
+    # not in a finally: after an error on this rank the other ranks may hang in a collective
     yield World(rank, size, device)
     torch.distributed.destroy_process_group()
 
 
-def lone_world() -> World:
-    """The world of a job that one process does; ValueError where torchrun started several."""
+def single_process_world() -> World:
+    """Return a world of size 1. Raises ValueError if torchrun started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("This is a job for one process: start it without torchrun.")
+        raise ValueError("This script runs in one process: start it without torchrun.")
     return World(0, 1, _device(0))
 
 
@@ -113,8 +113,8 @@ def _device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"torchrun started a process of local rank {local_rank}, but this machine has "
-            f"{torch.cuda.device_count()} GPU(s). Give torchrun --nproc-per-node that number at most."
+            f"torchrun started local rank {local_rank}, but this machine has "
+            f"{torch.cuda.device_count()} GPU(s). Set --nproc-per-node to at most that number."
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

@@ -1,6 +1,6 @@
-"""Length warm-up (Mamba, section E.3): sequences double in length while the tokens of a step stay as many.
+"""Length warm-up (Gu and Dao 2023, section E.3): double the length at constant tokens per step.
 
-A run's stages are known before it starts; what a step reads is a function of its stage and its number in it.
+A run plans its stages before it starts. The batch of a step depends only on its stage and its number in it.
 """
 
 import math
@@ -15,7 +15,7 @@ from core.training.batches import Batch, Batches
 
 @dataclass(frozen=True)
 class Stage:
-    """Consecutive steps whose sequences have one length."""
+    """Consecutive steps with sequences of one length."""
 
     length: int  # tokens in a sequence
     batch_size: int  # sequences in a step, over all processes
@@ -32,51 +32,54 @@ class Stage:
         return self.steps * self.batch_size * self.length
 
 
-def doubled_lengths(first: int, last: int) -> list[int]:
-    """The lengths first, 2 * first, 4 * first, ... up to last; ValueError if doubling does not lead there."""
+def doubling_lengths(first: int, last: int) -> list[int]:
+    """Return the lengths first, 2 * first, 4 * first, ..., last.
+
+    Raises ValueError if last is not first times a power of two.
+    """
     lengths = [first]
     while 0 < lengths[-1] < last:
         lengths.append(2 * lengths[-1])
     if first < 1 or lengths[-1] != last:
         raise ValueError(
-            f"Lengths that double from {first:,} never come to {last:,}. Let the first length be the last "
-            "one divided by a power of two."
+            f"Doubling {first:,} never gives {last:,}. Set the first length to the last one divided by a "
+            "power of two."
         )
     return lengths
 
 
 def plan_stages(stage_tokens: Mapping[int, float], tokens_per_step: int) -> list[Stage]:
-    """One stage for each length, in their order; `stage_tokens` maps a length to the tokens it is to see.
+    """Plan one stage per length, in order; `stage_tokens` maps a length to its number of tokens.
 
-    A stage begins at the step nearest to where the tokens of those before it end, so that the whole plan is
-    off by half a step at most. Raises ValueError, naming the length, for a step that does not hold a whole
-    number of sequences, and for a stage without a step.
+    Each stage begins at the step nearest to the end of the tokens before it, so that rounding errors do not
+    add up. Raises ValueError, naming the length, if a step does not hold a whole number of sequences or a
+    stage has no step.
     """
     ends = [math.floor(tokens / tokens_per_step + 0.5) for tokens in accumulate(stage_tokens.values())]
     stages = []
     for (length, tokens), first_step, end in zip(stage_tokens.items(), [0, *ends], ends, strict=False):
         if tokens_per_step % length:
             raise ValueError(
-                f"A step of {tokens_per_step:,} tokens does not hold a whole number of sequences of "
-                f"{length:,}. Make the tokens of a step a multiple of every length."
+                f"{tokens_per_step:,} tokens per step are not a whole number of sequences of {length:,}. "
+                "Make the tokens per step a multiple of every length."
             )
         if end <= first_step:
             raise ValueError(
-                f"The stage of length {length:,} would see {tokens:,.0f} tokens, too few for a step of "
-                f"{tokens_per_step:,}. Give it more epochs or tokens, or take fewer tokens a step."
+                f"The stage of length {length:,} has {tokens:,.0f} tokens, too few for a step of "
+                f"{tokens_per_step:,}. Give it more epochs or tokens, or use fewer tokens per step."
             )
         stages.append(Stage(length, tokens_per_step // length, first_step, end - first_step))
     return stages
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
-    """The stage that a step (from 0, below the last stage's end) belongs to."""
+    """Return the stage of a step (from 0, below the end of the last stage)."""
     return next(stage for stage in stages if step < stage.end)
 
 
 @dataclass(frozen=True)
 class StagedBatches:
-    """The batches of a run from those of each length, which count steps from the start of their stage."""
+    """Batches of a run from the batches of each length, which count steps from the start of their stage."""
 
     stages: Sequence[Stage]
     by_length: Mapping[int, Batches]
@@ -86,13 +89,8 @@ class StagedBatches:
         return self.by_length[stage.length](step - stage.first_step, rows)
 
 
-def staged(stages: Sequence[Stage], batches: Mapping[int, Batches]) -> StagedBatches:
-    """The batches of a run of these stages from those of each length."""
-    return StagedBatches(stages, batches)
-
-
 def stage_table(stages: Sequence[Stage]) -> str:
-    """The stages as a table to print before a run starts, steps counted from 1."""
+    """Format the stages as a table; steps count from 1."""
     header = ("length", "sequences", "first step", "steps", "tokens")
     rows = [
         (stage.length, stage.batch_size, stage.first_step + 1, stage.steps, stage.tokens) for stage in stages

@@ -20,7 +20,7 @@ from core.training.progress import Progress
 from core.training.report import peak_memory_gib, summary
 from core.training.run_folder import HOW_TO_RESUME, RunFolder
 from core.training.step import StepResult, autocast
-from core.training.steps import Taken, steps_taken
+from core.training.steps import Taken, run_steps
 from core.training.stopping import NonFiniteError, StopRequest, TrainingInterrupted
 
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -72,8 +72,8 @@ def train(
     with (
         closing(run),
         StopRequest() as stop,
-        Screen(steps, progress.step, unit, visible=world.is_first) as screen,
-        closing(steps_taken(model, optimizer, batches, config, world, stop, left, rows)) as taken,
+        Screen(steps, progress.step, unit, visible=world.is_rank_0) as screen,
+        closing(run_steps(model, optimizer, batches, config, world, stop, left, rows)) as taken,
     ):
         model.train()
         for step in taken:
@@ -105,7 +105,7 @@ def train(
                 screen.say(f"{stopped} {HOW_TO_RESUME}")
                 raise TrainingInterrupted(stopped)
         run.finish(summary(progress, model, world, unit))
-    world.wait()  # until the folder is whole
+    world.barrier()  # until the folder is whole
     return progress
 
 

@@ -1,32 +1,52 @@
-"""AdamW with the paper's groups (Mamba, section E.2)."""
+"""AdamW, its parameter groups and its learning-rate schedule (Gu and Dao 2023, section E.2)."""
+
+import math
 
 import torch
 from torch import nn
 
 from core.training.config import TrainingConfig
 
-_DYNAMICS = {"A_log", "A_imag", "D"}
+_STATE_SPACE_PARAMETERS = {"A_log", "A_imag", "D"}
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that need a gradient, in two groups: decayed and not decayed.
+    """Return AdamW over the trainable parameters in two groups: with and without weight decay.
 
-    On a GPU it is fused, and a CUDA graph can hold its step: the learning rate is a tensor there.
+    On a GPU it is fused and its learning rate is a tensor, so that a CUDA graph can capture its step.
     """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for name, p in trained if decays(name, p)], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in trainable if has_weight_decay(name, p)],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for name, p in trainable if not has_weight_decay(name, p)], "weight_decay": 0.0},
     ]
     betas, epsilon = config.betas, config.epsilon
-    if not all(parameter.is_cuda for _, parameter in trained):
+    if not all(parameter.is_cuda for _, parameter in trainable):
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=epsilon)
-    rate = torch.tensor(config.learning_rate, device=trained[0][1].device)  # where a CUDA graph finds it
+    rate = torch.tensor(config.learning_rate, device=trainable[0][1].device)
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True, capturable=True)
 
 
+def learning_rate(progress: float, config: TrainingConfig) -> float:
+    """Return the learning rate at a fraction `progress` in [0, 1] of the training.
+
+    It rises linearly from 0 to its peak over the fraction `config.warmup`, then follows half a cosine down to
+    `config.minimum_learning_rate`.
+    """
+    if progress < config.warmup:
+        return config.learning_rate * progress / config.warmup
+    if config.warmup == 1.0:
+        return config.learning_rate
+    decay_progress = (progress - config.warmup) / (1.0 - config.warmup)
+    height = 0.5 * (1.0 + math.cos(math.pi * decay_progress))
+    return config.minimum_learning_rate + height * (config.learning_rate - config.minimum_learning_rate)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let the next step have this learning rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(rate)
@@ -34,11 +54,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies to a parameter.
 
-    It does to matrices and embeddings; not to biases and norms (one axis), to the state space's A and D,
-    which set time scales and the skip, nor to what its module marked `_no_weight_decay`.
+    It applies to matrices and embeddings. It does not apply to biases and norms (one axis), to A and D of the
+    state space, which set time scales and the skip, or to parameters marked `_no_weight_decay`.
     """
-    is_dynamics = name.rpartition(".")[2] in _DYNAMICS
-    return parameter.ndim >= 2 and not is_dynamics and not getattr(parameter, "_no_weight_decay", False)
+    is_state_space = name.rpartition(".")[2] in _STATE_SPACE_PARAMETERS
+    return parameter.ndim >= 2 and not is_state_space and not getattr(parameter, "_no_weight_decay", False)

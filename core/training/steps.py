@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from core.training.batches import Batch, Batches, prefetched
+from core.training.batches import Batch, Batches, prefetch
 from core.training.config import TrainingConfig
 from core.training.cuda_graph import CapturedStep, CapturedSteps, DeviceBatches
 from core.training.distributed import World
 from core.training.length_warmup import StagedBatches
-from core.training.optimizer import set_learning_rate
-from core.training.schedule import learning_rate
+from core.training.optimizer import learning_rate, set_learning_rate
 from core.training.step import StepResult, training_step
 from core.training.stopping import StopRequest
 
@@ -35,7 +34,7 @@ class Taken:
     waited: float  # of those, for data
 
 
-def steps_taken(
+def run_steps(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
@@ -66,7 +65,7 @@ def steps_taken(
             return captured(batch, stop.requested)
         return training_step(model, optimizer, batch, config, world, stop.requested)
 
-    with closing(prefetched(batches, steps, rows, world.device)) as data:
+    with closing(prefetch(batches, steps, rows, world.device)) as data:
         for step, (batch, waited) in zip(steps, data, strict=True):
             began = time.perf_counter() - waited
             rate = learning_rate((step + 1) / steps.stop, config)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from core.layers.block import Block
 from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.training import Batch, TrainingConfig, World
-from core.training.cuda_graph import WARM_UP, recorded, silent_step
+from core.training.cuda_graph import WARM_UP, capture, step_without_sync
 from core.training.optimizer import adamw
 from kernels.provenance import write_results
 
@@ -158,12 +158,12 @@ def measured(model: nn.Module, case: Case, replayed: bool) -> tuple[float, float
     batch = Batch(*codes)
 
     def step() -> None:
-        silent_step(model, optimizer, batch, config, world)
+        step_without_sync(model, optimizer, batch, config, world)
 
     for _ in range(WARM_UP):
         step()
     torch.cuda.reset_peak_memory_stats()
-    take = recorded(step) if replayed else step
+    take = capture(step) if replayed else step
     seconds = statistics.median(timed(take) for _ in range(ROUNDS))
     return case.batch * case.length / seconds, torch.cuda.max_memory_allocated() / 2**30
 

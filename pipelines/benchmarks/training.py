@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.published import to_official
 from core.models.sequence import SequenceModel, SequenceModelConfig
-from core.training.cuda_graph import WARM_UP, recorded
+from core.training.cuda_graph import WARM_UP, capture
 from core.training.loss import cross_entropy_sum
 from kernels.provenance import write_results
 
@@ -177,7 +177,7 @@ def _measure(model: nn.Module, case: Case) -> tuple[float, float]:
     for _ in range(WARM_UP):
         step()
     torch.cuda.reset_peak_memory_stats()
-    take = recorded(step) if case.captured else step
+    take = capture(step) if case.captured else step
     seconds = sorted(_seconds(take) for _ in range(ROUNDS))[ROUNDS // 2]
     return case.batch * case.length / seconds, torch.cuda.max_memory_allocated() / 2**30
 

@@ -16,9 +16,9 @@ from audio.data.synthetic import synthetic_digits
 from audio.data.waveform import RATE
 from audio.data.windows import Windows, clip_windows, whole_windows
 from core.checkpoints.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
+from core.statistics import evenly_spaced_subset
 from core.training import World
 from pipelines.common.audio_model import AudioModel, new_model, stored_model_config
-from pipelines.common.spacing import chosen_windows
 
 Source = Literal["synthetic", "sc09", "fsdd", "fsdd_by_speaker", "folder"]
 
@@ -103,7 +103,7 @@ def open_audio_data(config: AudioDataConfig, world: World) -> AudioData:
 
     Raises ValueError and OSError for a folder, a clip, a list, a quantizer or a length that cannot be used.
     """
-    packed = world.first_alone(lambda: open_audio(collection(config), config.quantizer))
+    packed = world.rank_0_first(lambda: open_audio(collection(config), config.quantizer))
     if config.sha256 not in (None, packed.sha256):
         raise ValueError(
             f"{config.folder} does not hold the clips that are meant: their sha256 is {packed.sha256}, "
@@ -131,7 +131,7 @@ def collection(config: AudioDataConfig) -> Collection:
 
 def evenly_spaced(windows: Windows, count: int | None) -> Windows:
     """At most `count` of the windows, spread evenly; all for None. Raises ValueError for a count below 1."""
-    chosen = chosen_windows(len(windows), count)
+    chosen = evenly_spaced_subset(len(windows), count)
     kept = {field.name: getattr(windows, field.name)[chosen] for field in dataclasses.fields(windows)}
     return Windows(**kept)
 

@@ -23,7 +23,7 @@ def validation(
 
     def validate(model: nn.Module) -> dict[str, float]:
         measured = likelihood(model, audio, windows, world, conditional)
-        if world.is_first:
+        if world.is_rank_0:
             write_table(measured, audio, folder / TABLE)
             draw_positions({f"{len(windows):,} windows of {audio.name}": measured}, folder / PICTURE)
         return measured.metrics()

@@ -20,9 +20,9 @@ from bio.windows.splits import split_windows
 from bio.windows.window import TiledWindows, Windows, tiled_windows
 from core.checkpoints.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
 from core.models.sequence import SequenceModel, SequenceModelConfig
+from core.statistics import evenly_spaced_subset
 from core.storage.download import read_sources
 from core.training import World
-from pipelines.common.spacing import chosen_windows
 
 
 @dataclass
@@ -125,7 +125,7 @@ def open_data(config: DataConfig, world: World) -> DnaData:
     Raises ValueError and OSError for a FASTA, a BED, a chromosome or a length that cannot be used, and for
     held-out bases of another file that stand in the training bases.
     """
-    genome, held_out_genome = world.first_alone(lambda: _open_genomes(config))
+    genome, held_out_genome = world.rank_0_first(lambda: _open_genomes(config))
     splits = _splits(config, genome, held_out_genome)
     train, held_out = windows_of(config, genome, held_out_genome, splits, config.length)
     leak = None
@@ -154,7 +154,7 @@ def windows_of(
 
 def evenly_spaced(windows: TiledWindows, count: int | None) -> TiledWindows:
     """At most `count` of the windows, spread evenly; all for None. Raises ValueError for a count below 1."""
-    return dataclasses.replace(windows, starts=windows.starts[chosen_windows(len(windows), count)])
+    return dataclasses.replace(windows, starts=windows.starts[evenly_spaced_subset(len(windows), count)])
 
 
 def new_model(config: SequenceModelConfig) -> SequenceModel:

@@ -126,7 +126,7 @@ def _batches(windows: Dataset[Tensor], world: World, workers: int) -> Iterator[t
     firsts = range(world.rank * rows, count, rows * world.size)
     chosen = [list(range(first, min(first + rows, count))) for first in firsts]
     loader = DataLoader(windows, batch_sampler=chosen, num_workers=workers)
-    bar = tqdm(total=sum(map(len, chosen)), unit="window", disable=not world.is_first, leave=False, delay=2)
+    bar = tqdm(total=sum(map(len, chosen)), unit="window", disable=not world.is_rank_0, leave=False, delay=2)
     with bar:
         for numbers, tokens in zip(chosen, loader, strict=True):
             yield numbers, tokens.to(world.device)

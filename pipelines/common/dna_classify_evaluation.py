@@ -52,7 +52,7 @@ def evaluate(config: Config, data: SpeciesData, world: World) -> dict[str, Any]:
             for length in sorted({config.data.length, *config.evaluation.lengths})
         ],
     }
-    if world.is_first:
+    if world.is_rank_0:
         with replaced_atomically(folder / RESULT) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         draw_evaluation(result, folder)

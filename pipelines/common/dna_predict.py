@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from bio.genome.genome import Genome, Record, open_genome
 from bio.genome.vocabulary import N, without_mask
-from core.spacing import evenly_spaced
+from core.statistics import evenly_spaced
 from core.storage.atomic import replaced_atomically
-from core.training import TrainingConfig, World, joined_world
+from core.training import TrainingConfig, World, distributed_world
 from core.training.step import autocast
 from pipelines.common.config import parse_config
 from pipelines.common.dna_answers import pooled_probabilities
@@ -80,10 +80,10 @@ class RecordWindows(Dataset[Tensor]):
 def run(arguments: Sequence[str]) -> None:
     """The command `predict`."""
     config = parse_config(PredictConfig, arguments, "dna_classify predict", __doc__ or "")
-    with joined_world() as world:
+    with distributed_world() as world:
         classifier = trained_classifier(best_checkpoint(Path(config.checkpoint)), world.device)
         named = predict(config, classifier, world)
-    if world.is_first:
+    if world.is_rank_0:
         with replaced_atomically(Path(config.output)) as temporary:
             temporary.write_text(table(named, classifier.classes), encoding="utf-8")
         print(report(named, classifier.classes, config))

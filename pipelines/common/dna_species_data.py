@@ -8,7 +8,7 @@ from bio.species.dataset import SpeciesDataset
 from bio.species.segments import SpeciesData, open_species
 from bio.species.species_set import read_species
 from bio.species.windows import SpeciesWindows, species_windows
-from core.training import Batches, Stage, TrainingConfig, World, doubled_lengths, staged
+from core.training import Batches, Stage, StagedBatches, TrainingConfig, World, doubling_lengths
 
 
 @dataclass
@@ -77,7 +77,7 @@ def open_set(config: SpeciesConfig, world: World) -> SpeciesData:
     Notes names and checksum in the configuration; raises ValueError where it had others.
     """
     found = read_species(config.species)
-    data = world.first_alone(lambda: open_species(found, config.folder))
+    data = world.rank_0_first(lambda: open_species(found, config.folder))
     if config.classes and config.classes != data.names:
         raise ValueError(
             f"{config.species} has the species {', '.join(data.names)}, the run has "
@@ -121,7 +121,7 @@ def training_batches(
 
     if growth.start is None:
         return dataset(config.length), []
-    lengths = doubled_lengths(growth.start, config.length)
+    lengths = doubling_lengths(growth.start, config.length)
     rest = train.steps - growth.steps * (len(lengths) - 1)
     if rest < 1:
         raise ValueError(
@@ -134,4 +134,4 @@ def training_batches(
         )
         for number, length in enumerate(lengths)
     ]
-    return staged(stages, {length: dataset(length) for length in lengths}), stages
+    return StagedBatches(stages, {length: dataset(length) for length in lengths}), stages

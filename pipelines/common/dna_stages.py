@@ -6,7 +6,7 @@ A step has equally many bases at every length, so that the batch halves as the w
 from dataclasses import dataclass, field
 
 from bio.windows.dataset import GenomeDataset
-from core.training import Batches, Stage, TrainingConfig, doubled_lengths, plan_stages, staged
+from core.training import Batches, Stage, StagedBatches, TrainingConfig, doubling_lengths, plan_stages
 from pipelines.common.dna import DataConfig, DnaData, windows_of
 
 
@@ -44,7 +44,7 @@ def training_batches(
     """
     if warmup.start is None:
         return _dataset(data, config, train, config.length, train.batch_size), []
-    lengths = doubled_lengths(warmup.start, config.length)
+    lengths = doubling_lengths(warmup.start, config.length)
     tokens_per_step = config.length * train.batch_size
     datasets = {
         length: _dataset(data, config, train, length, tokens_per_step // length) for length in lengths
@@ -57,7 +57,7 @@ def training_batches(
             f"has {train.steps * tokens_per_step:,}: raise train.steps, or lower length_warmup.epochs."
         )
     stages = plan_stages({**tokens, config.length: rest}, tokens_per_step)
-    return staged(stages, datasets), stages
+    return StagedBatches(stages, datasets), stages
 
 
 def _dataset(

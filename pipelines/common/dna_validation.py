@@ -42,7 +42,7 @@ def validation(
 
         evaluation = evaluate(cast(SequenceModel, model), genome, windows, world)
         by_length = {length: bits(length) for length in shorter}
-        if world.is_first:
+        if world.is_rank_0:
             table = content(evaluation, markov, {**by_length, windows.length: evaluation.all.bits_per_base})
             with replaced_atomically(folder / TABLE) as temporary:
                 temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

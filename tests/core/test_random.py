@@ -1,12 +1,14 @@
-"""Counter-based numbers depend on seed, stream and counter alone, and are random enough."""
+"""Counter-based numbers: functions of seed, stream and counter, the same in NumPy and torch, and uniform."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.random import random_uniform, random_words, shuffled
+from core.random import hash_bits, random_below, random_uniform, random_words, shuffled
 
+COUNTERS = np.concatenate([np.arange(-3, 1000), np.array([2**40, 2**62, -(2**63), 2**63 - 1])])
 seeds = st.integers(-(2**70), 2**70)
 
 
@@ -70,3 +72,34 @@ def test_numbers_never_change_between_releases() -> None:
         1660775209661735387,
     ]
     assert shuffled(np.arange(8), 8, 0, 1).tolist() == [0, 4, 5, 6, 2, 1, 3, 7]
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63, 2**70])
+@pytest.mark.parametrize("stream", [0, 5])
+def test_tensors_and_arrays_give_the_same_words(seed: int, stream: int) -> None:
+    words = random_words(seed, stream, torch.from_numpy(COUNTERS))
+    assert np.array_equal(words.numpy().view(np.uint64), random_words(seed, stream, COUNTERS))
+
+
+def test_words_do_not_depend_on_the_shape() -> None:
+    counters = torch.arange(24)
+    flat = random_words(3, 1, counters)
+    assert torch.equal(random_words(3, 1, counters.view(2, 3, 4)).flatten(), flat)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 15, 2**31])
+def test_numbers_below_a_limit_are_uniform(limit: int) -> None:
+    count = 60_000
+    numbers = random_below(limit, 7, 0, torch.arange(count))
+    assert 0 <= numbers.min() <= numbers.max() < limit
+    bins = min(limit, 15)
+    shares = torch.bincount(numbers * bins // limit, minlength=bins) / count
+    assert (shares - 1 / bins).abs().max() < 5 * (1 / bins / count) ** 0.5
+
+
+def test_the_hash_is_the_published_splitmix64() -> None:
+    gamma, words = 0x9E3779B97F4A7C15, []
+    for index in range(1, 4):  # the generator of Steele et al. seeded with 0
+        word = np.array([index * gamma % 2**64], np.uint64).view(np.int64)
+        words.append(int(hash_bits(word).view(np.uint64)[0]))
+    assert words == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from core.statistics import accuracy, difference, wilson
+from core.statistics import accuracy, context_edges, difference, wilson
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (3, 10), (480, 500)])
@@ -59,3 +59,12 @@ def test_few_clusters_do_not_make_it_certain() -> None:
     in_two = difference(one, other, [str(i // 100) for i in range(200)])
     assert in_two == difference(one, other, [f"{i:03}" for i in range(200)])
     assert in_two.low < in_two.value < in_two.high
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 31, 1024, 1 << 20])
+def test_edges_cover_every_position_once(length: int) -> None:
+    edges = context_edges(length)
+    assert edges[0] == 1
+    assert edges[-1] == length + 1
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) <= 2 * length.bit_length() + 2

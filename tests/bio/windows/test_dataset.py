@@ -19,7 +19,7 @@ from bio.windows.dataset import (
 )
 from bio.windows.splits import paper_windows
 from bio.windows.window import Windows, drawn_windows, tiled_windows
-from core.training import doubled_lengths, plan_stages, staged
+from core.training import StagedBatches, doubling_lengths, plan_stages
 from tests.bio.conftest import MakeGenome, random_bases
 
 
@@ -75,7 +75,7 @@ def test_another_length_reads_other_places_in_another_order(genome: Genome) -> N
 
 
 def test_each_stage_of_a_warm_up_begins_an_epoch(genome: Genome) -> None:
-    regions, lengths = as_spans([genome.span("b", 0, 257)]), doubled_lengths(4, 16)
+    regions, lengths = as_spans([genome.span("b", 0, 257)]), doubling_lengths(4, 16)
     windows = {length: tiled_windows(genome, regions, length) for length in lengths}
     stages = plan_stages({length: len(windows[length]) * length for length in lengths}, 64)
     assert [(stage.batch_size, stage.steps) for stage in stages] == [(16, 4), (8, 4), (4, 4)]
@@ -83,7 +83,7 @@ def test_each_stage_of_a_warm_up_begins_an_epoch(genome: Genome) -> None:
         stage.length: GenomeDataset(genome, windows[stage.length], stage.batch_size, seed=5)
         for stage in stages
     }
-    batches = staged(stages, datasets)
+    batches = StagedBatches(stages, datasets)
     for stage in stages:
         steps = range(stage.first_step, stage.end)
         rows = torch.cat([batches(step, range(stage.batch_size))[0] for step in steps])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.training.batches import FETCHED_AHEAD, prefetched, rows_at_once
+from core.training.batches import FETCHED_AHEAD, prefetch, rows_per_pass
 from tests.core.training.toy import CPU
 
 
@@ -23,12 +23,12 @@ def test_each_step_once_in_order_with_the_rows_asked_for() -> None:
         asked.append((step, rows))
         return torch.tensor([step]), torch.tensor([-step])
 
-    stream = prefetched(batches, range(3, 7), range, CPU)
+    stream = prefetch(batches, range(3, 7), range, CPU)
     got = [(int(batch.inputs), int(batch.targets)) for batch, _ in stream]
     assert got == [(3, -3), (4, -4), (5, -5), (6, -6)]
     assert asked == [(step, range(step)) for step in range(3, 7)]
-    assert list(prefetched(batches, range(3, 3), two_rows, CPU)) == []
-    assert [int(batch.inputs) for batch, _ in prefetched(batches, range(3, 4), two_rows, CPU)] == [3]
+    assert list(prefetch(batches, range(3, 3), two_rows, CPU)) == []
+    assert [int(batch.inputs) for batch, _ in prefetch(batches, range(3, 4), two_rows, CPU)] == [3]
 
 
 def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
@@ -40,7 +40,7 @@ def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
             last_is_asked.set()
         return torch.zeros(1), torch.zeros(1)
 
-    stream = prefetched(batches, range(FETCHED_AHEAD + 5), two_rows, CPU)
+    stream = prefetch(batches, range(FETCHED_AHEAD + 5), two_rows, CPU)
     next(stream)
     assert last_is_asked.wait(timeout=10.0)
     time.sleep(0.02)
@@ -57,7 +57,7 @@ def test_what_was_not_begun_is_not_fetched_after_a_stop() -> None:
             may_go_on.wait(timeout=10.0)
         return torch.zeros(1), torch.zeros(1)
 
-    stream = prefetched(batches, range(9), two_rows, CPU)
+    stream = prefetch(batches, range(9), two_rows, CPU)
     next(stream)
     threading.Timer(0.1, may_go_on.set).start()
     stream.close()
@@ -69,7 +69,7 @@ def test_waiting_is_measured() -> None:
         time.sleep(0.05)
         return torch.zeros(1), torch.zeros(1)
 
-    assert all(waited > 0.04 for _, waited in prefetched(batches, range(2), two_rows, CPU))
+    assert all(waited > 0.04 for _, waited in prefetch(batches, range(2), two_rows, CPU))
 
 
 def test_an_error_in_the_data_comes_out_as_it_is() -> None:
@@ -77,12 +77,12 @@ def test_an_error_in_the_data_comes_out_as_it_is() -> None:
         raise ValueError("record chr7 is empty")
 
     with pytest.raises(ValueError, match="chr7"):
-        next(prefetched(batches, range(2), two_rows, CPU))
+        next(prefetch(batches, range(2), two_rows, CPU))
 
 
 @given(rows=st.integers(1, 99), length=st.integers(1, 99), tokens=st.none() | st.integers(1, 999))
 def test_rows_at_once_are_as_many_as_the_tokens_allow(rows: int, length: int, tokens: int | None) -> None:
-    chosen = rows_at_once(rows, length, tokens)
+    chosen = rows_per_pass(rows, length, tokens)
     assert 1 <= chosen <= rows
     assert tokens is None or chosen == 1 or chosen * length <= tokens
     assert chosen == rows or (tokens is not None and (chosen + 1) * length > tokens)

@@ -13,13 +13,22 @@ from torch import Tensor, nn
 
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.synthetic_task import SyntheticBatches
-from core.training import Batch, RunFolder, Stage, TrainingConfig, TrainingInterrupted, World, staged, train
+from core.training import (
+    Batch,
+    RunFolder,
+    Stage,
+    StagedBatches,
+    TrainingConfig,
+    TrainingInterrupted,
+    World,
+    train,
+)
 from core.training import cuda_graph as captured
 from core.training import steps as taken
-from core.training.cuda_graph import WARM_UP, CapturedStep, CapturedSteps, silent_step
+from core.training.cuda_graph import WARM_UP, CapturedStep, CapturedSteps, step_without_sync
 from core.training.optimizer import adamw, set_learning_rate
 from core.training.step import training_step
-from core.training.steps import steps_taken
+from core.training.steps import run_steps
 from core.training.stopping import StopRequest
 from tests.core.training.toy import ALONE, CPU, POISON, ToyModel, toy_batches
 
@@ -36,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         recordings.append(1)
         return work
 
-    monkeypatch.setattr(captured, "recorded", called_again)
+    monkeypatch.setattr(captured, "capture", called_again)
     monkeypatch.setattr(captured, "_is_small", lambda device: True)
     return recordings
 
@@ -167,10 +176,10 @@ def test_a_skipped_step_leaves_moments_and_their_count(started: list[int]) -> No
     model = ToyModel()
     optimizer = fused(model)
     batch = Batch(*toy_batches(0, range(4), length=5))
-    silent_step(model, optimizer, batch, TrainingConfig(), ALONE)
+    step_without_sync(model, optimizer, batch, TrainingConfig(), ALONE)
     before = tensors_of(model, optimizer)
     poisoned = batch._replace(inputs=torch.full_like(batch.inputs, POISON))
-    told = silent_step(model, optimizer, poisoned, TrainingConfig(), ALONE)
+    told = step_without_sync(model, optimizer, poisoned, TrainingConfig(), ALONE)
     assert not told.isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(before, tensors_of(model, optimizer), strict=True))
     assert not hasattr(optimizer, "found_inf")
@@ -188,8 +197,15 @@ def test_steps_on_batches_of_the_device_are_those_on_batches_of_the_cpu(
     for is_made_there in (False, True):
         monkeypatch.setattr(taken, "_is_alone_on_gpu", lambda world, answer=is_made_there: answer)
         model = small_model()
-        arguments = staged(stages, made), config, ALONE, StopRequest(), range(first, 24), lambda _: range(3)
-        steps = list(steps_taken(model, fused(model), *arguments))
+        arguments = (
+            StagedBatches(stages, made),
+            config,
+            ALONE,
+            StopRequest(),
+            range(first, 24),
+            lambda _: range(3),
+        )
+        steps = list(run_steps(model, fused(model), *arguments))
         runs[is_made_there] = [(s.result, s.learning_rate, s.length, s.tokens) for s in steps]
     assert len(runs[True]) == 24 - first
     assert runs[True] == runs[False]
@@ -209,7 +225,7 @@ def test_what_steps_on_batches_of_the_device_leave_out_is_the_same_after_a_resum
         for end in cuts:
             torch.rand(first + 1)  # a process that resumes has drawn other numbers before
             arguments = batches, config, ALONE, StopRequest(), range(first, 12), lambda _: range(3)
-            steps = islice(steps_taken(model, optimizer, *arguments), end - first)
+            steps = islice(run_steps(model, optimizer, *arguments), end - first)
             told += [str(step.result) for step in steps]
             first = end
     assert told[:12] == told[12:]
@@ -248,7 +264,7 @@ def test_a_run_of_graphs_is_a_run_of_steps_and_survives_a_stop(tmp_path: Path) -
     config = TrainingConfig(steps=24, batch_size=3, validate_every=8, checkpoint_every=4, log_every=1)
     stages = [Stage(20, 3, 0, 10), Stage(40, 3, 10, 14)]
     made = {length: SyntheticBatches("induction_heads", length, seed=2) for length in (20, 40)}
-    batches = staged(stages, made)
+    batches = StagedBatches(stages, made)
 
     def from_cpu(step: int, rows: range) -> tuple[Tensor, Tensor]:
         return batches(step, rows)

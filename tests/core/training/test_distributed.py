@@ -16,10 +16,10 @@ from core.checkpoints.checkpoint import latest_checkpoint
 from core.training import (
     NonFiniteError,
     TrainingInterrupted,
-    joined_world,
-    lone_world,
+    distributed_world,
     plan_stages,
     run_folder,
+    single_process_world,
 )
 from tests.core.training.toy import ToyModel, events, start_world, tensors, toy_run
 
@@ -77,7 +77,7 @@ def run_and_look(folder: Path) -> None:
         write(*arguments, **options)
 
     run_folder.save_checkpoint = write_slowly
-    with joined_world():
+    with distributed_world():
         toy_run(folder, steps=2)
         if not (folder / "summary.json").exists():
             sys.exit(1)
@@ -85,7 +85,7 @@ def run_and_look(folder: Path) -> None:
 
 def run_twice_in_one_world(folder: Path) -> None:
     """Train two runs that join the world each, inside a world that is joined already."""
-    with joined_world() as world:
+    with distributed_world() as world:
         for name in ("first", "second"):
             toy_run(folder / name, steps=2)
         if world.sum(torch.ones(1)).item() != 2:
@@ -170,8 +170,8 @@ def write_then_read(folder: Path) -> None:
             file.write_text(f"by {os.environ['RANK']}")
         return file.read_text()
 
-    with joined_world() as world:
-        (folder / f"seen by {world.rank}").write_text(world.first_alone(made))
+    with distributed_world() as world:
+        (folder / f"seen by {world.rank}").write_text(world.rank_0_first(made))
 
 
 def test_the_others_begin_what_the_first_has_finished(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_others_begin_what_the_first_has_finished(tmp_path: Path) -> None:
 
 def test_what_one_process_does_is_refused_to_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert lone_world().size == 1
+    assert single_process_world().size == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="one process: start it without torchrun"):
-        lone_world()
+        single_process_world()

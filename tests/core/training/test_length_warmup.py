@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import core.training.report
-from core.training import Stage, TrainingInterrupted, doubled_lengths, plan_stages, stage_table, staged
+from core.training import (
+    Stage,
+    StagedBatches,
+    TrainingInterrupted,
+    doubling_lengths,
+    plan_stages,
+    stage_table,
+)
 from tests.core.training.toy import assert_same_run, events, toy_batches, toy_run
 
 PAPER_SEGMENTS, PAPER_STEP = 34_021, 2**24
@@ -26,7 +33,7 @@ def paper_epoch(length: int) -> int:
 
 
 def test_the_paper_s_schedule_comes_to_19_137_steps() -> None:
-    lengths = doubled_lengths(2**10, 2**20)
+    lengths = doubling_lengths(2**10, 2**20)
     stages = plan_stages({length: 2 * paper_epoch(length) for length in lengths}, PAPER_STEP)
     assert [stage.length for stage in stages] == [2**power for power in range(10, 21)]
     assert [stage.batch_size for stage in stages] == [2**power for power in range(14, 3, -1)]
@@ -44,7 +51,7 @@ def test_the_paper_s_schedule_comes_to_19_137_steps() -> None:
 def test_every_boundary_is_within_half_a_step_of_its_tokens(
     first: int, tokens: list[float], multiple: int
 ) -> None:
-    lengths = doubled_lengths(first, first << (len(tokens) - 1))
+    lengths = doubling_lengths(first, first << (len(tokens) - 1))
     step = lengths[-1] * multiple
     stages = plan_stages({length: n * step for length, n in zip(lengths, tokens, strict=True)}, step)
     assert [stage.length for stage in stages] == lengths
@@ -56,13 +63,13 @@ def test_every_boundary_is_within_half_a_step_of_its_tokens(
 
 
 def test_what_cannot_be_planned_is_refused() -> None:
-    assert doubled_lengths(6, 6) == [6]
+    assert doubling_lengths(6, 6) == [6]
     for first, last in ((3, 8), (8, 4), (0, 4), (-2, 4), (3, 7)):
-        with pytest.raises(ValueError, match=f"double from {first} never come to {last}"):
-            doubled_lengths(first, last)
-    with pytest.raises(ValueError, match="step of 48 tokens does not hold a whole number of sequences of 32"):
+        with pytest.raises(ValueError, match=f"Doubling {first} never gives {last}"):
+            doubling_lengths(first, last)
+    with pytest.raises(ValueError, match="48 tokens per step are not a whole number of sequences of 32"):
         plan_stages({16: 96, 32: 96}, 48)
-    with pytest.raises(ValueError, match="stage of length 32 would see 20 tokens, too few for a step of 64"):
+    with pytest.raises(ValueError, match="stage of length 32 has 20 tokens, too few for a step of 64"):
         plan_stages({16: 128, 32: 20}, 64)
 
 
@@ -81,7 +88,7 @@ def test_each_stage_reads_its_own_data_from_the_start() -> None:
     def of_length(length: int) -> Any:
         return lambda step, rows: (length, step, rows)
 
-    batches: Any = staged(STAGES, {length: of_length(length) for length in (2, 4, 8)})
+    batches: Any = StagedBatches(STAGES, {length: of_length(length) for length in (2, 4, 8)})
     read = [batches(step, range(3)) for step in range(12)]
     assert read == [(stage.length, step, range(3)) for stage in STAGES for step in range(stage.steps)]
 

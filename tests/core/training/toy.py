@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import core.training.distributed
 from core.checkpoints.checkpoint import latest_checkpoint
-from core.training import RunFolder, Stage, TrainingConfig, World, joined_world, staged, train
+from core.training import RunFolder, Stage, StagedBatches, TrainingConfig, World, distributed_world, train
 from core.training.metrics import read_metrics
 from core.training.progress import Progress
 
@@ -93,14 +93,14 @@ def toy_run(
         "keep": 2,
     }
     config = TrainingConfig(**{**defaults, **options})
-    with joined_world() as world:
-        run = RunFolder(folder, {"model": {"width": 8}}, resume=resume, is_writer=world.is_first)
+    with distributed_world() as world:
+        run = RunFolder(folder, {"model": {"width": 8}}, resume=resume, is_writer=world.is_rank_0)
 
         def batches(step: int, rows: range, length: int | None = None) -> tuple[Tensor, Tensor]:
             return toy_batches(step, rows, poisoned, length)
 
         by_length = {stage.length: partial(batches, length=stage.length) for stage in stages}
-        data = staged(stages, by_length) if stages else batches
+        data = StagedBatches(stages, by_length) if stages else batches
         return train(ToyModel(), data, config, run, world, "base", toy_validation, stages)
 
 

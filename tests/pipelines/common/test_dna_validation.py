@@ -18,7 +18,7 @@ from pipelines.common.dna_validation import PICTURE, TABLE, validation
 class NotFirst(World):
     """A process that sees all windows and does not write."""
 
-    is_first = False  # type: ignore[assignment]
+    is_rank_0 = False  # type: ignore[assignment]
 
 
 def test_the_same_bases_are_measured_at_every_length_of_a_warm_up(fasta: Path) -> None:
