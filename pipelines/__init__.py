@@ -1,7 +1,7 @@
-"""What a user runs: one script a job."""
+"""Command-line scripts, one per job."""
 
 import os
 
-# Before torch is imported: OpenMP's threads would spin while they wait for each other, which makes a small
-# model several times slower where the cores are shared.
+# Set before torch is imported. Spinning OpenMP threads make a small model several times slower on
+# shared cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

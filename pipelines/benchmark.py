@@ -25,7 +25,7 @@ from kernels.provenance import commit, hardware, write_results
 from pipelines.common.cli import command
 from pipelines.common.plots import save
 from pipelines.common.table_columns import TABLES, Row
-from pipelines.tables import FOLDER, table
+from pipelines.tables import FOLDER, markdown_table
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def shown(name: str, rows: Sequence[Row], line: str, device: torch.device) -> str:
     """The table as it would stand in a document."""
     facts = {"command": line, "commit": commit(), "hardware": hardware(device), "seed": 0}
-    return table({**facts, "date": date.today().isoformat(), "rows": rows}, TABLES[name])
+    return markdown_table({**facts, "date": date.today().isoformat(), "rows": rows}, TABLES[name])
 
 
 def draw(name: str, rows: Sequence[Row], picture: Path) -> None:

@@ -1,4 +1,4 @@
-"""How every pipeline ends: quietly on success, with one message and status 1 on bad input, 130 on Ctrl-C."""
+"""Exit status of the scripts: 0 on success, 1 with one message on bad input, 130 on Ctrl-C."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 class Command(Protocol):
-    """A script's main: runs with these arguments (sys.argv's if None) and returns the exit status."""
+    """Main function of a script: takes arguments (None for sys.argv) and returns the exit status."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
@@ -20,9 +20,9 @@ class Command(Protocol):
 def command(main: Callable[[Sequence[str]], None]) -> Command:
     """Make a script's `main(arguments)` return an exit status instead of raising.
 
-    What the packages raise for bad input (ValueError, and OSError: a missing file, a full disk, a folder
-    without permission) and a GPU that is too small become one message on stderr and status 1; anything else
-    is a defect of Helixwave and keeps its traceback.
+    Errors for bad input become one message on stderr and status 1: ValueError, OSError (missing file, full
+    disk, missing permission), and insufficient GPU memory. Any other exception is a defect of Helixwave and
+    keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -44,22 +44,22 @@ def command(main: Callable[[Sequence[str]], None]) -> Command:
 
 
 def _sentence(error: ValueError | OSError) -> str:
-    """The message of an error; the operating system's own ("No space left on device") with its file."""
+    """Return the message of an error; an error of the operating system with its file."""
     if isinstance(error, OSError) and error.strerror is not None:
         return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
     return str(error)
 
 
 def _out_of_memory(error: torch.cuda.OutOfMemoryError) -> str:
-    """What did not fit, in torch's first sentences, and the keys that take less."""
-    asked = ". ".join(str(error).split(". ")[:2])
+    """Return torch's first sentences and the keys that reduce memory."""
+    reason = ". ".join(str(error).split(". ")[:2])
     return (
-        f"The GPU's memory is too small: {asked}. In training, these take less: a smaller train.micro_tokens "
-        "(the same results), model.recompute=block (slower, the same results), or "
-        "train.backpropagation_length (the gradient is cut between pieces). In scoring, a smaller piece."
+        f"The GPU's memory is too small: {reason}. In training, reduce it with a smaller train.micro_tokens "
+        "(same results), model.recompute=block (slower, same results), or train.backpropagation_length (no "
+        "gradient between chunks). In scoring, reduce piece."
     )
 
 
 def _rank() -> str:
-    """A prefix that tells the processes of a torchrun apart; empty for a single process."""
+    """Return a prefix with the rank of a torchrun process; empty for a single process."""
     return f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""

@@ -1,4 +1,4 @@
-"""The columns of every published table: what a row of results/*.json says in each."""
+"""Columns of every published table: heads, and texts of the cells from a row of results/*.json."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,35 +8,33 @@ Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 
-def _as_they_are(rows: Sequence[Row]) -> Sequence[Row]:
-    return rows
-
-
 @dataclass(frozen=True)
 class Table:
-    """Columns with their heads; `arranged` makes the lines of the table from the rows of the file.
+    """Layout of a published table.
 
-    Rows stand under `rows`, in the file of the table's name unless `file` names another.
+    columns: heads and functions from a row to the text of a cell. arrange: maps the rows of the file to the
+    lines of the table. file: name of the file without .json; None for the name of the table. rows: key of the
+    rows in the file.
     """
 
     columns: tuple[Column, ...]
-    arranged: Callable[[Sequence[Row]], Sequence[Row]] = _as_they_are
+    arrange: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
     file: str | None = None
     rows: str = "rows"
 
 
 def _value(key: str, format_spec: str = "") -> Callable[[Row], str]:
-    """The cell of a key; empty where a row has no value for it."""
+    """Return the text of a key; empty if a row has no value."""
     return lambda row: "" if row.get(key) is None else format(row[key], format_spec)
 
 
 def _measured(key: str, format_spec: str) -> Callable[[Row], str]:
-    """The value of a key with half its 95 % interval, where one stands under `<key>_interval`."""
+    """Return the value of a key with half its 95 % interval, if the row has a `<key>_interval`."""
 
     def cell(row: Row) -> str:
         value, (low, high) = row.get(key), row.get(f"{key}_interval") or (None, None)
         if value is None or isinstance(value, str):
-            return value or ""  # what is not finite is a text
+            return value or ""  # JSON stores infinity as a text
         return f"{value:{format_spec}}" + ("" if low is None else f" ± {(high - low) / 2:{format_spec}}")
 
     return cell
@@ -102,7 +100,7 @@ def _interval(low: str, high: str) -> Callable[[Row], str]:
 
 
 def _by_task_and_length(rows: Sequence[Row]) -> Sequence[Row]:
-    """A line a task and length, with the accuracy of each mixer under the mixer's name."""
+    """Return one line per task and length, with the accuracy of each mixer by its name."""
     lines: dict[tuple[str, int], Row] = {}
     for row in rows:
         key = row["task"], row["length"]
@@ -136,7 +134,7 @@ TABLES: dict[str, Table] = {
             ("batch, channels, length", _shape),
             ("states", _state),
             *_TIMES,
-            ("ours above the hardware's floor", _above_floor),
+            ("ours / hardware floor", _above_floor),
         )
     ),
     "conv": _OPERATOR,
@@ -164,7 +162,7 @@ TABLES: dict[str, Table] = {
     "scan_cpu": Table(
         (
             ("batch, channels, length", _shape),
-            ("mambapy, ns an element", _both_ns("mambapy")),
+            ("mambapy, ns per element", _both_ns("mambapy")),
             ("ours", _both_ns("ours")),
             ("forward", _value("forward_ratio", ".1f")),
             ("forward + backward", _value("forward_backward_ratio", ".1f")),
@@ -186,7 +184,7 @@ TABLES: dict[str, Table] = {
         (
             ("model", _value("model")),
             ("bases in one pass", _value("bases", ",")),
-            ("at once", _value("piece", ",")),
+            ("chunk, bases", _value("piece", ",")),
             ("Mbase/s", _value("mbase_per_s", ".1f")),
             ("peak GiB", _value("peak_gib", ".2f")),
         )
@@ -258,9 +256,9 @@ TABLES: dict[str, Table] = {
             ("task", _value("task")),
             ("length", _value("length", ",")),
             ("Mamba", _percent("mamba")),
-            ("S4D in its place", _percent("s4d")),
+            ("S4D", _percent("s4d")),
         ),
         _by_task_and_length,
     ),
 }
-"""By the name under which a document shows them."""
+"""Tables by the name in a document."""

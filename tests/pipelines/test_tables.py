@@ -1,4 +1,4 @@
-"""Published tables say what their files say, missed targets included."""
+"""Published tables match their files, including missed targets."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def scan_row(**changes: Any) -> dict[str, Any]:
     return row | {"target_forward": 1.5, "target_forward_backward": 2.0} | changes
 
 
-def test_a_table_names_its_source_and_what_fell_short(
+def test_a_table_names_its_source_and_missed_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
@@ -42,12 +42,12 @@ def test_a_table_names_its_source_and_what_fell_short(
 
 def test_a_table_of_two_runs_names_the_commit_of_each() -> None:
     results = FACTS | {"commit": "0123456789abcdef; fedcba9876543210", "seed": 7, "rows": [scan_row()]}
-    source = tables.table(results, tables.TABLES["scan"]).split("\n")[0]
+    source = tables.markdown_table(results, tables.TABLES["scan"]).split("\n")[0]
     assert source.endswith("commit 0123456789; fedcba9876, seed 7.")
 
 
 def test_an_unknown_table_is_refused_by_name() -> None:
-    with pytest.raises(SystemExit, match="speed is no table; there are: scan"):
+    with pytest.raises(SystemExit, match=r"no table speed\. Tables are scan"):
         tables.main(["speed"])
 
 
@@ -144,19 +144,19 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_row_is_a_line(
+def test_a_row_gives_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
     row, line = EXAMPLES[name]
     published(tmp_path, name, [row])
     tables.main([name])
-    _, _, heads, _, found, *_ = capsys.readouterr().out.split("\n")
-    assert found == line
+    _, _, heads, _, printed, *_ = capsys.readouterr().out.split("\n")
+    assert printed == line
     assert heads.count("|") == line.count("|")
 
 
-def test_a_metric_carries_half_its_interval_and_what_is_not_finite_is_a_text(
+def test_a_metric_has_half_its_interval_and_infinity_is_a_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
@@ -166,22 +166,22 @@ def test_a_metric_carries_half_its_interval_and_what_is_not_finite_is_a_text(
     assert "| fsdd | mamba |  |  |  | 2.00 ± 0.50 |  | inf |  |\n" in capsys.readouterr().out
 
 
-def test_what_was_copied_says_from_where(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_copied_table_names_its_source(capsys: pytest.CaptureFixture[str]) -> None:
     tables.main(["audio_published"])
     assert capsys.readouterr().out.startswith("Copied from Gu and Dao 2023 (arXiv 2312.00752), table 4")
 
 
-def test_mixers_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixers_share_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"task": "induction_heads", "mixer": mixer, "length": length, "accuracy": accuracy}
         for mixer, length, accuracy in (("mamba", 64, 1.0), ("mamba", 128, 0.9), ("s4d", 64, 0.2))
     ]
     results = FACTS | {"seed": 0, "rows": rows}
-    lines = tables.table(results, tables.TABLES["synthetic"]).split("\n")[4:]
+    lines = tables.markdown_table(results, tables.TABLES["synthetic"]).split("\n")[4:]
     assert lines == ["| induction heads | 64 | 100.0 % | 20.0 % |", "| induction heads | 128 | 90.0 % |  |"]
 
 
-def test_a_document_gets_the_tables_that_it_shows(
+def test_write_rewrites_the_tables_of_a_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
@@ -198,7 +198,7 @@ def test_a_document_gets_the_tables_that_it_shows(
     tables.main(["--write"])
     assert capsys.readouterr().out == ""
     document.write_text("<!-- table: scan -->\n<!-- end of table -->\n")
-    with pytest.raises(SystemExit, match=r"README.md shows the table scan, but there is no .*scan.json"):
+    with pytest.raises(SystemExit, match=r"README.md holds the table scan, but there is no .*scan.json"):
         tables.main(["--write"])
 
 
@@ -208,4 +208,4 @@ def test_the_tables_of_every_document_are_those_of_the_results(document: Path) -
     assert tables.with_tables(text, document.name) == text, "Run `python -m pipelines.tables --write`."
     lines = text.splitlines()
     begins = [line for line in lines if line.startswith("<!-- table: ")]
-    assert len(begins) == lines.count("<!-- end of table -->") == len(tables.places(text))
+    assert len(begins) == lines.count("<!-- end of table -->") == len(tables.table_names(text))

@@ -1,4 +1,4 @@
-"""Every script ends with a status and, on bad input, with exactly one message."""
+"""Every script returns a status and, on bad input, prints exactly one message."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def raises(error: BaseException) -> Command:
     ("error", "message"),
     [
         (ValueError("bases.fa: no record."), "error: bases.fa: no record.\n"),
-        (FileNotFoundError("bases.fa is not there."), "error: bases.fa is not there.\n"),
+        (FileNotFoundError("There is no bases.fa."), "error: There is no bases.fa.\n"),
         (OSError(28, "No space left on device", "runs/x"), "error: No space left on device: runs/x\n"),
         (OSError(28, "No space left on device"), "error: No space left on device\n"),
     ],
@@ -32,7 +32,7 @@ def test_bad_input_is_one_message_and_status_1(
 
 
 def test_a_gpu_that_is_too_small_is_one_message_with_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    """The text is that of torch 2.11."""
+    """The text comes from torch 2.11."""
     text = (
         "CUDA out of memory. Tried to allocate 40.00 GiB. GPU 0 has a total capacity of 139.72 GiB of which "
         "1.2 GiB is free. Process 7 has 3 GiB memory in use."
@@ -64,7 +64,7 @@ def test_success_is_status_0_and_gets_the_arguments(monkeypatch: pytest.MonkeyPa
     assert seen == [["a=1"], ["b=2"]]
 
 
-def test_messages_of_many_processes_tell_their_rank(
+def test_messages_of_several_processes_name_their_rank(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
