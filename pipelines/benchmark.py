@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from core.plots import save_figure
 from core.storage.atomic import replaced_atomically
 from kernels.provenance import commit, hardware, write_results
 from pipelines.common.cli import command
-from pipelines.common.plots import save
 from pipelines.common.table_columns import TABLES, Row
 from pipelines.tables import FOLDER, markdown_table
 
@@ -188,7 +188,7 @@ def draw(name: str, rows: Sequence[Row], picture: Path) -> None:
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(rows))], labels, fontsize=8)
     axes.invert_yaxis()
     axes.legend()
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 if __name__ == "__main__":

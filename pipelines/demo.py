@@ -18,13 +18,13 @@ import numpy as np
 from bio.genome.vocabulary import encode, without_mask
 from bio.sample import SAMPLE
 from bio.scoring.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
+from bio.scoring.plots import draw_bits, draw_spectra
 from core.training import distributed_world
 from pipelines import dna_generate, dna_pretrain
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
 from pipelines.common.dna import DnaData, open_data
 from pipelines.common.dna_validation import TABLE
-from pipelines.common.plots import draw_bits, draw_spectra
 
 FOLDER = Path("runs/demo")
 K = 4

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from core.checkpoints.checkpoint import latest_checkpoint, load_weights
 from core.models.sequence import SequenceModel, SequenceModelConfig
+from core.plots import save_figure
 from core.storage.atomic import replaced_atomically
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
 from core.training import RunFolder, Stage, StagedBatches, TrainingConfig, World, single_process_world, train
 from core.training.step import autocast
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config, require_same_settings, run_state
-from pipelines.common.plots import save
 from pipelines.common.publication import read_published
 from pipelines.common.table_columns import Row
 
@@ -193,7 +193,7 @@ def draw(rows: Sequence[Row], trained_length: int, picture: Path) -> None:
         axes.plot([row["length"] for row in own], accuracy, marker="o", label=mixer)
     axes.axvline(trained_length, color="grey", linewidth=0.8, linestyle="dashed", label="length of training")
     axes.legend()
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def publish(

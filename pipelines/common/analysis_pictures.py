@@ -12,7 +12,7 @@ from audio.data.waveform import RATE, read_waveform
 from audio.evaluation.report import ALL, Measurement
 from audio.evaluation.sources import CLIP_TABLE, FEATURES, read_clip_table
 from audio.listening.pictures import spectrogram
-from pipelines.common.plots import save
+from core.plots import save_figure
 
 ACROSS = 4
 
@@ -29,7 +29,7 @@ def draw_spectrograms(files: Sequence[Path], picture: Path) -> None:
         axes.set_title(f"{file.parent.name}, {file.stem}", fontsize=8)
         axes.tick_params(labelsize=7)
     figure.supxlabel("seconds", fontsize=8)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_trade_off(measured: Sequence[Measurement], picture: Path) -> None:
@@ -59,7 +59,7 @@ def draw_trade_off(measured: Sequence[Measurement], picture: Path) -> None:
         if not is_recorded:
             joined.append((score.value, distance.value))
     axes.plot(*np.array(joined).reshape(-1, 2).T, color="tab:blue", linewidth=0.8)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_embedding(run: Path, sources: Sequence[str], picture: Path) -> None:
@@ -80,7 +80,7 @@ def draw_embedding(run: Path, sources: Sequence[str], picture: Path) -> None:
             axes.scatter(*chosen.T, s=6, alpha=0.7, color=f"C{number % 10}", label=name)
         axes.set(title=source, xticks=[], yticks=[])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", markerscale=2)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def _heard(run: Path, source: str) -> npt.NDArray[np.str_]:

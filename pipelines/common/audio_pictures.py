@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from audio.evaluation.likelihood import Likelihood
-from pipelines.common.plots import save
+from core.plots import save_figure
 
 
 def draw_positions(measured: Mapping[str, Likelihood], picture: Path) -> None:
@@ -22,7 +22,7 @@ def draw_positions(measured: Mapping[str, Likelihood], picture: Path) -> None:
         (line,) = axes.plot(middles, bits, marker="o", markersize=3, label=name)
         axes.axhline(one.bits, color=line.get_color(), linewidth=0.8, linestyle="dashed")
     axes.legend(title="dashed: the mean")
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_lengths(rows: Sequence[Mapping[str, Any]], scored: int, picture: Path) -> None:
@@ -34,7 +34,7 @@ def draw_lengths(rows: Sequence[Mapping[str, Any]], scored: int, picture: Path) 
     axes.set_xscale("log", base=2)
     axes.plot([row["length"] for row in rows], [row["bits_per_sample"] for row in rows], marker="o")
     axes.grid(linewidth=0.4)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_bits(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
@@ -51,4 +51,4 @@ def draw_bits(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         axes.margins(0.1)
         axes.grid(axis="y", linewidth=0.4)
-    save(figure, picture)
+    save_figure(figure, picture)

@@ -10,11 +10,11 @@ from torch import nn
 
 from bio.genome.genome import Genome
 from bio.scoring.evaluation import Evaluation, evaluate
+from bio.scoring.plots import draw_context
 from bio.windows.window import TiledWindows, cut_windows
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
 from core.training import Validate, World
-from pipelines.common.plots import draw_context
 
 TABLE, PICTURE = "validation.json", "bits_by_context.png"
 

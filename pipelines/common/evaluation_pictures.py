@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from audio.evaluation.report import METRICS, Measurement
-from pipelines.common.plots import save
+from core.plots import save_figure
 
 BETTER = {
     "fid": "lower is better",
@@ -38,7 +38,7 @@ def draw_metrics(measured: Sequence[Measurement], picture: Path) -> None:
         axes.set(title=f"{METRICS[metric]}\n{BETTER[metric]}", yticks=places, yticklabels=list(named))
         axes.grid(axis="x", linewidth=0.4)
         axes.margins(x=0.15)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_shares(measured: Sequence[Measurement], classes: Sequence[str], picture: Path) -> None:
@@ -56,4 +56,4 @@ def draw_shares(measured: Sequence[Measurement], classes: Sequence[str], picture
         text = f"{shares[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if is_dark else "k")
     axes.set_title("share of each class, as the classifier hears it")
-    save(figure, picture)
+    save_figure(figure, picture)

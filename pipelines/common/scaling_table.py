@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from bio.scoring.plots import draw_by_length, draw_by_parameters, draw_context
+from bio.scoring.scaling import PowerLaw, fit_power_law
 from core.storage.atomic import replaced_atomically
 from kernels import provenance
 from pipelines.common.dna_markov import TABLE as MARKOV
-from pipelines.common.plots import draw_by_length, draw_by_parameters, draw_context
-from pipelines.common.power_law import PowerLaw, fit_power_law
 
 TABLE, LAWS = "scaling.json", "power_laws.json"
 BY_PARAMETERS, BY_LENGTH = "perplexity_by_parameters.png", "perplexity_by_length.png"

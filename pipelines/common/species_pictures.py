@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from pipelines.common.plots import save
+from core.plots import save_figure
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], picture: Path) -> None:
@@ -25,7 +25,7 @@ def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], pictur
         colour = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, label="share of the species' windows")
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_accuracy_by_length(
@@ -44,7 +44,7 @@ def draw_accuracy_by_length(
         style = ("solid", "dashed", "dotted")[number % 3]
         axes.axhline(chance, color="grey", linewidth=0.8, linestyle=style, label=f"chance, {chance:.0%}")
     figure.legend(loc="outside right upper")
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_components(points: npt.NDArray[np.floating], groups: Sequence[str], picture: Path) -> None:
@@ -57,4 +57,4 @@ def draw_components(points: npt.NDArray[np.floating], groups: Sequence[str], pic
             points[chosen, 0], points[chosen, 1], s=10, alpha=0.6, color=f"C{number % 10}", label=group
         )
     figure.legend(loc="outside right upper")
-    save(figure, picture)
+    save_figure(figure, picture)

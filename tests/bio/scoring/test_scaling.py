@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.common.power_law import fit_power_law
+from bio.scoring.scaling import fit_power_law
 
 PARAMETERS = [0.26e6, 0.68e6, 1.4e6, 3.5e6, 7e6, 19e6, 41e6]
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from bio.scoring.kmer import Spectrum, kmer_names
-from core.storage.atomic import replaced_atomically
-from pipelines.common.power_law import PowerLaw
+from bio.scoring.scaling import PowerLaw
+from core.plots import save_figure
 
 EXTREMES = 5
 GUESS = 2.0
@@ -32,7 +32,7 @@ def draw_bits(bits: Mapping[str, float], picture: Path) -> None:
     axes.axhline(GUESS, color="grey", linewidth=0.8)
     axes.margins(y=0.1)
     axes.tick_params(axis="x", labelrotation=30)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_spectra(held_out: Spectrum, generated: Spectrum, k: int, picture: Path) -> None:
@@ -46,7 +46,7 @@ def draw_spectra(held_out: Spectrum, generated: Spectrum, k: int, picture: Path)
     for index in np.argsort(np.abs(generated - held_out))[-EXTREMES:]:
         axes.annotate(names[index], (held_out[index], generated[index]), fontsize=8)
     axes.set(xlim=reach, ylim=reach)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_context(tables: Mapping[str, Mapping[str, Any]], picture: Path) -> None:
@@ -72,7 +72,7 @@ def draw_context(tables: Mapping[str, Mapping[str, Any]], picture: Path) -> None
         name = f"Markov model of order {best['order']}"
         axes.axhline(best["bits_per_base"], color="grey", linewidth=0.8, linestyle="dotted", label=name)
     axes.legend(fontsize=8)
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_by_parameters(rows: Rows, laws: Mapping[int, PowerLaw], picture: Path) -> None:
@@ -90,7 +90,7 @@ def draw_by_parameters(rows: Rows, laws: Mapping[int, PowerLaw], picture: Path) 
             axes.plot(reach, fitted, color=points[0].get_color(), linewidth=0.8)
     _plain_ticks(axes)
     axes.legend(title="windows of")
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_by_length(rows: Rows, picture: Path) -> None:
@@ -103,7 +103,7 @@ def draw_by_length(rows: Rows, picture: Path) -> None:
         axes.plot(lengths, [row["perplexity"] for row in of_size], marker="o", label=size)
     _plain_ticks(axes)
     figure.legend(title="parameters", loc="outside right upper")
-    save(figure, picture)
+    save_figure(figure, picture)
 
 
 def _grouped(rows: Rows, key: str) -> dict[Any, Rows]:
@@ -117,8 +117,3 @@ def _plain_ticks(axes: Axes) -> None:
     """Perplexities as 2.9 and 3.0, where a logarithmic axis has powers of ten."""
     for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         ticks(ScalarFormatter())
-
-
-def save(figure: Figure, picture: Path) -> None:
-    with replaced_atomically(picture) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")

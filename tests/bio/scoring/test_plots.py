@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from pipelines.common import plots as pictures
+from bio.scoring import plots
 
 
 def validation_table(bases: list[int]) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def test_bins_of_few_bases_are_left_out_where_there_are_others(
     tables: dict[str, list[int]], points: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(pictures, "save", lambda figure, _: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
     content = {name: validation_table(bases) for name, bases in tables.items()}
-    pictures.draw_context(content, Path("context.png"))
+    plots.draw_context(content, Path("context.png"))
     lines = {str(line.get_label()): line for line in figures[0].axes[0].lines}
     best = lines.pop("Markov model of order 2")
     assert list(best.get_ydata()) == [1.8, 1.8]
