@@ -11,7 +11,7 @@ clips.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from audio.evaluation.trained_classifier import (
 )
 from audio.metrics.predictions import Predictions
 from core.checkpoints.checkpoint import load_weights
-from core.training import RunFolder, TrainingConfig, Validate, World, distributed_world, train
+from core.training import RunFolder, TrainingConfig, Validate, World, distributed_world, start_run, train
 from pipelines.common.audio_data import AudioDataConfig, open_audio_data
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
@@ -40,7 +40,7 @@ BATCH = 256
 """Clips that are judged at once."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     data: AudioDataConfig = field(default_factory=AudioDataConfig)
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -63,17 +63,16 @@ def train_classifier(config: Config) -> TrainingRecord | None:
     with distributed_world() as world:
         packed = open_audio_data(config.data, world).packed
         splits = {split: LabelledClips(packed, split) for split in ("train", "valid", "test")}
-        config.data.sha256 = packed.sha256
-        config.model.classes = len(packed.classes)
-        world.rows(config.train.batch_size)  # raises before there is a run folder
+        config = replace(
+            config,
+            data=replace(config.data, sha256=packed.sha256),
+            model=replace(config.model, classes=len(packed.classes)),
+        )
         torch.manual_seed(config.train.seed)
         model = Classifier(config.model).to(world.device)
-        if world.is_rank_0:
-            print(plan(config, packed, model), flush=True)
-        if config.dry_run:
+        run = start_run(config, world, plan(config, packed, model))
+        if run is None:
             return None
-        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         batches = ClassifierBatches(splits["train"], config.train.batch_size, config.train.seed)
         train(model, batches, config.train, run, world, "sample", validation(splits["valid"]))
         return publish(model, splits, run, world) if world.is_rank_0 else None

@@ -43,7 +43,7 @@ SETTINGS, ROW, TABLE, PICTURE = "settings.json", "row.json", "audio.json", "bits
 Row = dict[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     data: AudioDataConfig = field(
         default_factory=lambda: AudioDataConfig(
@@ -134,8 +134,8 @@ def finish(config: Config, run: Run, world: World) -> None:
         settings = merge(audio_pretrain.Config, read_yaml(str(started)))
     else:
         settings = settings_of(config, run, folder / "train")
-        settings.train.steps = fitting_steps(settings, run.seconds, folder / "probe")
-        settings.train.validate_every = settings.train.steps
+        steps = fitting_steps(settings, run.seconds, folder / "probe")
+        settings = replace(settings, train=replace(settings.train, steps=steps, validate_every=steps))
     audio_pretrain.pretrain(replace(settings, resume=started.exists()))
     with replaced_atomically(folder / ROW) as temporary:
         temporary.write_text(json.dumps(row(run, folder / "train", settings, world), indent=1) + "\n")
@@ -146,7 +146,7 @@ def settings_of(config: Config, run: Run, folder: Path) -> audio_pretrain.Config
     rate = run.contender.learning_rate
     lowest = min(config.train.minimum_learning_rate, rate)
     train = replace(config.train, seed=run.seed, learning_rate=rate, minimum_learning_rate=lowest)
-    return audio_pretrain.Config(replace(config.data), run.contender.model, train, RunConfig(str(folder)))
+    return audio_pretrain.Config(config.data, run.contender.model, train, RunConfig(str(folder)))
 
 
 def fitting_steps(settings: audio_pretrain.Config, seconds: float, folder: Path) -> int:

@@ -39,7 +39,7 @@ from pipelines.common.config import parse_config
 TABLE, PICTURE = "length_curve.json", "length_curve.png"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     checkpoint: str = field(metadata={"help": "a run folder (its latest checkpoint), or a checkpoint file"})
     folder: str | None = field(

@@ -11,7 +11,7 @@ table and a picture, and at the end summary.json and loss_curve.png.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,15 @@ import torch
 from audio.data.dataset import AudioDataset
 from audio.data.waveform import RATE
 from core.models.multiscale import MultiscaleModel
-from core.training import Batches, RunFolder, TrainingConfig, Validate, World, distributed_world, train
+from core.training import (
+    Batches,
+    TrainingConfig,
+    Validate,
+    World,
+    distributed_world,
+    start_run,
+    train,
+)
 from core.training.progress import Progress
 from pipelines.common.audio_data import AudioData, AudioDataConfig, evenly_spaced, open_audio_data
 from pipelines.common.audio_model import AudioModel, AudioModelConfig, new_model
@@ -32,7 +40,7 @@ PLANNED_STEPS = 100
 """The first steps, whose padding the plan tells of."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     data: AudioDataConfig = field(default_factory=AudioDataConfig)
     model: AudioModelConfig = field(default_factory=AudioModelConfig)
@@ -54,23 +62,27 @@ def pretrain(config: Config) -> Progress | None:
     """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
     with distributed_world() as world:
         data = open_audio_data(config.data, world)
-        config.data.sha256 = data.packed.sha256
-        config.data.classes = list(data.packed.classes) if config.data.conditional else []
-        config.model.set_classes(len(config.data.classes))
+        config = resolved(config, data)
         torch.manual_seed(config.train.seed)
         model = new_model(config.model).to(world.device)
-        world.rows(config.train.batch_size)  # raises before there is a run folder
         validate = validate_of(config, data, world)
         dataset = training_data(config, data)
         batches = training_batches(config, dataset, model)
-        if world.is_rank_0:
-            print(plan(config, data, dataset, model), flush=True)
-        if config.dry_run:
+        run = start_run(config, world, plan(config, data, dataset, model))
+        if run is None:
             return None
-        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         progress = train(model, batches, config.train, run, world, "sample", validate)
         return progress if world.is_rank_0 else None
+
+
+def resolved(config: Config, data: AudioData) -> Config:
+    """Return the configuration with the checksum of the clips and the classes of the model."""
+    classes = list(data.packed.classes) if config.data.conditional else []
+    return replace(
+        config,
+        data=replace(config.data, sha256=data.packed.sha256, classes=classes),
+        model=config.model.with_classes(len(classes)),
+    )
 
 
 def training_data(config: Config, data: AudioData) -> AudioDataset:

@@ -43,7 +43,7 @@ from pipelines.common.sampling import (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(SamplingOptions):
     output: str | None = field(
         default=None,

@@ -11,8 +11,7 @@ checkpoint with the lowest validation loss; `evaluate` makes them again. `predic
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import nn
 from bio.species.dataset import WindowList
 from bio.species.segments import SpeciesData
 from core.models.classifier import SequenceClassifier
-from core.training import RunFolder, Stage, Validate, World, distributed_world, stage_table, train
+from core.training import Stage, Validate, World, distributed_world, stage_table, start_run, train
 from pipelines.common import dna_predict
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
@@ -45,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     elif arguments[:1] == ["evaluate"]:
         config = parse_config(Config, [*arguments[1:], "resume=true"], "dna_classify evaluate", __doc__ or "")
         with distributed_world() as world:
-            result = evaluate(config, open_set(config.data, world), world)
+            data_config, data = open_set(config.data, world)
+            result = evaluate(replace(config, data=data_config), data, world)
         print(f"{report_of(result)}\n{config.run.dir} holds the evaluation.")
     else:
         classify(parse_config(Config, arguments, "dna_classify", __doc__ or ""))
@@ -56,20 +56,17 @@ def classify(config: Config) -> None:
     if config.train.backpropagation_length is not None:
         raise ValueError("A classifier reads a window at once: train.backpropagation_length must be null.")
     with distributed_world() as world:
-        data = open_set(config.data, world)
+        data_config, data = open_set(config.data, world)
         require_several(data)
         model = new_classifier(config, len(data.names)).to(world.device)
-        world.rows(config.train.batch_size)  # raises before there is a run folder
+        config = replace(config, data=data_config, model=model.backbone.config)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
         for length in (config.data.length, *config.evaluation.lengths):
             require_windows(config, data, length)
         validate = validation(config, data, world)
-        if world.is_rank_0:
-            print(plan(config, data, model, stages), flush=True)
-        if config.dry_run:
+        run = start_run(config, world, plan(config, data, model, stages))
+        if run is None:
             return
-        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         if config.probe_start and run.latest is None:
             start_from_probe(config, data, model, world)
         train(model, batches, config.train, run, world, "base", validate, stages)
@@ -84,11 +81,9 @@ def require_several(data: SpeciesData) -> None:
 
 
 def new_classifier(config: Config, classes: int) -> SequenceClassifier:
-    """The classifier before training; takes the shape of the checkpoint into the configuration."""
+    """Return the classifier before training; a checkpoint determines the shape of its backbone."""
     torch.manual_seed(config.train.seed)
-    backbone = initial_backbone(config)
-    config.model = backbone.config
-    return SequenceClassifier(backbone, classes, config.head)
+    return SequenceClassifier(initial_backbone(config), classes, config.head)
 
 
 def validation(config: Config, data: SpeciesData, world: World) -> Validate | None:

@@ -42,7 +42,7 @@ from pipelines.common.species_pictures import draw_components
 MOST_GROUPS, OTHERS = 9, "others"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     checkpoint: str = field(metadata={"help": "a run folder (its best checkpoint), or a checkpoint file"})
     fasta: list[str] = field(metadata={"help": "FASTA files, plain, gzip or bgzip; packed beside them once"})

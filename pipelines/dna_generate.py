@@ -43,7 +43,7 @@ from pipelines.common.sampling import (
 MOST_NATS = 1000.0  # a base, for the room of its likelihood in the header
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(SamplingOptions):
     output: str | None = field(
         default=None,

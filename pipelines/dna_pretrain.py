@@ -10,7 +10,7 @@ table and a picture, and at the end summary.json and loss_curve.png.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,12 +24,12 @@ from bio.windows.splits import split_overlap
 from bio.windows.window import TiledWindows
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import (
-    RunFolder,
     Stage,
     TrainingConfig,
     World,
     distributed_world,
     stage_table,
+    start_run,
     train,
 )
 from core.training.batches import rows_per_pass
@@ -43,7 +43,7 @@ from pipelines.common.dna_validation import validation
 from pipelines.common.memory import training_gib
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     data: DataConfig = field(default_factory=lambda: DataConfig(fasta=MISSING))
     model: SequenceModelConfig = field(
@@ -78,18 +78,12 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
             raise
         torch.manual_seed(config.train.seed)
         model = new_model(config.model).to(world.device)
-        world.rows(config.train.batch_size)  # raises before there is a run folder
         windows = validation_windows(config, data)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
-        if world.is_rank_0:
-            print(plan(config, data, stages, world), flush=True)
-        if config.dry_run:
+        config = replace(config, data=with_checksums(config.data, data))
+        run = start_run(config, world, plan(config, data, stages, world))
+        if run is None:
             return None
-        config.data.sha256 = data.genome.sha256
-        if config.data.valid_fasta is not None:
-            config.data.valid_sha256 = data.held_out_genome.sha256
-        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
         validate = None
         if windows is not None:
             markov: dict[int, float] = {}
@@ -99,6 +93,12 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
             validate = validation(data.held_out_genome, windows, world, run.path, markov, shorter)
         progress = train(model, batches, config.train, run, world, "base", validate, stages)
         return progress if world.is_rank_0 else None
+
+
+def with_checksums(config: DataConfig, data: DnaData) -> DataConfig:
+    """Return the configuration with the checksums of its genomes."""
+    held_out = None if config.valid_fasta is None else data.held_out_genome.sha256
+    return replace(config, sha256=data.genome.sha256, valid_sha256=held_out or config.valid_sha256)
 
 
 def validation_windows(config: Config, data: DnaData) -> TiledWindows | None:

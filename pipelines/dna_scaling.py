@@ -38,7 +38,7 @@ from pipelines.common.scaling_table import publish, results_text, write_results
 DIVERGED = "diverged.txt"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(dna_pretrain.Config):
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_scaling"))
     sizes: list[str] = field(

@@ -38,7 +38,7 @@ from pipelines.common.dna import trained_model
 FORMATS = (".tsv", ".json")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     checkpoint: str = field(metadata={"help": "a run folder (its latest checkpoint), or a checkpoint file"})
     fasta: str = field(metadata={"help": "genome: a FASTA file, plain, gzip or bgzip; packed beside it once"})

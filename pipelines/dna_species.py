@@ -53,7 +53,7 @@ TASKS = {
 STEP_BASES = 1 << 17
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     folder: str = field(default=MISSING, metadata={"help": "the folder that the sets' files are in"})
     tasks: list[str] = field(

@@ -9,8 +9,7 @@ Sequences of the test split are never read.
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -23,7 +22,15 @@ from bio.species.dataset import WindowList
 from bio.species.segments import SpeciesData
 from bio.windows.dataset import inputs_and_targets
 from core.models.sequence import SequenceModel, SequenceModelConfig
-from core.training import RunFolder, TrainingConfig, Validate, World, count_targets, distributed_world, train
+from core.training import (
+    TrainingConfig,
+    Validate,
+    World,
+    count_targets,
+    distributed_world,
+    start_run,
+    train,
+)
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
 from pipelines.common.dna import new_model
@@ -37,7 +44,7 @@ from pipelines.common.dna_species_data import (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     data: SpeciesConfig = field(default_factory=SpeciesConfig)
     model: SequenceModelConfig = field(
@@ -46,24 +53,37 @@ class Config:
     train: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_species_pretrain"))
     resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_species_pretrain", __doc__ or "")
     with distributed_world() as world:
-        data = open_set(config.data, world)
+        data_config, data = open_set(config.data, world)
+        config = replace(config, data=data_config)
         torch.manual_seed(config.train.seed)
         model = new_model(config.model).to(world.device)
-        world.rows(config.train.batch_size)  # raises before there is a run folder
         batches, _ = training_batches(data, config.data, config.train, GrowthConfig(), next_base=True)
         validate = validation(config, data, world)
-        settled = asdict(replace(config, resume=False))  # config.yaml is to start a new run as well
-        run = RunFolder(Path(config.run.dir), settled, config.resume, world.is_rank_0)
+        run = start_run(config, world, plan(config, data, model))
+        if run is None:
+            return
         progress = train(model, batches, config.train, run, world, "base", validate)
     if world.is_rank_0:
         bits = progress.validation.get("bits_per_base", math.nan)
         print(f"{progress.step:,} steps done, held-out {bits:.4f} bits per base; {config.run.dir} has it.")
+
+
+def plan(config: Config, data: SpeciesData, model: nn.Module) -> str:
+    """Describe the run: species, parameters and amount of training."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"species   {', '.join(data.names)}\n"
+        f"model     {config.model.n_layer} blocks of width {config.model.d_model}, "
+        f"{parameters:,} parameters\n"
+        f"training  {config.train.steps:,} steps of {config.train.batch_size:,} windows"
+    )
 
 
 def validation(config: Config, data: SpeciesData, world: World) -> Validate | None:

@@ -41,7 +41,7 @@ MIXERS: dict[Mixer, bool] = {"mamba": True, "s4d": False}
 """Whether a mixer is selective."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskConfig:
     name: TaskName = field(
         default="induction_heads", metadata={"help": "selective_copying or induction_heads"}
@@ -61,7 +61,7 @@ class TaskConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     """Those of one run."""
 
@@ -73,7 +73,7 @@ class Settings:
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/synthetic"))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(Settings):
     mixers: list[Mixer] = field(
         default_factory=lambda: list(MIXERS), metadata={"help": "models to compare: mamba, s4d"}

@@ -17,7 +17,7 @@ WIDENING = (4, 8, 16)
 GROUPS = 8
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClassifierConfig:
     """Shape of a Classifier. Raises ValueError for invalid sizes."""
 

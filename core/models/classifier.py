@@ -13,7 +13,7 @@ CHUNK_TOKENS = 1 << 17
 """Tokens of a chunk, for sequences that run with carried state."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class HeadConfig:
     """Pooling of a sequence to one vector. Raises ValueError, naming the key, for a value out of range."""
 

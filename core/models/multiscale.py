@@ -19,7 +19,7 @@ ChainState = tuple[MambaState | Tensor, ...]
 """One state per block: a MambaState, or the tensor of an S4D."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class MixerConfig:
     """Mixers of one part of a MultiscaleModel."""
 
@@ -42,7 +42,7 @@ class MixerConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class MultiscaleModelConfig:
     """The shape of a MultiscaleModel. Raises ValueError for no pools, or a size below 1."""
 

@@ -11,7 +11,7 @@ from core.layers.embedding import TokenEmbedding, embed, pad_vocabulary
 from core.layers.pooling import Pooled, PooledState
 
 
-@dataclass
+@dataclass(frozen=True)
 class SampleRnnConfig:
     """The shape of a SampleRnn. Raises ValueError for no pools, or a size below 1."""
 

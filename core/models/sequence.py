@@ -16,7 +16,7 @@ from core.layers.recompute import BlockRunner, check_level
 SequenceState = tuple[MambaState, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class SequenceModelConfig:
     """The shape of a SequenceModel. Raises ValueError for a size below 1."""
 

@@ -13,7 +13,7 @@ WaveNetState = tuple[Tensor, ...]
 """One tensor per layer, (batch, dilation, d_model): its last inputs, oldest first."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class WaveNetConfig:
     """The shape of a WaveNet. Raises ValueError for a size below 1."""
 

@@ -6,7 +6,7 @@ from core.training.distributed import World, distributed_world, single_process_w
 from core.training.length_warmup import Stage, StagedBatches, doubling_lengths, plan_stages, stage_table
 from core.training.loop import Validate, train
 from core.training.loss import IGNORED, count_targets, cross_entropy_sum
-from core.training.run_folder import RunFolder, RunFolderError
+from core.training.run_folder import RunFolder, RunFolderError, start_run
 from core.training.stopping import NonFiniteError, TrainingInterrupted
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "plan_stages",
     "single_process_world",
     "stage_table",
+    "start_run",
     "train",
 ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingConfig:
     """How a model is trained. Raises ValueError, naming the option, for a value outside its range."""
 

@@ -28,6 +28,11 @@ class World:
         """Whether this process writes and prints."""
         return self.rank == 0
 
+    def print(self, text: str) -> None:
+        """Print on rank 0 only."""
+        if self.is_rank_0:
+            print(text, flush=True)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks in place and return it; every rank gets the same bits."""
         if self.size > 1:

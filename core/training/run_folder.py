@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from omegaconf import OmegaConf
@@ -23,6 +23,8 @@ from core.checkpoints.checkpoint import (
     step_path,
 )
 from core.storage.atomic import TEMPORARY, replaced_atomically
+from core.training.config import TrainingConfig
+from core.training.distributed import World
 from core.training.metrics import event_line, standard_json, truncate_metrics
 from core.training.progress import Progress
 from core.training.report import plot_loss
@@ -32,6 +34,41 @@ HOW_TO_RESUME = "Start the same command with resume=true to continue it."
 
 class RunFolderError(ValueError):
     """A run folder that cannot be used: which one, what is wrong, what to do."""
+
+
+class RunLocation(Protocol):
+    """The `run` group of a configuration."""
+
+    @property
+    def dir(self) -> str: ...
+
+
+class RunConfiguration(Protocol):
+    """Part of a training script's configuration, a dataclass, that start_run reads."""
+
+    @property
+    def train(self) -> TrainingConfig: ...
+    @property
+    def run(self) -> RunLocation: ...
+    @property
+    def resume(self) -> bool: ...
+    @property
+    def dry_run(self) -> bool: ...
+
+
+def start_run(config: RunConfiguration, world: World, plan: str) -> "RunFolder | None":
+    """Check the batch, print the plan on rank 0 and open the run folder; return None for a dry run.
+
+    config: the resolved configuration. config.yaml stores it with `resume` off, to start new runs as well.
+    Raises ValueError if the batch does not divide over the ranks, before there is a folder; RunFolderError
+    and CheckpointError as RunFolder does.
+    """
+    world.rows(config.train.batch_size)
+    world.print(plan)
+    if config.dry_run:
+        return None
+    values = asdict(config) | {"resume": False}  # type: ignore[call-overload]
+    return RunFolder(Path(config.run.dir), values, config.resume, world.is_rank_0)
 
 
 class RunFolder:

@@ -23,7 +23,7 @@ from pipelines.common.audio_model import AudioModel, new_model, stored_model_con
 Source = Literal["synthetic", "sc09", "fsdd", "fsdd_by_speaker", "folder"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class AudioDataConfig:
     """Which waveforms are read, as which codes, in what pieces."""
 

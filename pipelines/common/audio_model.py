@@ -1,6 +1,6 @@
 """The models that a waveform pipeline can train, chosen by a configuration."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -27,7 +27,7 @@ def for_sound() -> MultiscaleModelConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class AudioModelConfig:
     """Which model, and its shape; the groups of the kinds that are not chosen are not read."""
 
@@ -42,10 +42,15 @@ class AudioModelConfig:
     wavenet: WaveNetConfig = field(default_factory=WaveNetConfig)
     samplernn: SampleRnnConfig = field(default_factory=SampleRnnConfig)
 
-    def set_classes(self, classes: int) -> None:
-        """Give the model a symbol for every code and for each of `classes`."""
-        for shape in (self.unet, self.wavenet, self.samplernn):
-            shape.vocab_size = LEVELS + classes
+    def with_classes(self, classes: int) -> "AudioModelConfig":
+        """Return the configuration with one symbol per code and one per class."""
+        symbols = LEVELS + classes
+        return replace(
+            self,
+            unet=replace(self.unet, vocab_size=symbols),
+            wavenet=replace(self.wavenet, vocab_size=symbols),
+            samplernn=replace(self.samplernn, vocab_size=symbols),
+        )
 
 
 def new_model(config: AudioModelConfig) -> AudioModel:

@@ -25,7 +25,7 @@ from core.storage.download import read_sources
 from core.training import World
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     """Which bases are read, in what pieces."""
 

@@ -21,7 +21,7 @@ BASES_AT_ONCE = 1 << 18
 """Bases of a batch, whoever computes it: a window always meets the same neighbours, to the same bits."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured when training has ended, and with `evaluate`."""
 

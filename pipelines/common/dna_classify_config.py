@@ -15,7 +15,7 @@ from pipelines.common.dna_classification import EvaluationConfig
 from pipelines.common.dna_species_data import GrowthConfig, SpeciesConfig
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     data: SpeciesConfig = field(default_factory=SpeciesConfig)
     checkpoint: str | None = field(

@@ -31,7 +31,7 @@ from pipelines.common.dna_classifier import TrainedClassifier, best_checkpoint, 
 ALL = "all"
 
 
-@dataclass
+@dataclass(frozen=True)
 class PredictConfig:
     checkpoint: str = field(
         metadata={"help": "a run folder of dna_classify (its best checkpoint), or a file"}

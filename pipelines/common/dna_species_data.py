@@ -1,6 +1,6 @@
 """What every pipeline of species starts from: a set of species, opened, and the windows of its splits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
@@ -11,7 +11,7 @@ from bio.species.windows import SpeciesWindows, species_windows
 from core.training import Batches, Stage, StagedBatches, TrainingConfig, World, doubling_lengths
 
 
-@dataclass
+@dataclass(frozen=True)
 class SpeciesConfig:
     """Which species are read, in what windows."""
 
@@ -52,7 +52,7 @@ class SpeciesConfig:
             raise ValueError(f"data.max_n_fraction is {self.max_n_fraction}; it must lie between 0 and 1.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class GrowthConfig:
     """How windows grow to data.length, batches staying as large (Mamba, section E.3.4)."""
 
@@ -71,10 +71,11 @@ class GrowthConfig:
             raise ValueError(f"length_warmup.steps is {self.steps}; it must be at least 1.")
 
 
-def open_set(config: SpeciesConfig, world: World) -> SpeciesData:
+def open_set(config: SpeciesConfig, world: World) -> tuple[SpeciesConfig, SpeciesData]:
     """The species of a configuration; the first process packs the files, the others wait and read the packs.
 
-    Notes names and checksum in the configuration; raises ValueError where it had others.
+    Returns the configuration with the names and the checksum of the species, and the species. Raises
+    ValueError if the configuration has other names or another checksum.
     """
     found = read_species(config.species)
     data = world.rank_0_first(lambda: open_species(found, config.folder))
@@ -89,8 +90,7 @@ def open_set(config: SpeciesConfig, world: World) -> SpeciesData:
             f"{data.sha256}, data.sha256 is {config.sha256}. Name the folder that the run began with, or "
             "start a new run."
         )
-    config.classes, config.sha256 = data.names, data.sha256
-    return data
+    return replace(config, classes=data.names, sha256=data.sha256), data
 
 
 def split_windows(

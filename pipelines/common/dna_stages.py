@@ -10,7 +10,7 @@ from core.training import Batches, Stage, StagedBatches, TrainingConfig, doublin
 from pipelines.common.dna import DataConfig, DnaData, windows_of
 
 
-@dataclass
+@dataclass(frozen=True)
 class LengthWarmupConfig:
     """How windows grow to data.length. Raises ValueError, naming the key, for a value outside its range."""
 

@@ -37,7 +37,7 @@ SHORTEST_PIECE, FIRST_PIECE, LONGEST_PIECE = 16, 256, 4096
 SHORT, LONG = 0.1, 0.4
 
 
-@dataclass
+@dataclass(frozen=True)
 class SamplingOptions:
     """What every sampling pipeline can be told."""
 

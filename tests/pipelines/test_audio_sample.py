@@ -48,8 +48,7 @@ def write_checkpoint(path: Path, classes: list[str], kind: Any = "unet") -> Path
         MultiscaleModelConfig(d_model=8, n_layer=1, pools=[2]),
         WaveNetConfig(d_model=8, d_skip=8, n_stack=1, n_layer=3),
         SampleRnnConfig(d_model=8, width=3, pools=[4]),
-    )
-    shape.set_classes(len(classes))
+    ).with_classes(len(classes))
     model = new_model(shape)
     for parameter in model.parameters():
         parameter.data *= 2

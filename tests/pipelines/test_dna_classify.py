@@ -141,7 +141,7 @@ def test_any_number_of_processes_gives_every_window_the_same(
 ) -> None:
     monkeypatch.setattr("pipelines.common.dna_classification.BASES_AT_ONCE", 96 * 7)
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
-    windows = split_windows(open_set(config.data, HERE), config.data, "test")
+    windows = split_windows(open_set(config.data, HERE)[1], config.data, "test")
     listed = WindowList(windows, windows.listed(None, 96))
     model = trained_classifier(best_checkpoint(trained), HERE.device).model
     whole = probabilities(model, listed, 5, HERE, both_strands=True)
@@ -156,7 +156,7 @@ def test_any_number_of_processes_gives_every_window_the_same(
 
 def test_long_windows_are_read_in_segments(trained: Path) -> None:
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
-    windows = split_windows(open_set(config.data, HERE), config.data, "test", 200)
+    windows = split_windows(open_set(config.data, HERE)[1], config.data, "test", 200)
     tokens = WindowList(windows, windows.listed(3, 200))
     model = trained_classifier(best_checkpoint(trained), HERE.device).model
     found = probabilities(model, tokens, 5, HERE, segment=96)
