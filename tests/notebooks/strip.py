@@ -1,4 +1,4 @@
-"""Take outputs, counts and editors' metadata out of notebooks: python -m tests.notebooks.strip FILE ..."""
+"""Remove outputs, counts and editor metadata from notebooks: python -m tests.notebooks.strip FILE ..."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import nbformat
 
 
 def stripped(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook as it belongs in git: what a person wrote, and the tags of cells."""
+    """Return the notebook as git stores it: sources and tags of cells."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):

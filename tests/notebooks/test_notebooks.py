@@ -1,4 +1,4 @@
-"""Notebooks run from start to end on what the repository carries, and are kept without their outputs."""
+"""Notebooks run from start to end on bundled data, and are stored without outputs."""
 
 import ast
 import copy
@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "length": 40,
     },
 }
-"""What a notebook's cell of parameters is overruled by, so that it is done in seconds."""
+"""Overrides of a notebook's parameters, for a run of seconds."""
 LONGEST_CELL = 12
 LIMIT = 120
 
@@ -45,10 +45,10 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def with_small_parameters(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """The notebook with a cell behind its parameters that gives them other values."""
-    (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    """Insert a cell after the parameters that overrides them."""
+    (index,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     lines = [f"{key} = {value!r}" for key, value in SMALL.get(name, {}).items()]
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("\n".join(lines)))
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell("\n".join(lines)))
     return notebook
 
 
@@ -65,7 +65,7 @@ def test_runs_from_start_to_end(path: Path, tmp_path: Path, monkeypatch: pytest.
         for output in cell.get("outputs", [])
         for kind in output.get("data", [])
     }
-    assert "image/png" in kinds, "a notebook that shows nothing"
+    assert "image/png" in kinds, "the notebook shows no picture"
 
 
 @each_notebook
@@ -77,16 +77,16 @@ def test_small_parameters_are_parameters(path: Path) -> None:
 
 
 @each_notebook
-def test_is_kept_without_outputs(path: Path) -> None:
+def test_is_stored_without_outputs(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook == stripped(copy.deepcopy(notebook)), f"python -m tests.notebooks.strip {path} strips it"
 
 
 @each_notebook
-def test_calls_packages_and_defines_nothing(path: Path) -> None:
+def test_defines_no_functions_and_has_short_cells(path: Path) -> None:
     for cell in read(path).cells:
         if cell.cell_type == "code":
             assert cell.source.count("\n") < LONGEST_CELL, cell.source
-            defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-            assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defined)]
+            definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+            assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, definitions)]

@@ -1,4 +1,4 @@
-"""A temperature makes a classifier as sure as it is right, and changes no decision."""
+"""A temperature calibrates a classifier without changing its decisions."""
 
 import pytest
 import torch
@@ -10,19 +10,19 @@ from audio.evaluation.trained_classifier import predict
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
-def test_it_finds_by_how_much_logits_were_too_large(factor: float) -> None:
+def test_the_scale_of_the_logits_is_recovered(factor: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, 5, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
-    found = fit_temperature((factor * logits).log_softmax(dim=1), labels)
-    assert found == pytest.approx(factor, rel=0.06)
+    temperature = fit_temperature((factor * logits).log_softmax(dim=1), labels)
+    assert temperature == pytest.approx(factor, rel=0.06)
 
 
-def test_where_all_is_right_nothing_changes() -> None:
+def test_perfect_accuracy_gives_temperature_one() -> None:
     assert fit_temperature(torch.eye(4, dtype=torch.float64).log_softmax(dim=1), torch.arange(4)) == 1
 
 
-def test_dividing_changes_how_sure_it_is_and_nothing_else() -> None:
+def test_division_changes_only_the_confidence() -> None:
     torch.manual_seed(0)
     model = Classifier(ClassifierConfig(classes=3, width=8, blocks=1)).eval()
     clips = torch.randn(6, CLIP)

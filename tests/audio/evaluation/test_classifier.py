@@ -1,4 +1,4 @@
-"""The classifier: what a clip gives depends on that clip alone, as sound and not as numbers."""
+"""Classifier: the output for a clip depends only on its sound."""
 
 import pytest
 import torch
@@ -40,13 +40,13 @@ def test_loudness_has_no_influence(model: Classifier) -> None:
 
 
 @torch.no_grad()
-def test_it_has_the_shape_that_training_wants(model: Classifier) -> None:
+def test_shapes_fit_training(model: Classifier) -> None:
     assert model(waveforms(2)).shape == (2, 1, 3)
     assert model.embed(waveforms(2)).shape == (2, SMALL.features)
     torch.testing.assert_close(model.logits(model.embed(waveforms(2))), model(waveforms(2))[:, 0])
 
 
-def test_features_are_as_many_as_published() -> None:
+def test_the_number_of_features_is_the_published_one() -> None:
     assert ClassifierConfig().features == 1024
 
 
@@ -57,6 +57,6 @@ def test_every_parameter_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"classes": 1}, {"blocks": 0}, {"width": 12}, {"width": 0}])
-def test_a_shape_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
+def test_invalid_sizes_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         ClassifierConfig(**wrong)

@@ -40,7 +40,7 @@ def model() -> MultiscaleModel:
 
 
 def by_definition(model: MultiscaleModel, audio: PackedAudio, windows: Windows, first: list[int]) -> float:
-    """Nats of all samples, a clip at a time: sample t given a first symbol and those before t."""
+    """Return the nats of all samples, clip by clip: sample t given a symbol and the samples before it."""
     total = 0.0
     for start, length, symbol in zip(windows.starts, windows.lengths, first, strict=True):
         codes = torch.from_numpy(np.array(audio.codes[start : start + length])).long()
@@ -64,7 +64,7 @@ def test_every_real_sample_counts_once(model: MultiscaleModel, audio: PackedAudi
     assert measured.metrics() == {"loss": measured.loss, "bits_per_sample": measured.bits}
 
 
-def test_a_conditional_model_is_told_the_class(
+def test_a_conditional_model_gets_the_class(
     model: MultiscaleModel, audio: PackedAudio, windows: Windows
 ) -> None:
     measured = likelihood(model, audio, windows, ALONE, conditional=True)
@@ -72,9 +72,7 @@ def test_a_conditional_model_is_told_the_class(
     assert sum(measured.nats) == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_is_unscored_is_read_all_the_same(
-    model: MultiscaleModel, audio: PackedAudio, windows: Windows
-) -> None:
+def test_unscored_samples_are_context(model: MultiscaleModel, audio: PackedAudio, windows: Windows) -> None:
     """The last bin begins with sample 32."""
     whole, last = (likelihood(model, audio, windows, ALONE, unscored=first) for first in (0, 31))
     assert whole.edges == last.edges
@@ -92,17 +90,17 @@ def test_chunks_change_nothing(
     assert_same(likelihood(model, audio, windows, ALONE, chunk=chunk), whole)
 
 
-def test_ranks_together_measure_the_whole(
+def test_the_ranks_add_up_to_one_process(
     model: MultiscaleModel, audio: PackedAudio, windows: Windows
 ) -> None:
     class Rank(World):
         def sum(self, tensor: Tensor) -> Tensor:
             return tensor
 
-    parts = [likelihood(model, audio, windows, Rank(rank, 3, ALONE.device), chunk=80) for rank in range(3)]
+    ranks = [likelihood(model, audio, windows, Rank(rank, 3, ALONE.device), chunk=80) for rank in range(3)]
     whole = likelihood(model, audio, windows, ALONE)
-    nats = [sum(values) for values in zip(*(part.nats for part in parts), strict=True)]
-    samples = [sum(values) for values in zip(*(part.samples for part in parts), strict=True)]
+    nats = [sum(values) for values in zip(*(rank.nats for rank in ranks), strict=True)]
+    samples = [sum(values) for values in zip(*(rank.samples for rank in ranks), strict=True)]
     assert_same(replace(whole, nats=nats, samples=samples), whole)
 
 

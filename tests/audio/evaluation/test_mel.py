@@ -1,4 +1,4 @@
-"""Spectrograms are blind to loudness, see what is there, and a second is a second."""
+"""Log-mel spectrograms: independent of loudness, on Slaney's scale, one second long."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_higher_tone_is_in_a_higher_band() -> None:
 
 
 def test_bands_are_those_of_slaney_s_scale() -> None:
-    """A tone in the middle of a band is loudest there: below 1 kHz the scale is linear, above logarithmic."""
+    """A tone in the middle of a band is loudest there; the scale is linear below 1 kHz, logarithmic above."""
     mels = np.linspace(0, 15 + np.log(8) / (np.log(6.4) / 27), MELS + 2)
     middles = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))[1:-1]
     for band in (5, 12, 20, 28):
@@ -55,6 +55,6 @@ def test_a_second_is_cut_or_padded_and_has_no_mean() -> None:
     ("waveform", "message"),
     [([], "no samples"), ([0.0, float("nan")], "NaN"), ([float("inf")], "infinity")],
 )
-def test_clips_that_are_none_are_refused(waveform: list[float], message: str) -> None:
+def test_invalid_clips_are_refused(waveform: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         centred(torch.tensor(waveform))

@@ -1,4 +1,4 @@
-"""The published selection keeps the middle of the ranking by likelihood."""
+"""Selection by likelihood: the published thresholds keep the middle of the ranking."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ import torch
 from audio.evaluation.report import select_by_likelihood
 
 
-def test_the_bottom_40_and_the_top_5_per_cent_are_left_out() -> None:
+def test_the_bottom_40_and_the_top_5_per_cent_are_excluded() -> None:
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
-    kept = select_by_likelihood(order.double())
-    assert sorted(order[kept].tolist()) == list(range(40, 95))
-    assert kept.tolist() == sorted(kept.tolist())
+    indices = select_by_likelihood(order.double())
+    assert sorted(order[indices].tolist()) == list(range(40, 95))
+    assert indices.tolist() == sorted(indices.tolist())
 
 
-def test_of_the_published_5120_clips_2816_are_scored() -> None:
+def test_5120_published_clips_give_2816_scored_ones() -> None:
     assert len(select_by_likelihood(torch.arange(5120.0))) == 2816
 
 

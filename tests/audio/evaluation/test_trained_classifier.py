@@ -1,4 +1,4 @@
-"""A judgement is the same in any batches, and a classifier's file says all about it or is refused."""
+"""Predictions do not depend on batches, and a classifier's file is complete or refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,19 +36,19 @@ def clips(rows: int) -> torch.Tensor:
     return torch.randn(rows, CLIP, generator=torch.Generator().manual_seed(0))
 
 
-def test_batches_make_no_difference(model: Classifier) -> None:
-    whole, parts = predict(model, [clips(7)]), predict(model, clips(7).split(3))
-    torch.testing.assert_close(whole.features, parts.features, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(whole.log_probabilities, parts.log_probabilities, atol=1e-5, rtol=1e-4)
+def test_predictions_do_not_depend_on_batches(model: Classifier) -> None:
+    whole, batched = predict(model, [clips(7)]), predict(model, clips(7).split(3))
+    torch.testing.assert_close(whole.features, batched.features, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.log_probabilities, batched.log_probabilities, atol=1e-5, rtol=1e-4)
     expected = model(clips(7))[:, 0].double().log_softmax(dim=1)
     torch.testing.assert_close(whole.log_probabilities, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_log_probabilities_stay_finite_where_float32_gives_up(model: Classifier) -> None:
+def test_log_probabilities_are_finite_where_float32_underflows(model: Classifier) -> None:
     with torch.no_grad():
-        sure = Classifier(model.config)
-        sure.head.weight.mul_(1e6)
-        log_probabilities = predict(sure, [clips(3)]).log_probabilities
+        confident = Classifier(model.config)
+        confident.head.weight.mul_(1e6)
+        log_probabilities = predict(confident, [clips(3)]).log_probabilities
     assert log_probabilities.isfinite().all()
     assert (log_probabilities.exp().float() == 0).any()
 
@@ -68,9 +68,7 @@ def test_features_that_are_not_finite_are_refused(model: Classifier) -> None:
         predict(broken, [clips(2)])
 
 
-def test_a_file_brings_back_the_classifier_and_what_it_was_trained_on(
-    model: Classifier, tmp_path: Path
-) -> None:
+def test_a_file_restores_the_classifier_and_its_training_record(model: Classifier, tmp_path: Path) -> None:
     save_classifier(tmp_path / FILE, model, TRAINING, step=3)
     loaded = load_classifier(tmp_path, CPU)
     assert loaded.training == TRAINING

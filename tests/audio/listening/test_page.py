@@ -1,4 +1,4 @@
-"""The listening page: whole in one file, the sound in it the sound given; it plays and sorts in a browser."""
+"""Listening page: one self-contained file with the exact samples; it plays and sorts in a browser."""
 
 import base64
 import io
@@ -39,7 +39,11 @@ class Elements(HTMLParser):
         self.text += data
 
     def named(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
-        return [found for name, found in self.tags if name == tag and wanted.items() <= found.items()]
+        return [
+            attributes
+            for name, attributes in self.tags
+            if name == tag and wanted.items() <= attributes.items()
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ def test_every_clip_has_a_player_with_its_own_samples(page: str) -> None:
         np.testing.assert_allclose(samples, clip.waveform, rtol=0, atol=0.5 / 2**15)
 
 
-def test_sound_of_16_bits_is_kept_to_the_bit() -> None:
+def test_16_bit_sound_is_exact() -> None:
     samples = noise(999)
     assert np.array_equal(soundfile.read(io.BytesIO(wav_bytes(samples)), dtype="float32")[0], samples)
 
@@ -78,12 +82,12 @@ def test_every_clip_has_its_pictures(page: str) -> None:
     assert len(elements.named("path")) == len(CLIPS)
 
 
-def test_pictures_share_one_scale_of_time(page: str) -> None:
+def test_pictures_share_one_time_scale(page: str) -> None:
     rows = Elements(page).named("tr", **{"class": "clip"})
     assert [(row["style"] or "").partition("--part:")[2] for row in rows] == ["0.500", "1.000", "0.250"]
 
 
-def test_rows_carry_what_they_are_sorted_by(page: str) -> None:
+def test_rows_have_their_sort_keys(page: str) -> None:
     elements = Elements(page)
     rows = elements.named("tr", **{"class": "clip"})
     keys = [header["data-key"] for header in elements.named("th") if "data-key" in header]
@@ -94,7 +98,7 @@ def test_rows_carry_what_they_are_sorted_by(page: str) -> None:
     assert [row["data-confidence"] for row in rows] == ["0.900000", "0.400000", "0.700000"]
 
 
-def test_nothing_is_fetched(page: str) -> None:
+def test_the_page_fetches_nothing(page: str) -> None:
     elements = Elements(page)
     for _, attributes in elements.tags:
         for name in ("src", "href", "srcset", "data", "poster", "action"):
@@ -104,13 +108,13 @@ def test_nothing_is_fetched(page: str) -> None:
     assert (policy["content"] or "").startswith("default-src 'none'")
 
 
-def test_summary_stands_above_the_clips(page: str) -> None:
+def test_summary_is_above_the_clips(page: str) -> None:
     elements = Elements(page)
     assert elements.text.index("1.20 (1.10 to 1.30)") < elements.text.index("clip2")
     assert "labelled six" in elements.text
 
 
-def test_what_nobody_knows_has_no_column() -> None:
+def test_a_value_unknown_for_every_clip_has_no_column() -> None:
     bare = Elements(listening_page([ListeningClip("m", "a", tone(100))], "T", "D", {}))
     assert [header["data-key"] for header in bare.named("th") if "data-key" in header] == ["name"]
     assert not bare.named("select")
@@ -130,7 +134,7 @@ def test_any_length_has_a_picture(samples: int) -> None:
     assert content(picture["src"], "image/png").startswith(b"\x89PNG")
 
 
-def test_refuses_no_clip_and_no_number() -> None:
+def test_a_page_without_clips_and_nan_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="no clip"):
         listening_page([], "T", "D", {})
     with pytest.raises(ValueError, match="NaN"):
@@ -144,7 +148,7 @@ in_browser = pytest.mark.xdist_group("browser")
 def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     chromium = find_chromium()
     if chromium is None:
-        pytest.skip("no Chromium is installed: Debian's package chromium has one")
+        pytest.skip("Chromium is not installed; Debian has it in the package chromium")
     folder = tmp_path_factory.mktemp("page")
     (folder / "page.html").write_text(page)
     with opened(folder / "page.html", chromium, folder / "profile") as opened_page:
@@ -152,7 +156,7 @@ def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
 
 
 def names(browser: Page) -> list[str]:
-    """The clips that are shown, in order."""
+    """Return the names of the visible clips, in order."""
     shown: list[str] = browser.evaluate(
         "[...document.querySelectorAll('.clip')].filter(clip => clip.checkVisibility())"
         ".map(clip => clip.dataset.name)"
@@ -161,7 +165,7 @@ def names(browser: Page) -> list[str]:
 
 
 def press(browser: Page, selector: str, key: str = "Enter") -> None:
-    """Give an element the focus, and press a key."""
+    """Focus an element and press a key."""
     browser.evaluate(f"document.querySelector({selector!r}).focus()")
     text = {"Enter": "\r", " ": " "}.get(key, "")
     browser.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, text=text)
@@ -192,7 +196,7 @@ def test_browser_sorts_from_the_keyboard(browser: Page) -> None:
     press(browser, "th[data-key=bits] button")
     assert names(browser) == ["clip2", "clip10", "clip1"]
     press(browser, "th[data-key=bits] button")
-    assert names(browser) == ["clip10", "clip2", "clip1"], "what is not known comes last in both directions"
+    assert names(browser) == ["clip10", "clip2", "clip1"], "unknown values come last in both directions"
     sorts = "[...document.querySelectorAll('[aria-sort]')].map(th => th.dataset.key + th.ariaSort)"
     assert browser.evaluate(sorts) == ["bitsdescending"]
 
@@ -221,7 +225,7 @@ def test_browser_lays_models_side_by_side(browser: Page) -> None:
     place += " return [b.x, b.y] }"
     ours, theirs, other = (browser.evaluate(f"({place})('{name}')") for name in ("clip10", "clip1", "clip2"))
     assert ours[0] < theirs[0], "each model has its column"
-    assert ours[1] == theirs[1], "clips of one class stand in one row"
+    assert ours[1] == theirs[1], "clips of one class share a row"
     assert other[0] == ours[0]
     assert other[1] > ours[1]
     press(browser, "#beside")

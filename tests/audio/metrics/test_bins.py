@@ -1,4 +1,4 @@
-"""Bins notice a kind of clip that is missing, and little else."""
+"""Bins detect a missing kind of clip, with the expected rate of false positives."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from audio.metrics.bins import Bins, _two_proportions
 
 
 def groups(counts: list[int], seed: int) -> torch.Tensor:
-    """Points (sum of counts, 2) around as many centres on a circle."""
+    """Return points (sum of counts, 2) around one centre on a circle per count."""
     angles = np.repeat(np.linspace(0, 2 * np.pi, len(counts), endpoint=False), counts)
     centres = 10 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     points = centres + 0.1 * np.random.default_rng(seed).normal(size=centres.shape)
@@ -21,26 +21,26 @@ def bins() -> Bins:
     return Bins(groups([100] * 8, 0), bins=8)
 
 
-def test_the_same_kinds_in_the_same_shares_do_not_differ(bins: Bins) -> None:
+def test_equal_shares_do_not_differ(bins: Bins) -> None:
     assert sorted(bins.counts.tolist()) == [100] * 8
     assert bins.fraction_different(bins.assign(groups([100] * 8, 1))) == 0
     assert bins.fraction_different(bins.assign(groups([10] * 8, 1))) == 0
 
 
-def test_every_kind_whose_share_differs_is_counted(bins: Bins) -> None:
+def test_every_differing_share_is_counted(bins: Bins) -> None:
     assert bins.fraction_different(bins.assign(groups([100] * 7 + [0], 1))) == pytest.approx(1 / 8)
     assert bins.fraction_different(bins.assign(groups([400] + [0] * 7, 1))) == 1
     assert bins.fraction_different(bins.assign(groups([200, 0] * 4, 1))) == 1
 
 
-def test_chance_finds_one_bin_in_twenty() -> None:
+def test_one_bin_in_twenty_differs_by_chance() -> None:
     random = np.random.default_rng(0)
     bins = Bins(torch.from_numpy(random.normal(size=(3000, 3))).float())
-    found = [
+    fractions = [
         bins.fraction_different(bins.assign(torch.from_numpy(random.normal(size=(1000, 3))).float()))
         for _ in range(10)
     ]
-    assert 0.01 < np.mean(found) < 0.12
+    assert 0.01 < np.mean(fractions) < 0.12
 
 
 @pytest.mark.parametrize(

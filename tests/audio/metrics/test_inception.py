@@ -1,4 +1,4 @@
-"""Scores of probabilities against their analytic values, and the closed form against every pair."""
+"""Inception scores against analytic values, and the closed form against all pairs."""
 
 import itertools
 import math
@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from audio.metrics.inception import am_score, inception_score, modified_inception_score
-from tests.audio.metrics.cases import log_one_hot, sure
+from tests.audio.metrics.cases import confident, log_one_hot
 
 BALANCED = log_one_hot(list(range(10)) * 5)
 
 
-def test_balanced_and_sure_scores_the_number_of_classes() -> None:
+def test_balanced_confident_predictions_score_the_number_of_classes() -> None:
     assert inception_score(BALANCED) == pytest.approx(10)
     assert am_score(BALANCED, BALANCED) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("present", [1, 2, 5])
-def test_sure_of_some_classes_scores_their_number(present: int) -> None:
+def test_confident_predictions_of_some_classes_score_their_number(present: int) -> None:
     some = log_one_hot(list(range(present)) * 8)
     assert inception_score(some) == pytest.approx(present)
     assert am_score(some, some) == pytest.approx(0, abs=1e-12)
@@ -30,20 +30,20 @@ def test_one_dominant_class_scores_below_the_number_of_classes() -> None:
     assert inception_score(dominated) == pytest.approx(math.exp(torch.special.entr(shares).sum()), rel=1e-6)
 
 
-def test_unsure_scores_one_and_am_its_entropy() -> None:
+def test_uniform_predictions_score_one_and_am_their_entropy() -> None:
     unsure = torch.full((7, 10), -math.log(10), dtype=torch.float64)
     assert inception_score(unsure) == pytest.approx(1)
     assert modified_inception_score(unsure) == pytest.approx(1)
     assert am_score(BALANCED, unsure) == pytest.approx(math.log(10))
 
 
-def test_am_is_infinite_where_a_class_is_missing() -> None:
+def test_am_is_infinite_for_a_missing_class() -> None:
     missing = torch.tensor([[0.0, -torch.inf]], dtype=torch.float64)
     assert am_score(torch.tensor([[0.5, 0.5]], dtype=torch.float64).log(), missing) == math.inf
 
 
 def test_the_modified_score_is_the_mean_over_all_pairs() -> None:
-    log_p = sure([3, 2, 4, 1])
+    log_p = confident([3, 2, 4, 1])
     divergences = [
         (log_p[i].exp() * (log_p[i] - log_p[j])).sum().item()
         for i, j in itertools.product(range(len(log_p)), repeat=2)
@@ -52,17 +52,17 @@ def test_the_modified_score_is_the_mean_over_all_pairs() -> None:
 
 
 def test_the_inception_score_is_the_mean_divergence_from_the_mean() -> None:
-    log_p = sure([3, 2, 4, 1])
+    log_p = confident([3, 2, 4, 1])
     mean = log_p.exp().mean(dim=0)
     divergence = (log_p.exp() * (log_p - mean.log())).sum(dim=1).mean().item()
     assert inception_score(log_p) == pytest.approx(math.exp(divergence))
 
 
-def test_probabilities_that_underflow_are_no_hindrance() -> None:
+def test_probabilities_may_underflow() -> None:
     log_p = log_one_hot([0, 1, 2], 3, sharpness=1e5)
     assert (log_p.exp() == 0).any()
     assert inception_score(log_p) == pytest.approx(3)
-    assert modified_inception_score(log_p) == math.inf  # a clip of another class costs e to the 10,000
+    assert modified_inception_score(log_p) == math.inf  # exp(10,000) for a clip of another class
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_probabilities_that_underflow_are_no_hindrance() -> None:
         (torch.full((2, 2), 0.5, dtype=torch.float64), "exceed 0"),
     ],
 )
-def test_what_are_no_log_probabilities_is_refused(log_p: torch.Tensor, message: str) -> None:
+def test_invalid_log_probabilities_are_refused(log_p: torch.Tensor, message: str) -> None:
     for score in (inception_score, modified_inception_score, lambda p: am_score(BALANCED, p)):
         with pytest.raises(ValueError, match=message):
             score(log_p)

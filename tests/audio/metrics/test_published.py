@@ -1,4 +1,4 @@
-"""The published scores: the published behaviour, its faults, and where they agree with the right ones."""
+"""Published scores: published behaviour, its faults, and agreement with the correct scores."""
 
 import math
 
@@ -9,12 +9,12 @@ from scipy.stats import entropy
 
 from audio.metrics.inception import inception_score, modified_inception_score
 from audio.metrics.published import published_inception_score, published_modified_inception_score
-from tests.audio.metrics.cases import sure
+from tests.audio.metrics.cases import confident
 
 
-def test_it_is_what_the_published_steps_give() -> None:
-    """The published order of draws, from numpy's global generator, one pair at a time."""
-    log_p = sure([20, 30, 10])
+def test_scores_equal_those_of_the_published_steps() -> None:
+    """Repeat the published draws from numpy's global generator, one pair at a time."""
+    log_p = confident([20, 30, 10])
     p = log_p.exp().numpy()
     np.random.seed(0)
     shuffled = p[np.random.permutation(len(p))]
@@ -29,40 +29,40 @@ def test_it_is_what_the_published_steps_give() -> None:
 
 
 def test_the_other_half_cancels_out() -> None:
-    """exp(mean over classes of KL(p(x|c) | uniform over x)), of the shuffled first half alone."""
-    log_p = sure([40, 10, 50])
+    """Compare with exp(mean over classes of KL(p(x|c) | uniform over x)) of the shuffled first half."""
+    log_p = confident([40, 10, 50])
     half = log_p[np.random.RandomState(0).permutation(100)[:50]].exp()
     by_class = half / half.sum(dim=0)
     divergence = (by_class * (by_class * 50).log()).sum(dim=0).mean()
     assert published_inception_score(log_p) == pytest.approx(divergence.exp().item())
 
 
-def test_both_agree_where_classes_are_balanced() -> None:
-    balanced = sure([500] * 10)
+def test_both_agree_for_balanced_classes() -> None:
+    balanced = confident([500] * 10)
     assert published_inception_score(balanced) == pytest.approx(inception_score(balanced), rel=0.01)
 
 
 def test_the_fault_rewards_one_class_and_exceeds_the_number_of_classes() -> None:
-    """As the notes on the published code found: 1.01 becomes more than 2, and 5.71 more than 10."""
-    one, dominated = sure([1000, *[0] * 9]), sure([2500, *[278] * 9])
+    """Reproduce known values: 1.01 becomes more than 2, and 5.71 more than 10."""
+    one, dominated = confident([1000, *[0] * 9]), confident([2500, *[278] * 9])
     assert inception_score(one) < 1.1
     assert published_inception_score(one) > 2
     assert inception_score(dominated) < 6
     assert published_inception_score(dominated) > 10
 
 
-def test_random_pairs_miss_their_limit_by_two_per_cent() -> None:
-    log_p = sure([300] * 10, sharpness=6.0)
-    drawn, limit = published_modified_inception_score(log_p), modified_inception_score(log_p)
-    assert drawn != limit
-    assert math.log(drawn / limit) == pytest.approx(0, abs=0.1)
+def test_random_pairs_are_within_noise_of_their_limit() -> None:
+    log_p = confident([300] * 10, sharpness=6.0)
+    sampled, limit = published_modified_inception_score(log_p), modified_inception_score(log_p)
+    assert sampled != limit
+    assert math.log(sampled / limit) == pytest.approx(0, abs=0.1)
 
 
-def test_the_global_generator_is_left_alone() -> None:
+def test_the_global_generator_is_unchanged() -> None:
     np.random.seed(5)
     expected = np.random.random()
     np.random.seed(5)
-    published_inception_score(sure([5, 5]))
-    published_modified_inception_score(sure([5, 5]))
+    published_inception_score(confident([5, 5]))
+    published_modified_inception_score(confident([5, 5]))
     assert np.random.random() == expected
-    assert torch.isfinite(sure([5, 5])).all()
+    assert torch.isfinite(confident([5, 5])).all()

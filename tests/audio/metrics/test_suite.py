@@ -1,4 +1,4 @@
-"""The suite gives what its parts give, with intervals, in either mode, and says what few clips lack."""
+"""Suite: equals its functions in both modes, with intervals and with notes for few clips."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from audio.metrics.inception import am_score, inception_score, modified_inceptio
 from audio.metrics.predictions import Predictions
 from audio.metrics.published import published_inception_score, published_modified_inception_score
 from audio.metrics.suite import Suite
-from tests.audio.metrics.cases import sure
+from tests.audio.metrics.cases import confident
 
 CLASSES = ("a", "b", "c")
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def predictions(counts: list[int], seed: int, features: int = 6) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     clips = torch.randn(sum(counts), features, generator=generator)
-    return Predictions(clips, sure(counts, seed=seed))
+    return Predictions(clips, confident(counts, seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_paper_mode_changes_two_scores(suite: Suite) -> None:
     assert {name for name in correct if correct[name] != paper[name]} == {"is", "mis"}
 
 
-def test_intervals_hold_their_values_and_do_not_change(suite: Suite) -> None:
+def test_intervals_contain_their_values_and_are_reproducible(suite: Suite) -> None:
     clips = predictions([20, 20, 20], 1)
     first, again = (suite.measure(clips, resamples=5, seed=3) for _ in range(2))
     assert first == again
@@ -59,13 +59,13 @@ def test_intervals_hold_their_values_and_do_not_change(suite: Suite) -> None:
     assert first["fid"].low < first["fid"].high
 
 
-def test_the_training_clips_are_at_no_distance_from_themselves(train: Predictions, suite: Suite) -> None:
+def test_the_training_clips_have_distance_zero_to_themselves(train: Predictions, suite: Suite) -> None:
     metrics = suite.measure(train)
     assert metrics["fid"].value == pytest.approx(0, abs=1e-9)
     assert metrics["ndb"].value == 0
 
 
-def test_few_clips_are_measured_with_notes(suite: Suite) -> None:
+def test_few_clips_give_notes(suite: Suite) -> None:
     assert suite.notes(100) == []
     few = predictions([2, 1, 0], 1)
     metrics = suite.measure(few, resamples=2)
@@ -75,7 +75,7 @@ def test_few_clips_are_measured_with_notes(suite: Suite) -> None:
     assert "needs more than 13 clips" in extrapolated
 
 
-def test_few_training_clips_are_used_with_notes() -> None:
+def test_few_training_clips_give_notes() -> None:
     suite = Suite(predictions([2, 2, 1], 0), CLASSES, CPU)
     assert "ndb" not in suite.measure(predictions([5, 5, 5], 1))
     notes = " ".join(suite.notes(100))
