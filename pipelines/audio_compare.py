@@ -24,7 +24,7 @@ import torch
 from audio.data.windows import clip_windows
 from audio.evaluation.likelihood import likelihood
 from core.settings import setting_differences
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import replaced_atomically, write_json
 from core.training import TrainingConfig, World, single_process_world
 from core.training.metrics import read_metrics
 from kernels.provenance import write_results
@@ -119,8 +119,7 @@ def settle(config: Config, folder: Path, world: World) -> None:
             "or choose another run.dir."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(json.dumps(now, indent=1) + "\n")
+    write_json(path, now)
 
 
 def finish(config: Config, run: Run, world: World) -> None:
@@ -137,8 +136,7 @@ def finish(config: Config, run: Run, world: World) -> None:
         steps = fitting_steps(settings, run.seconds, folder / "probe")
         settings = replace(settings, train=replace(settings.train, steps=steps, validate_every=steps))
     audio_pretrain.pretrain(replace(settings, resume=started.exists()))
-    with replaced_atomically(folder / ROW) as temporary:
-        temporary.write_text(json.dumps(row(run, folder / "train", settings, world), indent=1) + "\n")
+    write_json(folder / ROW, row(run, folder / "train", settings, world))
 
 
 def settings_of(config: Config, run: Run, folder: Path) -> audio_pretrain.Config:

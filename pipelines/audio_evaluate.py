@@ -39,7 +39,7 @@ from audio.evaluation.trained_classifier import TrainedClassifier, load_classifi
 from audio.metrics.suite import Mode
 from core.checkpoints.checkpoint import read_header
 from core.decoding.sampling import SamplingConfig
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import replaced_atomically, write_json
 from core.training import World, single_process_world
 from core.training.metrics import standard_json
 from kernels.provenance import commit, hardware, write_results
@@ -224,8 +224,7 @@ def test_bits(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(windows), desc=f"likelihood of {name}", unit=" clips", disable=None) as bar:
         bits = likelihood(model.model, audio.packed, windows, world, is_conditional, advance=bar.update).bits
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(json.dumps({"of": key, "nll_bits": bits}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {"of": key, "nll_bits": bits})
     return bits
 
 

@@ -9,7 +9,6 @@ differs, whereas in the paper's curve (Gu and Dao 2023, figure 7) the predicted 
 of each clip do as well. Writes length_curve.json and length_curve.png into the run folder.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from audio.data.pack import PackedAudio
 from audio.data.windows import Windows, whole_windows
 from audio.evaluation.likelihood import likelihood
 from core.checkpoints.checkpoint import run_folder_of
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from core.training import World, distributed_world
 from pipelines.common.audio_data import (
     AudioCheckpoint,
@@ -136,8 +135,7 @@ def write(rows: Sequence[dict[str, Any]], audio: PackedAudio, config: Config, ou
         "rows": rows,
     }
     output.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(output / TABLE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(output / TABLE, content)
     draw_lengths(rows, config.scored, output / PICTURE)
     print(f"{'length':>9}  bits per sample of the last {config.scored:,} samples")
     print("\n".join(f"{row['length']:>9,}  {row['bits_per_sample']:.4f}" for row in rows))

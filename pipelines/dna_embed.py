@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from bio.genome.genome import Genome, open_genome
 from bio.genome.interval import Region, read_regions
-from core.checkpoints.checkpoint import read_header
+from core.checkpoints.checkpoint import read_header, resolve_checkpoint
 from core.models.classifier import CHUNK_TOKENS, hidden_chunks, pooled_hidden
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
@@ -36,7 +36,7 @@ from core.training.step import autocast
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
 from pipelines.common.dna import trained_model
-from pipelines.common.dna_classifier import best_checkpoint, trained_classifier
+from pipelines.common.dna_classifier import trained_classifier
 from pipelines.common.species_pictures import draw_components
 
 MOST_GROUPS, OTHERS = 9, "others"
@@ -114,7 +114,7 @@ def embed(config: Config) -> tuple[int, int]:
 
 def trained_backbone(checkpoint: Path, device: torch.device) -> SequenceModel:
     """The backbone of a classifier, or a pretrained model; CheckpointError where it is neither."""
-    path = best_checkpoint(checkpoint)
+    path = resolve_checkpoint(checkpoint, prefer_best=True)
     if "head" in read_header(path).config:
         return trained_classifier(path, device).model.backbone
     return trained_model(path, device)

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from core.checkpoints.checkpoint import latest_checkpoint, load_weights
+from core.checkpoints.checkpoint import load_weights, resolve_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.plots import save_figure
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from core.synthetic_task import VOCABULARY_SIZE, SyntheticBatches, TaskName, measured
 from core.training import RunFolder, Stage, StagedBatches, TrainingConfig, World, single_process_world, train
 from core.training.step import autocast
@@ -128,8 +128,7 @@ def accuracies(settings: Settings, world: World) -> list[Row]:
         with autocast(settings.train, world.device):
             found = measured(model, batches, settings.task.test_sequences, world.device)
         rows.append({"length": length, "accuracy": found["accuracy"]})
-    with replaced_atomically(folder / ACCURACY) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / ACCURACY, rows)
     return rows
 
 
@@ -140,7 +139,7 @@ def trained(settings: Settings, world: World) -> SequenceModel:
     model = SequenceModel(settings.model).to(world.device)
     state = run_state(folder)
     if state == "finished":
-        load_weights(latest_checkpoint(folder), model)
+        load_weights(resolve_checkpoint(folder), model)
         return model.eval()
     held_out = SyntheticBatches(task.name, task.length, HELD_OUT_SEED)
 
@@ -224,8 +223,7 @@ def publish(
         "rows": [*others, *rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(path, results)
 
 
 if __name__ == "__main__":

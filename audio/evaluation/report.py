@@ -15,7 +15,7 @@ from audio.evaluation.trained_classifier import TrainedClassifier
 from audio.metrics.bootstrap import Estimate
 from audio.metrics.predictions import Predictions
 from audio.metrics.suite import Mode, Suite
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from core.training.metrics import standard_json
 
 REPORT = "evaluation.json"
@@ -103,8 +103,7 @@ def write_report(run: Path, facts: Mapping[str, Any], measurements: Sequence[Mea
     """Write evaluation.json: the facts, then the metadata and the metrics of each source."""
     sources = [standard_json(_source_entry(measurement)) for measurement in measurements]
     content = {**standard_json(dict(facts)), "sources": sources}
-    with replaced_atomically(run / REPORT) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(run / REPORT, content, allow_nan=False)
 
 
 def read_report(run: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from audio.data.waveform import RATE, read_waveform, write_waveform
 from audio.evaluation.mel import CLIP, one_second
 from audio.evaluation.trained_classifier import TrainedClassifier, predict
 from audio.metrics.predictions import Predictions
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import replaced_atomically, write_json
 
 Kind = Literal["train", "test", "model", "folder"]
 CLIP_TABLE = "clips.tsv"
@@ -157,8 +157,7 @@ def classify_source(source: Source, classifier: TrainedClassifier, run: Path) ->
         for file, tensor in zip((FEATURES, LOG_PROBABILITIES), predictions, strict=True):
             with replaced_atomically(folder / file) as temporary, temporary.open("wb") as content:
                 np.save(content, tensor.numpy())
-        with replaced_atomically(folder / PREDICTIONS_KEY) as temporary:
-            temporary.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / PREDICTIONS_KEY, key)
     # the paths and the index may change while the sounds stay the same
     write_clip_table(source, predictions, classifier.training.classes, folder / CLIP_TABLE)
     return predictions

@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints in the run folder."""
+BEST = "best.safetensors"
+"""The checkpoint with the lowest validation loss."""
 _STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -145,16 +147,22 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}{SUFFIX}"
 
 
-def latest_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint in a folder, or in the `checkpoints` of a run folder.
+def resolve_checkpoint(path: Path, prefer_best: bool = False) -> Path:
+    """Return the checkpoint file of a path: the file itself, or the latest one of a run folder.
 
-    Raises CheckpointError if there is none.
+    The folder may also be the `checkpoints` of a run folder, or any other with checkpoints.
+    prefer_best: take the checkpoint with the lowest validation loss where the folder has one.
+    Raises CheckpointError if a folder holds no checkpoint.
     """
-    inside = folder / CHECKPOINTS
-    found = step_checkpoints(inside if inside.is_dir() else folder)
-    if not found:
-        raise CheckpointError(f"{folder} holds no checkpoint (step-*{SUFFIX}).")
-    return found[-1]
+    if not path.is_dir():
+        return path
+    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+    if prefer_best and (folder / BEST).is_file():
+        return folder / BEST
+    checkpoints = step_checkpoints(folder)
+    if not checkpoints:
+        raise CheckpointError(f"{path} holds no checkpoint (step-*{SUFFIX}).")
+    return checkpoints[-1]
 
 
 def run_folder_of(checkpoint: Path) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from core.checkpoints.checkpoint import (
+    BEST,
     model_tensors,
     read_header,
     require_same_model,
@@ -158,7 +159,7 @@ class RunFolder:
     def save_best(self, model: nn.Module, average: Mapping[str, Tensor] | None, progress: Progress) -> None:
         """Write the weights with the lowest validation loss, without optimizer, to best.safetensors."""
         if self._is_writer:
-            path = self.checkpoints / "best.safetensors"
+            path = self.checkpoints / BEST
             save_checkpoint(path, model, self.config, asdict(progress), average=average)
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from audio.data.quantizer import LEVELS, SILENCE, Quantizer
 from audio.data.synthetic import synthetic_digits
 from audio.data.waveform import RATE
 from audio.data.windows import Windows, clip_windows, whole_windows
-from core.checkpoints.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
+from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header, resolve_checkpoint
 from core.statistics import evenly_spaced_subset
 from core.training import World
 from pipelines.common.audio_model import AudioModel, new_model, stored_model_config
@@ -141,7 +141,7 @@ def trained_model(checkpoint: Path, device: torch.device) -> AudioCheckpoint:
 
     Raises CheckpointError if there is none, it is damaged, or it is not of a model of waveforms.
     """
-    path = _checkpoint_file(checkpoint)
+    path = resolve_checkpoint(checkpoint)
     stored = read_header(path).config
     try:
         shape = stored_model_config(stored.get("model", {}))
@@ -157,8 +157,4 @@ def trained_model(checkpoint: Path, device: torch.device) -> AudioCheckpoint:
 
 def trained_data(checkpoint: Path) -> AudioDataConfig:
     """The data that the model of a checkpoint, as trained_model takes it, was trained on."""
-    return AudioDataConfig(**read_header(_checkpoint_file(checkpoint)).config["data"])
-
-
-def _checkpoint_file(checkpoint: Path) -> Path:
-    return latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    return AudioDataConfig(**read_header(resolve_checkpoint(checkpoint)).config["data"])

@@ -1,6 +1,5 @@
 """What an audio run measures while it trains: held-out bits, in all and by position, as table and picture."""
 
-import json
 from pathlib import Path
 
 from torch import nn
@@ -8,7 +7,7 @@ from torch import nn
 from audio.data.pack import PackedAudio
 from audio.data.windows import Windows
 from audio.evaluation.likelihood import Likelihood, likelihood
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from core.training import Validate, World
 from pipelines.common.audio_pictures import draw_positions
 
@@ -40,5 +39,4 @@ def write_table(measured: Likelihood, audio: PackedAudio, path: Path) -> None:
         "bits_per_sample": measured.bits,
         "by_position": measured.rows(),
     }
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content)

@@ -18,7 +18,7 @@ from bio.scoring.markov import check_order
 from bio.windows.leakage import MOST_SHARED, K, shared_kmers
 from bio.windows.splits import split_windows
 from bio.windows.window import TiledWindows, Windows, tiled_windows
-from core.checkpoints.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
+from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header, resolve_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.statistics import evenly_spaced_subset
 from core.storage.download import read_sources
@@ -169,7 +169,7 @@ def trained_model(checkpoint: Path, device: torch.device) -> SequenceModel:
 
     Raises CheckpointError if there is none, it is damaged, or it is not of a model of DNA.
     """
-    path = latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    path = resolve_checkpoint(checkpoint)
     config = read_header(path).config
     shape = config.get("model", {})
     if shape.get("vocab_size") != VOCABULARY_SIZE:

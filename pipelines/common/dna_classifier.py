@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from bio.genome.vocabulary import VOCABULARY_SIZE
-from core.checkpoints.checkpoint import CheckpointError, latest_checkpoint, load_weights, read_header
+from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header
 from core.models.classifier import HeadConfig, SequenceClassifier
 from core.models.sequence import SequenceModel, SequenceModelConfig
 
@@ -17,17 +17,6 @@ class TrainedClassifier(NamedTuple):
     model: SequenceClassifier
     classes: list[str]
     length: int
-
-
-def best_checkpoint(checkpoint: Path) -> Path:
-    """A checkpoint file as it is; of a run folder the one with the lowest validation loss.
-
-    The last one where nothing was held out. Raises CheckpointError where there is none.
-    """
-    if not checkpoint.is_dir():
-        return checkpoint
-    best = checkpoint / "checkpoints" / "best.safetensors"
-    return best if best.is_file() else latest_checkpoint(checkpoint)
 
 
 def trained_classifier(path: Path, device: torch.device) -> TrainedClassifier:

@@ -1,6 +1,5 @@
 """The evaluation of a run of dna_classify: its best checkpoint beside k-mers and the backbone it began as."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,16 @@ import torch
 from bio.species.dataset import WindowList
 from bio.species.segments import SpeciesData
 from bio.species.windows import SpeciesWindows, Window
-from core.checkpoints.checkpoint import read_header
+from core.checkpoints.checkpoint import read_header, resolve_checkpoint
 from core.models.classifier import SequenceClassifier
 from core.models.sequence import SequenceModel
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from core.training import World
 from core.training.step import autocast
 from pipelines.common.dna_answers import Answers, content, report
 from pipelines.common.dna_baseline import Examples, coefficients, fitted, kmer_examples, labels_of
 from pipelines.common.dna_classification import Probabilities, embeddings, probabilities
-from pipelines.common.dna_classifier import best_checkpoint, trained_classifier
+from pipelines.common.dna_classifier import trained_classifier
 from pipelines.common.dna_classify_config import Config, initial_backbone
 from pipelines.common.dna_species_data import split_windows
 from pipelines.common.species_pictures import draw_accuracy_by_length, draw_confusion
@@ -38,7 +37,7 @@ def evaluate(config: Config, data: SpeciesData, world: World) -> dict[str, Any]:
     The first process writes evaluation.json and the pictures.
     """
     folder = Path(config.run.dir)
-    path = best_checkpoint(folder)
+    path = resolve_checkpoint(folder, prefer_best=True)
     model = trained_classifier(path, world.device).model
     progress = read_header(path).progress
     result = {
@@ -53,8 +52,7 @@ def evaluate(config: Config, data: SpeciesData, world: World) -> dict[str, Any]:
         ],
     }
     if world.is_rank_0:
-        with replaced_atomically(folder / RESULT) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / RESULT, result)
         draw_evaluation(result, folder)
     return result
 

@@ -11,7 +11,7 @@ from bio.genome.spans import Spans, total
 from bio.scoring.markov import fit_markov, markov_bits
 from bio.windows.splits import separate
 from bio.windows.window import TiledWindows
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from pipelines.common.dna import DnaData
 
 TABLE = "markov.json"
@@ -38,8 +38,7 @@ def markov_baseline(
             "held_out_bases": total(held_out),
             "rows": [{"order": order, "bits_per_base": known[order]} for order in sorted(known)],
         }
-        with replaced_atomically(table) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(table, content)
     return {order: known[order] for order in orders}
 
 

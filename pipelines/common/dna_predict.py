@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from bio.genome.genome import Genome, Record, open_genome
 from bio.genome.vocabulary import N, without_mask
+from core.checkpoints.checkpoint import resolve_checkpoint
 from core.statistics import evenly_spaced
 from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, World, distributed_world
@@ -26,7 +27,7 @@ from core.training.step import autocast
 from pipelines.common.config import parse_config
 from pipelines.common.dna_answers import pooled_probabilities
 from pipelines.common.dna_classification import Probabilities, probabilities
-from pipelines.common.dna_classifier import TrainedClassifier, best_checkpoint, trained_classifier
+from pipelines.common.dna_classifier import TrainedClassifier, trained_classifier
 
 ALL = "all"
 
@@ -81,7 +82,9 @@ def run(arguments: Sequence[str]) -> None:
     """The command `predict`."""
     config = parse_config(PredictConfig, arguments, "dna_classify predict", __doc__ or "")
     with distributed_world() as world:
-        classifier = trained_classifier(best_checkpoint(Path(config.checkpoint)), world.device)
+        classifier = trained_classifier(
+            resolve_checkpoint(Path(config.checkpoint), prefer_best=True), world.device
+        )
         named = predict(config, classifier, world)
     if world.is_rank_0:
         with replaced_atomically(Path(config.output)) as temporary:

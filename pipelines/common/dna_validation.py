@@ -13,7 +13,7 @@ from bio.scoring.evaluation import Evaluation, evaluate
 from bio.scoring.plots import draw_context
 from bio.windows.window import TiledWindows, cut_windows
 from core.models.sequence import SequenceModel
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import write_json
 from core.training import Validate, World
 
 TABLE, PICTURE = "validation.json", "bits_by_context.png"
@@ -44,8 +44,7 @@ def validation(
         by_length = {length: bits(length) for length in shorter}
         if world.is_rank_0:
             table = content(evaluation, markov, {**by_length, windows.length: evaluation.all.bits_per_base})
-            with replaced_atomically(folder / TABLE) as temporary:
-                temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+            write_json(folder / TABLE, table)
             draw_context({f"windows of {windows.length:,}": table}, folder / PICTURE)
         at_lengths = {f"bits_per_base_{length}": bits for length, bits in by_length.items()}
         return {**evaluation.metrics(), **at_lengths, **best}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.checkpoints.checkpoint import latest_checkpoint, run_folder_of
+from core.checkpoints.checkpoint import resolve_checkpoint, run_folder_of
 from core.decoding.decoder import Decoder
 from core.decoding.sampling import SamplingConfig
 from core.decoding.state import Model
@@ -74,7 +74,7 @@ class SamplingOptions:
     def checkpoint_file(self) -> Path:
         """The checkpoint itself. Raises CheckpointError for a folder that holds none."""
         checkpoint = Path(self.checkpoint)
-        return latest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+        return resolve_checkpoint(checkpoint)
 
 
 def check_output(output: str | None, resume: bool) -> None:

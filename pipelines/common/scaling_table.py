@@ -12,7 +12,7 @@ import torch
 
 from bio.scoring.plots import draw_by_length, draw_by_parameters, draw_context
 from bio.scoring.scaling import PowerLaw, fit_power_law
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import replaced_atomically, write_json
 from kernels import provenance
 from pipelines.common.dna_markov import TABLE as MARKOV
 
@@ -52,8 +52,7 @@ def publish(folder: Path, results: Path) -> None:
     if (folder / MARKOV).exists():
         content["markov"] = json.loads((folder / MARKOV).read_text(encoding="utf-8"))["rows"]
     results.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(results) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(results, content)
     if (folder / BY_CONTEXT).exists():  # nothing but diverged runs have none
         with replaced_atomically(results.with_name(f"{results.stem}_context.png")) as temporary:
             shutil.copyfile(folder / BY_CONTEXT, temporary)

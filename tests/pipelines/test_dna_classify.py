@@ -15,13 +15,13 @@ from torch import Tensor
 
 from bio.sample import SAMPLE
 from bio.species.dataset import WindowList
-from core.checkpoints.checkpoint import save_checkpoint
+from core.checkpoints.checkpoint import resolve_checkpoint, save_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 from pipelines import dna_classify, dna_species_pretrain
 from pipelines.common.config import merge, read_yaml, schema_keys
 from pipelines.common.dna_classification import probabilities
-from pipelines.common.dna_classifier import best_checkpoint, trained_classifier
+from pipelines.common.dna_classifier import trained_classifier
 from pipelines.common.dna_species_data import open_set, split_windows
 from tests.bio.conftest import random_bases, write_fasta
 from tests.bio.species_sets import NAMES, markov_species, two_species, write_set
@@ -143,7 +143,7 @@ def test_any_number_of_processes_gives_every_window_the_same(
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE)[1], config.data, "test")
     listed = WindowList(windows, windows.listed(None, 96))
-    model = trained_classifier(best_checkpoint(trained), HERE.device).model
+    model = trained_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
     whole = probabilities(model, listed, 5, HERE, both_strands=True)
     np.testing.assert_allclose(whole.sum(axis=1), 1)
     for size in (2, 3):
@@ -158,7 +158,7 @@ def test_long_windows_are_read_in_segments(trained: Path) -> None:
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE)[1], config.data, "test", 200)
     tokens = WindowList(windows, windows.listed(3, 200))
-    model = trained_classifier(best_checkpoint(trained), HERE.device).model
+    model = trained_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
     found = probabilities(model, tokens, 5, HERE, segment=96)
     with torch.no_grad():
         for number, window in enumerate(tokens):

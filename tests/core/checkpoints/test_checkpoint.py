@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from core.checkpoints.checkpoint import (
     CheckpointError,
-    latest_checkpoint,
     load_checkpoint,
     load_weights,
     model_tensors,
     read_header,
     require_same_model,
+    resolve_checkpoint,
     run_folder_of,
     save_checkpoint,
     step_checkpoints,
@@ -160,11 +160,15 @@ def test_the_latest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        latest_checkpoint(tmp_path)
+        resolve_checkpoint(tmp_path)
     for name in ("step-00000009", "step-123456789", "step-00000010", "best", "step-x"):
         (folder / f"{name}.safetensors").touch()
     (folder / "step-999999999.safetensors.tmp").touch()
-    assert latest_checkpoint(tmp_path) == latest_checkpoint(folder) == folder / "step-123456789.safetensors"
+    assert resolve_checkpoint(tmp_path) == resolve_checkpoint(folder) == folder / "step-123456789.safetensors"
+    best = folder / "best.safetensors"
+    assert resolve_checkpoint(tmp_path, prefer_best=True) == resolve_checkpoint(best) == best
+    best.unlink()
+    assert resolve_checkpoint(tmp_path, prefer_best=True) == folder / "step-123456789.safetensors"
     assert [path.stem for path in step_checkpoints(folder)][:2] == ["step-00000009", "step-00000010"]
 
 

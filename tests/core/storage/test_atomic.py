@@ -1,10 +1,11 @@
 """A file that is replaced is the old one or the new one, never a part."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from core.storage.atomic import replaced_atomically
+from core.storage.atomic import replaced_atomically, write_json
 
 
 def test_the_new_content_comes_only_at_the_end(tmp_path: Path) -> None:
@@ -37,3 +38,15 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent/file cannot be written, .* make it"):
         replaced_atomically(path).__enter__()
     assert not list(tmp_path.iterdir())
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    write_json(path, {"rows": [1, 2.5, "é"]})
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == {"rows": [1, 2.5, "é"]}
+    assert text.endswith("}\n")
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, {"rows": [float("nan")]}, allow_nan=False)
+    assert path.read_text(encoding="utf-8") == text
+    assert list(tmp_path.iterdir()) == [path]
