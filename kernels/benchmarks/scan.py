@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.benchmarks.measure import Measurement, compare, measure_times
 from kernels.selective_scan import reference, selective_scan
+from kernels.selective_scan.arguments import ScanArguments
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,9 @@ def _errors(channels: int, length: int, state: int, is_complex: bool) -> dict[st
         for leaf in leaves
     ]
     x, dt, A, B, C, D, z, dt_bias = double
-    y, _ = reference.selective_scan(x, dt, A, B.unsqueeze(2), C.unsqueeze(2), D, z, dt_bias, True)
+    y, _ = reference.selective_scan(
+        ScanArguments(x, dt, A, B.unsqueeze(2), C.unsqueeze(2), D, z, dt_bias, dt_softplus=True)
+    )
     truth = _with_gradients(y, double, grad.double())
     found = {"ours": _with_gradients(selective_scan_of(leaves), leaves, grad)}
     if official_scan() is not None:

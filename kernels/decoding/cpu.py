@@ -13,8 +13,8 @@ import math
 import numpy as np
 from numba import njit
 
-from kernels.selective_scan.cpu_run import Inputs, Sizes
-from kernels.selective_scan.cpu_step import step as scan_step
+from kernels.selective_scan.cpu_forward import step as scan_step
+from kernels.selective_scan.cpu_layout import Inputs, Sizes
 from kernels.simd import LANES, load, load_some, read, sigmoid, splat, store, store_some, total
 
 BLOCK, HEAD, COMPRESS, EXPAND = range(4)

@@ -1,10 +1,11 @@
-"""The selective scan, the recurrence of Mamba, with its state in and out, and its one-step form."""
+"""The selective scan, Mamba's recurrence, with initial and final state, and its single step."""
 
 import torch
 from torch import Tensor
 
 from kernels.checks import check_cu_seqlens, check_device, check_float, check_shape
 from kernels.selective_scan import operators, reference
+from kernels.selective_scan.arguments import STEP, ScanArguments
 
 __all__ = ["selective_scan", "selective_scan_step"]
 
@@ -24,18 +25,18 @@ def selective_scan(
     reverse: bool = False,
     return_final_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Run h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = (C_t h_t + D x_t) silu(z_t) over time.
+    """Compute h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t and y_t = (C_t h_t + D x_t) silu(z_t) over time.
 
     x, dt, z: (batch, length, channels), float64, float32, bfloat16 or float16. Without z there is no gate.
     A: (channels, N) float32 or complex64 (float64 or complex128 where x is float64), real parts negative.
-        N complex states stand for 2N real ones in conjugate pairs: y_t = 2 Re(sum C_t h_t).
+        N complex states represent 2N real ones in conjugate pairs: y_t = 2 Re(sum C_t h_t).
     B, C: (batch, length, N), or (batch, length, groups, N) with channel d in group d // (channels / groups),
         or constant over time (channels, N). With complex A they are real with a last axis of 2: (re, im).
     D, dt_bias: (channels,) or None. dt_bias is added to dt, then softplus applied if `dt_softplus`, in fp32.
-    initial_state: (batch, channels, N) in the dtype of A; None stands for zeros.
+    initial_state: (batch, channels, N) in the dtype of A; None means zeros.
     cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to length, when x (1, length, channels) packs
         sequences end to end; states are then (sequences, channels, N) and the state resets at each boundary.
-        Its values are checked on the CPU only: on a GPU the check would stall the stream.
+        The values are checked on the CPU only, because on a GPU the check would stall the stream.
     reverse: scan each sequence from its end to its start; the initial state enters at the end.
 
     Returns y, shaped and typed as x; with `return_final_state` (y, final_state), final_state (batch or
@@ -47,16 +48,15 @@ def selective_scan(
     """
     if x.dim() != 3:
         raise ValueError(f"x has shape {tuple(x.shape)}; it should be (batch, length, channels).")
-    _check(x, dt, A, B, C, D, z, dt_bias)
+    arguments = ScanArguments(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens, reverse)
+    _check(arguments)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x)
     if initial_state is not None:
-        sequences = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
-        _check_state("initial_state", initial_state, A, sequences)
-    B, C = (_with_groups("B", B, x, A), _with_groups("C", C, x, A))
-    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens, reverse)
+        _check_state("initial_state", initial_state, A, arguments.sequences)
+    arguments = _with_groups(arguments)
     if x.dtype == torch.float64:
-        y, final_state = reference.selective_scan(*arguments)
+        y, final_state = reference.selective_scan(arguments)
     else:
         y, final_state, _ = operators.selective_scan(*arguments)
     return (y, final_state) if return_final_state else y
@@ -77,28 +77,23 @@ def selective_scan_step(
     """Return y (batch, channels) for the next position, updating `state` (batch, channels, N) in place.
 
     x, dt, z: (batch, channels). B, C: (batch, N), (batch, groups, N) or constant (channels, N). Where batch
-    equals channels the first and the last cannot be told apart and are refused: write them as (batch, 1, N)
-    and (batch, channels, N). The rest is as in `selective_scan`, of which this is one position. No gradient.
+    equals channels, (batch, N) and (channels, N) are the same shape and raise ValueError: pass (batch, 1, N)
+    or (batch, channels, N). The other arguments are those of `selective_scan`. There is no gradient.
     """
     if x.dim() != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; it should be (batch, channels).")
-    _check(x, dt, A, B, C, D, z, dt_bias)
+    arguments = ScanArguments(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state=state)
+    _check(arguments)
     _check_state("state", state, A, len(x))
-    B, C = (_with_groups("B", B, x, A), _with_groups("C", C, x, A))
-    step = reference.selective_scan_step if x.dtype == torch.float64 else operators.selective_scan_step
-    return step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    arguments = _with_groups(arguments)
+    if x.dtype == torch.float64:
+        return reference.selective_scan_step(arguments)
+    return operators.selective_scan_step(state, *arguments[: len(STEP)])
 
 
-def _check(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-) -> None:
+def _check(arguments: ScanArguments) -> None:
+    """Raise ValueError unless dtypes, devices and shapes fit x, except the shapes of B and C."""
+    x, A = arguments.x, arguments.A
     check_float("x", x)
     channels = x.shape[-1]
     is_double = x.dtype == torch.float64
@@ -110,30 +105,39 @@ def _check(
             f"A has shape {tuple(A.shape)}; it should be (channels, N) = ({channels}, 1 or more)."
         )
     check_device("A", A, x)
-    for name, tensor in (("dt", dt), ("z", z)):
+    for name in ("dt", "z"):
+        tensor = getattr(arguments, name)
         if tensor is not None:
             check_float(name, tensor)
             check_shape(name, tensor, x.shape, "the shape of x")
             check_device(name, tensor, x)
-    for name, tensor in (("D", D), ("dt_bias", dt_bias)):
+    for name in ("D", "dt_bias"):
+        tensor = getattr(arguments, name)
         if tensor is not None:
             check_float(name, tensor)
             check_shape(name, tensor, (channels,), "(channels,)")
             check_device(name, tensor, x)
-    for name, tensor in (("B", B), ("C", C)):
+    for name, tensor in (("B", arguments.B), ("C", arguments.C)):
         check_float(name, tensor)
         check_device(name, tensor, x)
 
 
 def _check_state(name: str, state: Tensor, A: Tensor, sequences: int) -> None:
+    """Raise ValueError unless `state` is (sequences, channels, N) in the dtype of A."""
     check_shape(name, state, (sequences, *A.shape), "(sequences, channels, N)")
     check_device(name, state, A)
     if state.dtype != A.dtype:
         raise ValueError(f"{name} is {state.dtype}; it should be {A.dtype}, as A is.")
 
 
-def _with_groups(name: str, parameter: Tensor, x: Tensor, A: Tensor) -> Tensor:
-    """Return B or C as constant (channels, N) or varying (..., groups, N), led by the axes of x."""
+def _with_groups(arguments: ScanArguments) -> ScanArguments:
+    """Return the same arguments with B and C constant (channels, N) or varying (..., groups, N)."""
+    x, A = arguments.x, arguments.A
+    B, C = (_add_group_axis(name, getattr(arguments, name), x, A) for name in ("B", "C"))
+    return arguments._replace(B=B, C=C)
+
+
+def _add_group_axis(name: str, parameter: Tensor, x: Tensor, A: Tensor) -> Tensor:
     pair = (2,) if A.is_complex() else ()
     channels, states = A.shape
     shape, leading = tuple(parameter.shape), tuple(x.shape[:-1])

@@ -1,29 +1,26 @@
-"""The compiled backward of the selective scan on the CPU.
+"""Compiled backward of the selective scan on the CPU.
 
-It meets the runs of a task in reverse, and recomputes the decays and states of each from the checkpoint of
-its chunk, or from the initial state of a sequence that begins inside the chunk.
+A task walks its runs in reverse. It recomputes the decays and states of a run from the checkpoint of the
+chunk, or from the initial state of a sequence that begins inside the chunk.
 """
 
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows.
-
-from typing import NamedTuple
+# Only numba knows the types of compiled functions.
 
 import numpy as np
 from numba import njit
 
-from kernels.selective_scan.cpu_run import (
-    ALONG_A,
-    ALONG_B,
-    BLOCK,
-    CHUNK,
+from kernels.selective_scan.cpu_layout import BLOCK, CHUNK
+from kernels.selective_scan.cpu_tasks import (
     DECAY,
+    DECAYED,
     DT,
     DT_X,
     GRAD_B,
     GRAD_C,
+    GRAD_DT,
+    GRAD_DT_X,
     GRAD_Y,
-    PAST,
     PLANE,
     STATES,
     Y,
@@ -35,6 +32,7 @@ from kernels.selective_scan.cpu_run import (
     make_run,
     make_task,
     new_scratch,
+    next_state,
     states_index,
     varying_index,
 )
@@ -48,6 +46,7 @@ from kernels.simd import (
     multiply_add,
     real,
     sigmoid,
+    silu,
     splat,
     spread_state,
     store,
@@ -56,52 +55,33 @@ from kernels.simd import (
 )
 
 
-class Gradients(NamedTuple):
-    """Addresses of what the backward reads (grad_*) and writes, 0 for what is absent.
-
-    B and C are (blocks of a group, batch, length, groups, N, parts), or, where constant, as A: (batch, N,
-    parts, channels). D and dt_bias are (batch, channels).
-    """
-
-    grad_y: int
-    grad_final_state: int
-    x: int
-    dt: int
-    A: int
-    B: int
-    C: int
-    D: int
-    z: int
-    dt_bias: int
-    initial_state: int
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
-def backward(first_task, last_task, sizes, inputs, segments, gradients, kind):
-    """Write the gradients of tasks, adding to those of A, D, dt_bias and constant B and C."""
+def backward(first_task, last_task, sizes, inputs, sequences, gradients, kind):
+    """Write the gradients of tasks; add to those of A, D, dt_bias and constant B and C."""
     memory, scratch = new_scratch(sizes)
-    for number in range(first_task, last_task):
-        _walk(make_task(number, scratch, sizes), sizes, inputs, segments, gradients, kind)
+    for task in range(first_task, last_task):
+        _walk(make_task(task, scratch, sizes), sizes, inputs, sequences, gradients, kind)
     return memory.size
 
 
 @njit(error_model="numpy")
-def _walk(task, sizes, inputs, segments, gradients, kind):
-    segment = len(segments) - 1
+def _walk(task, sizes, inputs, sequences, gradients, kind):
+    """Walk a task backwards through time, run by run."""
+    current = len(sequences) - 1
     end = sizes.length
     while end > 0:
-        start = max(end - 1 - (end - 1) % CHUNK, segments[segment, 0])
-        sequence = states_index(task.row + segments[segment, 2], task, sizes)
-        if end == segments[segment, 1]:
+        start = max(end - 1 - (end - 1) % CHUNK, sequences[current, 0])
+        states_at = states_index(task.row + sequences[current, 2], task, sizes)
+        if end == sequences[current, 1]:
             final = gradients.grad_final_state
-            copy_states(final, sequence, sizes.channels, task.scratch, STATES, BLOCK, task, sizes)
-        entry, entry_index = inputs.initial_state, sequence
+            copy_states(final, states_at, sizes.channels, task.scratch, STATES, BLOCK, task, sizes)
+        entry, entry_index = inputs.initial_state, states_at
         if start % CHUNK == 0:
             entry, entry_index = inputs.checkpoints, checkpoint_index(start, task, sizes)
         run = make_run(start, end, task, sizes)
         discretise(run, task, sizes, inputs)
         _ungate(run, task, sizes, inputs, gradients)
-        for quantity in (Y, ALONG_A, ALONG_B):
+        for quantity in (Y, GRAD_DT, GRAD_DT_X):
             clear(quantity, task.vectors, run, task)
         for n in range(sizes.states):
             clear(GRAD_B, sizes.parts, run, task)
@@ -111,34 +91,33 @@ def _walk(task, sizes, inputs, segments, gradients, kind):
                 _scan_back(n, vector, run, task, sizes, inputs, gradients, kind)
             _sum_channels(n, run, task, sizes, gradients, kind)
         _finish(run, task, sizes, inputs, gradients)
-        if start == segments[segment, 0]:
+        if start == sequences[current, 0]:
             initial = gradients.initial_state
-            copy_states(task.scratch, STATES, BLOCK, initial, sequence, sizes.channels, task, sizes)
-            segment -= 1
+            copy_states(task.scratch, STATES, BLOCK, initial, states_at, sizes.channels, task, sizes)
+            current -= 1
         end = start
 
 
 @njit(error_model="numpy")
 def _ungate(run, task, sizes, inputs, gradients):
-    """Fill GRAD_Y, the gradient of Re(sum C h)."""
+    """Fill GRAD_Y, the gradient of Re(sum C h), from the gradient of y."""
     for vector in range(task.vectors):
         channel = task.channel + vector * LANES
         for k in range(run.length):
             index = (run.first + run.step * k) * sizes.channels + channel
             grad_y = load(gradients.grad_y, index) * np.float32(sizes.parts)
             if inputs.z != 0:
-                z = load(inputs.z, index)
-                grad_y = grad_y * (z * sigmoid(z))
+                grad_y = grad_y * silu(load(inputs.z, index))
             store(task.scratch, GRAD_Y + (vector * CHUNK + k) * LANES, grad_y)
 
 
 @njit(error_model="numpy")
 def _recompute(n, vector, entry, entry_index, run, task, sizes, inputs, kind):
-    """Fill DECAY and PAST, the decayed state before each position, and add to Y where the gate needs it."""
+    """Fill DECAY and DECAYED of one vector of states; add to Y, which only the gradient of z needs."""
     scratch = task.scratch
     plane = n * sizes.parts * sizes.channels + vector * LANES
     constant = plane + task.channel
-    varying, advance = varying_index(n, run, task, sizes)
+    varying, stride = varying_index(n, run, task, sizes)
     A = load_states(inputs.A, constant, sizes.channels, kind)
     B = C = h = fill_states(0.0, kind)
     if sizes.constant_B:
@@ -150,64 +129,64 @@ def _recompute(n, vector, entry, entry_index, run, task, sizes, inputs, kind):
     for k in range(run.length):
         at = (vector * CHUNK + k) * LANES
         if not sizes.constant_B:
-            B = spread_state(inputs.B, varying + k * advance, kind)
+            B = spread_state(inputs.B, varying + k * stride, kind)
         decay = exponential(A, load(scratch, DT + at))
         store_states(scratch, DECAY + k * LANES, PLANE, decay)
-        store_states(scratch, PAST + k * LANES, PLANE, decay * h)
-        h = multiply_add(decay, h, B * load(scratch, DT_X + at))
+        store_states(scratch, DECAYED + k * LANES, PLANE, decay * h)
+        h = next_state(decay, h, load(scratch, DT_X + at), B)
         if inputs.z != 0:
             if not sizes.constant_C:
-                C = spread_state(inputs.C, varying + k * advance, kind)
+                C = spread_state(inputs.C, varying + k * stride, kind)
             store(scratch, Y + at, load(scratch, Y + at) + real(C * h))
 
 
 @njit(error_model="numpy")
 def _scan_back(n, vector, run, task, sizes, inputs, gradients, kind):
-    """Carry the gradient of one vector of states back over a run, adding to all that it reaches."""
+    """Walk back over a run with the gradient of one vector of states and add to all gradients it reaches."""
     scratch = task.scratch
     constant = n * sizes.parts * sizes.channels + task.channel + vector * LANES
-    varying, advance = varying_index(n, run, task, sizes)
-    held = STATES + n * sizes.parts * BLOCK + vector * LANES
+    varying, stride = varying_index(n, run, task, sizes)
+    slot = STATES + n * sizes.parts * BLOCK + vector * LANES
     A = load_states(inputs.A, constant, sizes.channels, kind)
     B = C = grad_A = grad_B = grad_C = fill_states(0.0, kind)
     if sizes.constant_B:
         B = load_states(inputs.B, constant, sizes.channels, kind)
     if sizes.constant_C:
         C = load_states(inputs.C, constant, sizes.channels, kind)
-    grad_h = load_states(scratch, held, BLOCK, kind)
+    grad_h = load_states(scratch, slot, BLOCK, kind)
     decay = fill_states(1.0, kind)
     for k in range(run.length - 1, -1, -1):
         at = (vector * CHUNK + k) * LANES
         if not sizes.constant_B:
-            B = spread_state(inputs.B, varying + k * advance, kind)
+            B = spread_state(inputs.B, varying + k * stride, kind)
             grad_B = load_states(scratch, GRAD_B + k * LANES, PLANE, kind)
         if not sizes.constant_C:
-            C = spread_state(inputs.C, varying + k * advance, kind)
+            C = spread_state(inputs.C, varying + k * stride, kind)
             grad_C = load_states(scratch, GRAD_C + k * LANES, PLANE, kind)
         grad_y, dt = load(scratch, GRAD_Y + at), load(scratch, DT + at)
         dt_x = load(scratch, DT_X + at)
-        past = load_states(scratch, PAST + k * LANES, PLANE, kind)
+        decayed = load_states(scratch, DECAYED + k * LANES, PLANE, kind)
 
         grad_h = multiply_add(conjugate(decay), grad_h, conjugate(C) * grad_y)
-        grad_C = conjugate(B * dt_x + past) * grad_y + grad_C
+        grad_C = conjugate(B * dt_x + decayed) * grad_y + grad_C
         grad_B = grad_h * dt_x + grad_B
-        grad_exponent = grad_h * conjugate(past)
+        grad_exponent = grad_h * conjugate(decayed)
         grad_A = grad_exponent * dt + grad_A
-        store(scratch, ALONG_A + at, load(scratch, ALONG_A + at) + real(grad_exponent * conjugate(A)))
-        store(scratch, ALONG_B + at, load(scratch, ALONG_B + at) + real(grad_h * conjugate(B)))
+        store(scratch, GRAD_DT + at, load(scratch, GRAD_DT + at) + real(grad_exponent * conjugate(A)))
+        store(scratch, GRAD_DT_X + at, load(scratch, GRAD_DT_X + at) + real(grad_h * conjugate(B)))
         decay = load_states(scratch, DECAY + k * LANES, PLANE, kind)
         if not sizes.constant_B:
             store_states(scratch, GRAD_B + k * LANES, PLANE, grad_B)
         if not sizes.constant_C:
             store_states(scratch, GRAD_C + k * LANES, PLANE, grad_C)
-    store_states(scratch, held, BLOCK, conjugate(decay) * grad_h)
+    store_states(scratch, slot, BLOCK, conjugate(decay) * grad_h)
 
-    of_row = constant + task.row * sizes.states * sizes.parts * sizes.channels
-    _add_states(gradients.A, of_row, sizes.channels, grad_A, kind)
+    row_index = constant + task.row * sizes.states * sizes.parts * sizes.channels
+    _add_states(gradients.A, row_index, sizes.channels, grad_A, kind)
     if sizes.constant_B:
-        _add_states(gradients.B, of_row, sizes.channels, grad_B, kind)
+        _add_states(gradients.B, row_index, sizes.channels, grad_B, kind)
     if sizes.constant_C:
-        _add_states(gradients.C, of_row, sizes.channels, grad_C, kind)
+        _add_states(gradients.C, row_index, sizes.channels, grad_C, kind)
 
 
 @njit(error_model="numpy")
@@ -218,20 +197,20 @@ def _add_states(target, index, plane, value, kind):
 @njit(error_model="numpy")
 def _sum_channels(n, run, task, sizes, gradients, kind):
     """Write the gradients of varying B and C of one state, summed over the channels of the task."""
-    varying, advance = varying_index(n, run, task, sizes)
+    varying, stride = varying_index(n, run, task, sizes)
     varying += task.block * sizes.rows * sizes.length * sizes.groups * sizes.states * sizes.parts
     for k in range(run.length):
         if not sizes.constant_B:
             grad_B = load_states(task.scratch, GRAD_B + k * LANES, PLANE, kind)
-            write_total(gradients.B, varying + k * advance, grad_B)
+            write_total(gradients.B, varying + k * stride, grad_B)
         if not sizes.constant_C:
             grad_C = load_states(task.scratch, GRAD_C + k * LANES, PLANE, kind)
-            write_total(gradients.C, varying + k * advance, grad_C)
+            write_total(gradients.C, varying + k * stride, grad_C)
 
 
 @njit(error_model="numpy")
 def _finish(run, task, sizes, inputs, gradients):
-    """Write the gradients of x, dt and z over a run, and add to those of D and dt_bias."""
+    """Write the gradients of x, dt and z over a run; add to those of D and dt_bias."""
     scratch = task.scratch
     for vector in range(task.vectors):
         channel = task.channel + vector * LANES
@@ -242,11 +221,11 @@ def _finish(run, task, sizes, inputs, gradients):
             at = (vector * CHUNK + k) * LANES
             x = load(inputs.x, index)
             grad_y = load(scratch, GRAD_Y + at) * np.float32(1.0 / sizes.parts)
-            along_B = load(scratch, ALONG_B + at)
-            grad_dt = load(scratch, ALONG_A + at) + along_B * x
+            grad_dt_x = load(scratch, GRAD_DT_X + at)
+            grad_dt = load(scratch, GRAD_DT + at) + grad_dt_x * x
             if sizes.dt_softplus:
                 grad_dt = grad_dt * sigmoid(load(inputs.dt, index) + bias)
-            store(gradients.x, index, along_B * load(scratch, DT + at) + D * grad_y)
+            store(gradients.x, index, grad_dt_x * load(scratch, DT + at) + D * grad_y)
             store(gradients.dt, index, grad_dt)
             grad_bias = grad_bias + grad_dt
             grad_D = grad_D + grad_y * x
@@ -256,6 +235,6 @@ def _finish(run, task, sizes, inputs, gradients):
                 slope = gate * (1.0 + z * (1.0 - gate))
                 value = load(scratch, Y + at) * np.float32(sizes.parts) + D * x
                 store(gradients.z, index, load(gradients.grad_y, index) * value * slope)
-        of_row = task.row * sizes.channels + channel
-        store(gradients.D, of_row, load(gradients.D, of_row) + grad_D)
-        store(gradients.dt_bias, of_row, load(gradients.dt_bias, of_row) + grad_bias)
+        row_index = task.row * sizes.channels + channel
+        store(gradients.D, row_index, load(gradients.D, row_index) + grad_D)
+        store(gradients.dt_bias, row_index, load(gradients.dt_bias, row_index) + grad_bias)

@@ -1,96 +1,98 @@
-"""Between the layout of the scan's arguments and that of the compiled loops on the CPU.
+"""Sizes of the scan on the CPU, and conversion between the arguments' layout and that of the compiled loops.
 
-Inside, all is fp32, channels come last, each group is padded to whole vectors of channels, and states are
-(..., N, parts, channels), parts 1 (real) or 2 (complex).
+In the compiled loops every tensor is fp32, channels are the last axis, each group of channels is padded to
+whole vectors, and states are (..., N, parts, channels), with 1 part (real) or 2 parts (complex).
 """
 
 from dataclasses import dataclass
-from math import lcm
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kernels.selective_scan.cpu_run import Sizes
+from kernels.selective_scan.arguments import ScanArguments
 from kernels.simd import COMPLEX, LANES, REAL, Kind
+
+# Tuning, by timing on x86-64 with 2 cores (`python -m kernels.benchmarks.scan_cpu`).
+CHUNK = 32  # positions between checkpoints; with BLOCK, the scratch of a task fits in the level 2 cache
+BLOCK = 64  # channels of a task
+FEWEST_UPDATES = 1 << 16  # updates of one state of one channel that pay for waking a thread
+
+
+class Sizes(NamedTuple):
+    """Extents and flags of a scan. Each group is a whole number of vectors of channels."""
+
+    rows: int
+    length: int
+    channels: int
+    states: int
+    parts: int
+    groups: int
+    reverse: bool
+    dt_softplus: bool
+    constant_B: bool  # noqa: N815
+    constant_C: bool  # noqa: N815
+
+
+class Inputs(NamedTuple):
+    """Addresses of contiguous fp32, 0 if absent. A and constant B and C are (N, parts, channels)."""
+
+    x: int
+    dt: int
+    A: int
+    B: int
+    C: int
+    D: int
+    z: int
+    dt_bias: int
+    initial_state: int
+    checkpoints: int
+
+
+class Gradients(NamedTuple):
+    """Addresses of the gradients that the backward reads (grad_*) and writes, 0 for an absent one.
+
+    Gradients of varying B and C are (blocks of a group, batch, length, groups, N, parts). Those of A and of
+    constant B and C are (batch, N, parts, channels), those of D and dt_bias (batch, channels).
+    """
+
+    grad_y: int
+    grad_final_state: int
+    x: int
+    dt: int
+    A: int
+    B: int
+    C: int
+    D: int
+    z: int
+    dt_bias: int
+    initial_state: int
 
 
 def kind_of(A: Tensor) -> Kind:
+    """Return the kind of the states, real or complex."""
     return COMPLEX if A.is_complex() else REAL
-
-
-def is_constant(parameter: Tensor, A: Tensor) -> bool:
-    return parameter.dim() == 2 + A.is_complex()
-
-
-def common_groups(x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> int:
-    """Return the least number of groups of channels within which B and C are one."""
-    axis = x.dim() - 1
-    return lcm(*(1 if is_constant(parameter, A) else parameter.shape[axis] for parameter in (B, C)))
-
-
-def with_groups(parameter: Tensor, groups: int, x: Tensor, A: Tensor) -> Tensor:
-    """Return B or C, contiguous, with so many groups if it varies."""
-    axis = x.dim() - 1
-    if is_constant(parameter, A) or parameter.shape[axis] == groups:
-        return parameter
-    return parameter.repeat_interleave(groups // parameter.shape[axis], dim=axis)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Between the layout of the arguments and that of the loops."""
+    """Conversion of tensors to the layout of the compiled loops and back."""
 
     kind: Kind
-    states: int
     channels: int
     groups: int
-    constant_b: bool
-    constant_c: bool
 
-    @classmethod
-    def of(cls, x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> "Layout":
-        groups = common_groups(x, A, B, C)
-        return cls(kind_of(A), A.shape[1], x.shape[-1], groups, is_constant(B, A), is_constant(C, A))
+    @property
+    def group_channels(self) -> int:
+        """Return the channels of a group with its padding: a multiple of LANES."""
+        width = self.channels // self.groups
+        return width + -width % LANES
 
     @property
     def padded_channels(self) -> int:
-        width = self.channels // self.groups
-        return self.groups * (width + -width % LANES)
-
-    @property
-    def states_shape(self) -> tuple[int, int, int]:
-        return self.states, self.kind.parts, self.padded_channels
-
-    def sizes(self, x: Tensor, dt_softplus: bool, reverse: bool) -> Sizes:
-        rows, length, _ = x.shape
-        extents = (rows, length, self.padded_channels, self.states, self.kind.parts, self.groups)
-        return Sizes(*extents, reverse, dt_softplus, self.constant_b, self.constant_c)
-
-    def inputs(
-        self,
-        x: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        dt_bias: Tensor | None,
-        initial_state: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        """Return what `Inputs` points to, but for the checkpoints."""
-        return (
-            self.pad(x),
-            self.pad(dt),
-            self.from_states(A),
-            self.from_parameter(with_groups(B, self.groups, x, A)),
-            self.from_parameter(with_groups(C, self.groups, x, A)),
-            None if D is None else self.pad(D),
-            None if z is None else self.pad(z),
-            None if dt_bias is None else self.pad(dt_bias),
-            None if initial_state is None else self.from_states(initial_state),
-        )
+        """Return the channels of all groups with their padding."""
+        return self.groups * self.group_channels
 
     def pad(self, tensor: Tensor) -> Tensor:
         """Return (..., channels) in contiguous fp32, padded with zeros."""
@@ -104,7 +106,7 @@ class Layout:
         """Undo `pad`."""
         if self.padded_channels == self.channels:
             return tensor
-        grouped = tensor.unflatten(-1, (self.groups, self.padded_channels // self.groups))
+        grouped = tensor.unflatten(-1, (self.groups, self.group_channels))
         return grouped[..., : self.channels // self.groups].flatten(-2).contiguous()
 
     def from_states(self, states: Tensor) -> Tensor:
@@ -117,33 +119,68 @@ class Layout:
         parts = self.trim(planes).movedim(-1, -3).contiguous()
         return torch.view_as_complex(parts) if self.kind is COMPLEX else parts.squeeze(-1)
 
-    def from_parameter(self, parameter: Tensor) -> Tensor:
+    def from_weights(self, weights: Tensor) -> Tensor:
         """Return a constant B or C as (N, parts, channels), a varying one as (..., groups, N, parts)."""
-        parts = parameter if self.kind is COMPLEX else parameter.unsqueeze(-1)
+        parts = weights if self.kind is COMPLEX else weights.unsqueeze(-1)
         return self.pad(parts.movedim(0, -1)) if parts.dim() == 3 else parts.float()
 
-    def to_parameter(self, gradient: Tensor, parameter: Tensor) -> Tensor:
-        """Sum a gradient of `cpu_backward.Gradients` over rows or blocks, and undo `from_parameter`."""
+    def to_weights(self, gradient: Tensor, weights: Tensor) -> Tensor:
+        """Sum a gradient of B or C over rows or blocks (see `Gradients`) and undo `from_weights`."""
         gradient = sum_first_axis(gradient)
         if gradient.dim() == 3:
             gradient = self.trim(gradient).movedim(-1, 0)
-        elif gradient.shape[2] != parameter.shape[2]:
-            gradient = gradient.unflatten(2, (parameter.shape[2], -1)).sum(3)
+        elif gradient.shape[2] != weights.shape[2]:
+            gradient = gradient.unflatten(2, (weights.shape[2], -1)).sum(3)
         return (gradient if self.kind is COMPLEX else gradient.squeeze(-1)).contiguous()
+
+    def to_checkpoints(self, planes: Tensor, A: Tensor) -> Tensor:
+        """Return (batch, chunks, N, parts, channels) under the shape that the operator declares.
+
+        The shape is (batch, chunks, channels, N) in the dtype of A; the memory keeps its order.
+        """
+        parts = self.trim(planes).view(*planes.shape[:2], *A.shape, -1)
+        return torch.view_as_complex(parts) if self.kind is COMPLEX else parts.squeeze(-1)
+
+    def from_checkpoints(self, checkpoints: Tensor) -> Tensor:
+        """Undo `to_checkpoints`."""
+        parts = torch.view_as_real(checkpoints) if self.kind is COMPLEX else checkpoints.unsqueeze(-1)
+        batch, chunks, channels, states, _ = parts.shape
+        return self.pad(parts.view(batch, chunks, states, -1, channels))
+
+
+def make_layout(arguments: ScanArguments) -> Layout:
+    """Return the layout of a scan's tensors."""
+    return Layout(kind_of(arguments.A), len(arguments.A), arguments.groups)
+
+
+def make_sizes(arguments: ScanArguments, layout: Layout) -> Sizes:
+    """Return the sizes of a scan with padded channels."""
+    rows, length, _ = arguments.x.shape
+    return Sizes(
+        rows=rows,
+        length=length,
+        channels=layout.padded_channels,
+        states=arguments.A.shape[1],
+        parts=arguments.parts,
+        groups=layout.groups,
+        reverse=arguments.reverse,
+        dt_softplus=arguments.dt_softplus,
+        constant_B=arguments.has_constant_b,
+        constant_C=arguments.has_constant_c,
+    )
+
+
+def lay_out(arguments: ScanArguments, layout: Layout) -> dict[str, Tensor | None]:
+    """Return the tensors of `Inputs`, without the checkpoints, in the layout of the loops."""
+    convert = {"A": layout.from_states, "B": layout.from_weights, "C": layout.from_weights}
+    convert["initial_state"] = layout.from_states
+    named = {name: getattr(arguments, name) for name in Inputs._fields if name != "checkpoints"}
+    return {
+        name: None if tensor is None else convert.get(name, layout.pad)(tensor)
+        for name, tensor in named.items()
+    }
 
 
 def sum_first_axis(tensor: Tensor) -> Tensor:
-    """Sum in this thread: to wake torch's threads costs more than they would save."""
+    """Sum in this thread: waking torch's threads would take longer than the sum."""
     return torch.from_numpy(tensor.numpy().sum(0))
-
-
-def relabel(planes: Tensor, A: Tensor) -> Tensor:
-    """Return checkpoints under the shape and dtype that the operator declares, the memory being as it is."""
-    parts = planes.view(*planes.shape[:2], *A.shape, -1)
-    return torch.view_as_complex(parts) if A.is_complex() else parts.squeeze(-1)
-
-
-def unlabel(checkpoints: Tensor, A: Tensor) -> Tensor:
-    parts = torch.view_as_real(checkpoints) if A.is_complex() else checkpoints.unsqueeze(-1)
-    channels, states = A.shape
-    return parts.view(*parts.shape[:2], states, -1, channels)

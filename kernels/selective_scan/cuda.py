@@ -1,8 +1,11 @@
-"""The selective scan in CUDA C++ (cuda_source), for the cases that training meets; the rest is Triton's.
+"""The selective scan in CUDA C++ for the cases of training; Triton takes all others (see `covers`).
 
-Memory: the forward keeps y and the state on entry to each chunk of 32 positions (N / 8 bytes an element of
-x); the backward adds the gradients themselves and, where more than 512 channels share B and C, fp32 partial
-sums of dB and dC (8 N bytes a position for each 512 channels).
+This module allocates memory and launches kernels. Shapes and tuning are in `cuda_plan`, the structs that the
+kernels receive in `cuda_structs`, the recurrence in `cuda_source/arithmetic.cuh`.
+
+Memory: the forward keeps y and the state on entry to each chunk of 32 positions (N / 8 bytes per element of
+x). The backward adds the gradients and, where more than 512 channels share B and C, fp32 partial sums of dB
+and dC (8 N bytes per position for each 512 channels).
 """
 
 import ctypes
@@ -15,275 +18,163 @@ from torch import Tensor
 
 from kernels import nvrtc
 from kernels.selective_scan import cuda_plan
-from kernels.selective_scan.cuda_arguments import (
+from kernels.selective_scan.arguments import ScanArguments, ScanGradients
+from kernels.selective_scan.cuda_plan import CHUNK, THREADS, Plan, gpu_of, resident_blocks, sizes_of
+from kernels.selective_scan.cuda_structs import (
     BackwardArguments,
     ForwardArguments,
     PassArguments,
     Rows,
     Shape,
 )
-from kernels.selective_scan.cuda_plan import CHUNK
 
-_THREADS = 128
-_FLOATS = 16  # of a state that a block scans at once
-_MOST_FLOATS = 64
 _FORWARD_FILES = ("types", "rows", "arithmetic", "tile", "forward", "passing")
 _BACKWARD_FILES = ("backward_ends", "backward_parts", "backward")
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class _Inputs(NamedTuple):
-    x: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    dt_bias: Tensor | None
-    dt_softplus: bool
-    initial_state: Tensor | None
-    reverse: bool
-
-
-def covers(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None, cu_seqlens: Tensor | None
-) -> bool:
-    """Say whether these kernels take the case; each condition has its reason."""
-    channels = A.shape[0]
-    floats = A.shape[1] * (2 if A.is_complex() else 1)
+def covers(arguments: ScanArguments) -> bool:
+    """Return whether these kernels take the case."""
+    x, dt, A, B, C, z = (getattr(arguments, name) for name in ("x", "dt", "A", "B", "C", "z"))
+    channels = len(A)
+    floats = A.shape[1] * arguments.parts
     return (
-        cu_seqlens is None
+        arguments.cu_seqlens is None
         and B.dim() == C.dim() >= 4  # B and C vary over time
         and x.dtype in _TYPES
         and all(other is None or other.dtype == x.dtype for other in (dt, B, C, z))
-        and channels % 8 == 0  # rows are read 16 bytes at a time
-        and floats <= _MOST_FLOATS  # beyond it the work no longer shares what it stages
+        and channels % 8 == 0  # the kernels read rows 16 bytes at a time
+        and floats <= cuda_plan.MAX_FLOATS
         and B.shape[2] == C.shape[2]
-        and (B.shape[2] == 1 or channels // B.shape[2] % _channels_a_block(2) == 0)  # a block shares B and C
-        and _fits(x.device, floats)
+        # All channels of a block share B and C.
+        and (B.shape[2] == 1 or channels // B.shape[2] % cuda_plan.channels_per_block(per=2) == 0)
+        and cuda_plan.fits(gpu_of(x.device), floats)
     )
 
 
-@functools.cache
-def _fits(device: torch.device, floats: int) -> bool:
-    properties = torch.cuda.get_device_properties(device)
-    needed = _backward_memory(-(-floats // _FLOATS), per=2)
-    limit = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    return properties.major >= 8 and limit >= needed
+def new_checkpoints(arguments: ScanArguments) -> Tensor:
+    """Return room for the padded fp32 states on entry to every chunk but the first."""
+    x, sizes = arguments.x, sizes_of(arguments)
+    chunks = max(-(-sizes.length // CHUNK) - 1, 0)
+    return x.new_empty(sizes.batch, chunks, sizes.channels, sizes.padded_floats, dtype=torch.float32)
 
 
-def new_checkpoints(x: Tensor, A: Tensor) -> Tensor:
-    """Return room for the padded states on entry to every chunk but the first."""
-    batch, length, channels = x.shape
-    return x.new_empty(batch, max(-(-length // CHUNK) - 1, 0), channels, _padded(A), dtype=torch.float32)
-
-
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the final state and the checkpoints; arguments as in `kernels.selective_scan`."""
-    inputs = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reverse)
-    plan = cuda_plan.plan(inputs.x, cuda_plan.FORWARD)
-    shape, groups = _shape(inputs, plan), _padded(A) // _FLOATS
-    y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
+def forward(arguments: ScanArguments) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the final state and the checkpoints."""
+    arguments = _prepare(arguments)
+    x, A = arguments.x, arguments.A
+    plan = cuda_plan.plan_forward(sizes_of(arguments), gpu_of(x.device))
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     final_state = A.new_empty(len(x), *A.shape)
-    checkpoints = new_checkpoints(x, A)
-    arguments = _forward_arguments(inputs, shape)
-    arguments.y = _rows(y)
-    arguments.final_state, arguments.checkpoints = _pointer(final_state), _pointer(checkpoints)
-    kernels = _kernels(inputs, plan.per)
-    blocks, memory = _blocks(shape, plan.per), _forward_memory(groups, plan.per)
-    if shape.segments > 1:
-        ends, dt_sums = _segment_states(inputs, shape)
-        arguments.ends, arguments.dt_sums = ends.data_ptr(), dt_sums.data_ptr()
-        kernels.launch("scan_forward_ends", blocks, _THREADS, [arguments], memory)
-        _pass(kernels, "pass_forward", inputs, shape, inputs.initial_state, ends, dt_sums)
-        arguments.starts = ends.data_ptr()
-    kernels.launch("scan_forward", blocks, _THREADS, [arguments], memory)
+    checkpoints = new_checkpoints(arguments)
+    struct = _forward_struct(arguments, plan)
+    struct.y = _rows(y)
+    struct.final_state, struct.checkpoints = _pointer(final_state), _pointer(checkpoints)
+    kernels = _kernels(arguments, plan, backward=False)
+    blocks = plan.blocks_across * len(x) * plan.segments
+    if plan.segments > 1:
+        ends, dt_sums = _new_segment_states(arguments, plan)
+        struct.ends, struct.dt_sums = ends.data_ptr(), dt_sums.data_ptr()
+        kernels.launch("scan_forward_ends", blocks, THREADS, [struct], plan.block_memory)
+        _pass_states(kernels, "pass_forward", arguments, plan, arguments.initial_state, ends, dt_sums)
+        struct.starts = ends.data_ptr()
+    kernels.launch("scan_forward", blocks, THREADS, [struct], plan.block_memory)
     return y, final_state, checkpoints
 
 
 def backward(
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    reverse: bool,
-    checkpoints: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, dt, A, B, C, D, z, dt_bias and initial_state, None for what is absent."""
-    inputs = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reverse)
-    plan = cuda_plan.plan(inputs.x, cuda_plan.BACKWARD)
-    shape, groups = _shape(inputs, plan), _padded(A) // _FLOATS
-    cluster = _cluster(inputs.x.device, inputs.x.shape[2] // inputs.B.shape[2], plan.per)
-    kernels = _kernels(inputs, plan.per, cluster)
-    grad_y, grad_final_state = _aligned(grad_y), _contiguous(grad_final_state)
-    dx, ddt = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
-    dz = None if z is None else torch.empty_like(dx)
-    dB, dC = (torch.empty_like(B, memory_format=torch.contiguous_format) for _ in range(2))
-    dinitial = (
-        None
-        if initial_state is None
-        else torch.empty_like(initial_state, memory_format=torch.contiguous_format)
-    )
+    grad_y: Tensor, grad_final_state: Tensor | None, arguments: ScanArguments, checkpoints: Tensor
+) -> ScanGradients:
+    """Return the gradients, those of A, D and dt_bias in fp32."""
+    arguments = _prepare(arguments)
+    x, A, B, C, D, z = (getattr(arguments, name) for name in ("x", "A", "B", "C", "D", "z"))
+    plan = cuda_plan.plan_backward(sizes_of(arguments), gpu_of(x.device))
+    kernels = _kernels(arguments, plan, backward=True)
+    grad_y = _aligned(grad_y)
+    final_gradient = None if grad_final_state is None else grad_final_state.contiguous()
+    dx, ddt, dB, dC = (_new_like(tensor) for tensor in (x, arguments.dt, B, C))
+    dz = None if z is None else _new_like(z)
+    initial_gradient = None if arguments.initial_state is None else _new_like(arguments.initial_state)
 
-    arguments = BackwardArguments(forward=_forward_arguments(inputs, shape))
-    arguments.forward.checkpoints = _pointer(checkpoints)
-    arguments.dy, arguments.dx, arguments.ddt, arguments.dz = map(_rows, (grad_y, dx, ddt, dz))
-    arguments.final_gradient, arguments.initial_gradient = _pointer(grad_final_state), _pointer(dinitial)
-    if shape.segments > 1:
-        ends, dt_sums = _segment_states(inputs, shape)
-        arguments.adjoint_ends, arguments.dt_sums = ends.data_ptr(), dt_sums.data_ptr()
-        memory = _forward_memory(groups, plan.per)
-        kernels.launch("scan_backward_ends", _blocks(shape, plan.per), _THREADS, [arguments], memory)
-        _pass(kernels, "pass_backward", inputs, shape, grad_final_state, ends, dt_sums)
-        arguments.adjoints = ends.data_ptr()
+    struct = BackwardArguments(forward=_forward_struct(arguments, plan))
+    struct.forward.checkpoints = _pointer(checkpoints)
+    struct.dy, struct.dx, struct.ddt, struct.dz = map(_rows, (grad_y, dx, ddt, dz))
+    struct.final_gradient, struct.initial_gradient = _pointer(final_gradient), _pointer(initial_gradient)
+    if plan.segments > 1:
+        ends, dt_sums = _new_segment_states(arguments, plan)
+        struct.adjoint_ends, struct.dt_sums = ends.data_ptr(), dt_sums.data_ptr()
+        blocks = plan.blocks_across * len(x) * plan.segments
+        memory = cuda_plan.block_memory(plan.groups, plan.per, backward=False)
+        kernels.launch("scan_backward_ends", blocks, THREADS, [struct], memory)
+        _pass_states(kernels, "pass_backward", arguments, plan, final_gradient, ends, dt_sums)
+        struct.adjoints = ends.data_ptr()
 
-    across = _across(shape, plan.per)
-    arguments.batch_per_block = _batch_per_block(shape, across)
-    rows = -(-len(x) // arguments.batch_per_block) * shape.segments
-    dA = A.new_empty(rows, *A.shape)
-    dD, dbias = (x.new_empty(rows, x.shape[2], dtype=torch.float32) for _ in range(2))
-    arguments.dA, arguments.dD, arguments.dbias = dA.data_ptr(), dD.data_ptr(), dbias.data_ptr()
-    count = across // B.shape[2] // cluster
-    parts = None
-    if count > 1:
-        parts = x.new_empty(count, *B.shape[:3], 2, B.shape[3:].numel(), dtype=torch.float32)
-    arguments.dBC, arguments.dB, arguments.dC = _pointer(parts), dB.data_ptr(), dC.data_ptr()
-    kernels.launch("scan_backward", across * rows, _THREADS, [arguments], _backward_memory(groups, plan.per))
-    if parts is not None:
-        tokens, width = B.shape[:3].numel(), parts.shape[-1]
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (parts, dB, dC)]
-        numbers = [ctypes.c_int(count), ctypes.c_int64(tokens), ctypes.c_int(width)]
-        blocks = -(-tokens * 2 * width // _THREADS)
-        kernels.launch("sum_parts", blocks, _THREADS, [*pointers, *numbers])
-    return (
-        *(dx, ddt, dA.sum(0), dB, dC),
-        *(None if D is None else dD.sum(0), dz, None if dt_bias is None else dbias.sum(0), dinitial),
+    dA = A.new_empty(plan.partial_rows, *A.shape)
+    dD, dbias = (x.new_empty(plan.partial_rows, x.shape[2], dtype=torch.float32) for _ in range(2))
+    struct.batch_per_block = plan.batch_per_block
+    struct.dA, struct.dD, struct.dbias = dA.data_ptr(), dD.data_ptr(), dbias.data_ptr()
+    partial = None
+    if plan.partial_sums > 1:
+        width = B.shape[3:].numel()
+        partial = x.new_empty(plan.partial_sums, *B.shape[:3], 2, width, dtype=torch.float32)
+    struct.dBC, struct.dB, struct.dC = _pointer(partial), dB.data_ptr(), dC.data_ptr()
+    blocks = plan.blocks_across * plan.partial_rows
+    kernels.launch("scan_backward", blocks, THREADS, [struct], plan.block_memory)
+    if partial is not None:
+        _sum_partial(kernels, partial, dB, dC)
+    return ScanGradients(
+        x=dx,
+        dt=ddt,
+        A=dA.sum(0),
+        B=dB,
+        C=dC,
+        D=None if D is None else dD.sum(0),
+        z=dz,
+        dt_bias=None if arguments.dt_bias is None else dbias.sum(0),
+        initial_state=initial_gradient,
     )
 
 
-def _prepare(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    reverse: bool,
-) -> _Inputs:
-    return _Inputs(
-        x=_aligned(x),
-        dt=_aligned(dt),
-        A=A.contiguous(),
-        B=_last_contiguous(B),
-        C=_last_contiguous(C),
+def _prepare(arguments: ScanArguments) -> ScanArguments:
+    """Return the same arguments with the strides and dtypes that the kernels read."""
+    D, z, dt_bias, initial_state = (
+        getattr(arguments, name) for name in ("D", "z", "dt_bias", "initial_state")
+    )
+    return arguments._replace(
+        x=_aligned(arguments.x),
+        dt=_aligned(arguments.dt),
+        A=arguments.A.contiguous(),
+        B=_contiguous_steps(arguments.B),
+        C=_contiguous_steps(arguments.C),
         D=None if D is None else D.float().contiguous(),
         z=None if z is None else _aligned(z),
         dt_bias=None if dt_bias is None else dt_bias.float().contiguous(),
-        dt_softplus=dt_softplus,
-        initial_state=_contiguous(initial_state),
-        reverse=reverse,
+        initial_state=None if initial_state is None else initial_state.contiguous(),
     )
 
 
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+def _contiguous_steps(weights: Tensor) -> Tensor:
+    """Return B or C with the numbers of each position contiguous.
 
-
-def _last_contiguous(tensor: Tensor) -> Tensor:
-    """Return B or C with each step's numbers side by side; steps may be apart, as slices of a product are."""
-    row = tensor[:1, :1]
-    return tensor if row.is_contiguous() else tensor.contiguous()
+    Positions may be apart in memory, as in a slice of a projection.
+    """
+    return weights if weights[:1, :1].is_contiguous() else weights.contiguous()
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Return rows that can be read 16 bytes at a time."""
+    """Return (batch, length, channels) such that each row can be read 16 bytes at a time."""
     step = 16 // tensor.element_size()
-    apart = all(stride % step == 0 for stride in tensor.stride()[:2])
-    fits = tensor.stride(2) == 1 and apart and tensor.data_ptr() % 16 == 0
+    aligned_rows = all(stride % step == 0 for stride in tensor.stride()[:2])
+    fits = tensor.stride(2) == 1 and aligned_rows and tensor.data_ptr() % 16 == 0
     return tensor if fits else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _padded(A: Tensor) -> int:
-    floats = A.shape[1] * (2 if A.is_complex() else 1)
-    return -(-floats // _FLOATS) * _FLOATS
-
-
-def _shape(inputs: _Inputs, plan: cuda_plan.Plan) -> Shape:
-    batch, length, channels = inputs.x.shape
-    chunks = -(-length // CHUNK)
-    per_segment = -(-chunks // plan.segments)
-    return Shape(length, batch, channels, inputs.A.shape[1], max(1, -(-chunks // per_segment)), per_segment)
-
-
-def _channels_a_block(per: int) -> int:
-    return _THREADS // 4 * per
-
-
-def _across(shape: Shape, per: int) -> int:
-    return -(-shape.channels // _channels_a_block(per))
-
-
-def _forward_memory(groups: int, per: int) -> int:
-    """Bytes of shared memory of a block, as ForwardShared in forward.cuh."""
-    steps, values = CHUNK * (8 * per + 2) * 8, CHUNK * (8 * per + 4) * 4
-    return 4 * (steps + CHUNK * 36 * 4 + (values if groups > 1 else 0))
-
-
-def _backward_memory(groups: int, per: int) -> int:
-    """Bytes of shared memory of a block, as BackwardShared in backward_parts.cuh."""
-    steps, values = CHUNK * (8 * per + 2) * 8, CHUNK * (8 * per + 4) * 4
-    runs = 8 * 32 * 4 * per * 4
-    return 4 * ((steps + values) * (2 if groups > 1 else 1) + runs) + CHUNK * 64 * 4
-
-
-def _blocks(shape: Shape, per: int) -> int:
-    return _across(shape, per) * shape.batch * shape.segments
-
-
-def _batch_per_block(shape: Shape, across: int) -> int:
-    """Let a block take several short sequences, so that partial sums of dA stay few."""
-    most = 2048
-    return max(1, shape.batch * shape.segments * across // most) if shape.segments == 1 else 1
-
-
-@functools.cache
-def _cluster(device: torch.device, group_channels: int, per: int) -> int:
-    """Return how many blocks sum dB and dC on chip: all of a group of channels where they are 8 or fewer."""
-    if torch.cuda.get_device_capability(device) < (9, 0):
-        return 1
-    blocks = -(-group_channels // _channels_a_block(per))
-    return max(size for size in range(1, 9) if blocks % size == 0)
+def _new_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 class _Variant(NamedTuple):
-    """What the source is compiled for; the fields in capitals are its macros."""
+    """Compiled variant of the source; the fields in capitals are its macros (see types.cuh)."""
 
     backward: bool
     device: torch.device
@@ -292,6 +183,8 @@ class _Variant(NamedTuple):
     GROUPS: int
     PER: int
     CLUSTER: int
+    FORWARD_BLOCKS: int
+    BACKWARD_BLOCKS: int
     HAS_D: int
     HAS_Z: int
     HAS_BIAS: int
@@ -299,12 +192,11 @@ class _Variant(NamedTuple):
     REVERSE: int
 
     def macros(self) -> dict[str, int]:
-        """With how many blocks a multiprocessor is to hold at once, which bounds the registers."""
-        given = {name: value for name, value in self._asdict().items() if name.isupper()}
-        forward_blocks, backward_blocks = 5 if self.PER == 1 else 4, 2 if self.GROUPS > 1 else 3
-        return given | {"FORWARD_BLOCKS": forward_blocks, "BACKWARD_BLOCKS": backward_blocks}
+        """Return the macros of the source."""
+        return {name: value for name, value in self._asdict().items() if name.isupper()}
 
     def sources(self) -> tuple[Path, ...]:
+        """Return the source files in the order in which they are compiled as one."""
         names = _FORWARD_FILES + (_BACKWARD_FILES if self.backward else ())
         return tuple(Path(__file__).parent / "cuda_source" / f"{name}.cuh" for name in names)
 
@@ -314,64 +206,93 @@ def _compiled(variant: _Variant) -> nvrtc.Kernels:
     return nvrtc.load(variant.sources(), variant.device, **variant.macros())
 
 
-def _kernels(inputs: _Inputs, per: int, cluster: int | None = None) -> nvrtc.Kernels:
-    """The kernels of the backward, or those of the forward where no cluster is given."""
+def _kernels(arguments: ScanArguments, plan: Plan, backward: bool) -> nvrtc.Kernels:
+    """Return the compiled kernels of a pass."""
+    gpu = gpu_of(arguments.x.device)
     return _compiled(
         _Variant(
-            backward=cluster is not None,
-            device=inputs.x.device,
-            IO=_TYPES.index(inputs.x.dtype),
-            COMPLEX=int(inputs.A.is_complex()),
-            GROUPS=_padded(inputs.A) // _FLOATS,
-            PER=per,
-            CLUSTER=cluster or 1,
-            HAS_D=int(inputs.D is not None),
-            HAS_Z=int(inputs.z is not None),
-            HAS_BIAS=int(inputs.dt_bias is not None),
-            SOFTPLUS=int(inputs.dt_softplus),
-            REVERSE=int(inputs.reverse),
+            backward=backward,
+            device=arguments.x.device,
+            IO=_TYPES.index(arguments.x.dtype),
+            COMPLEX=int(arguments.A.is_complex()),
+            GROUPS=plan.groups,
+            PER=plan.per,
+            CLUSTER=plan.cluster,
+            FORWARD_BLOCKS=resident_blocks(gpu, plan.groups, plan.per, backward=False),
+            BACKWARD_BLOCKS=resident_blocks(gpu, plan.groups, plan.per, backward=True),
+            HAS_D=int(arguments.D is not None),
+            HAS_Z=int(arguments.z is not None),
+            HAS_BIAS=int(arguments.dt_bias is not None),
+            SOFTPLUS=int(arguments.dt_softplus),
+            REVERSE=int(arguments.reverse),
         )
     )
 
 
-def _forward_arguments(inputs: _Inputs, shape: Shape) -> ForwardArguments:
-    return ForwardArguments(
-        shape=shape,
-        x=_rows(inputs.x),
-        dt=_rows(inputs.dt),
-        B=_rows(inputs.B),
-        C=_rows(inputs.C),
-        z=_rows(inputs.z),
-        A=inputs.A.data_ptr(),
-        D=_pointer(inputs.D),
-        bias=_pointer(inputs.dt_bias),
-        initial=_pointer(inputs.initial_state),
-        group_channels=inputs.x.shape[2] // inputs.B.shape[2],
-        bc_floats=inputs.B.shape[3:].numel(),
+def _shape(arguments: ScanArguments, plan: Plan) -> Shape:
+    batch, length, channels = arguments.x.shape
+    return Shape(
+        length=length,
+        batch=batch,
+        channels=channels,
+        state=arguments.A.shape[1],
+        segments=plan.segments,
+        chunks_per_segment=plan.chunks_per_segment,
     )
 
 
-def _segment_states(inputs: _Inputs, shape: Shape) -> tuple[Tensor, Tensor]:
-    rows = shape.batch, shape.segments, shape.channels
-    new = inputs.x.new_empty
-    return new(*rows, _padded(inputs.A), dtype=torch.float32), new(rows, dtype=torch.float32)
+def _forward_struct(arguments: ScanArguments, plan: Plan) -> ForwardArguments:
+    """Return the struct of the inputs; the caller adds the outputs."""
+    return ForwardArguments(
+        shape=_shape(arguments, plan),
+        x=_rows(arguments.x),
+        dt=_rows(arguments.dt),
+        B=_rows(arguments.B),
+        C=_rows(arguments.C),
+        z=_rows(arguments.z),
+        A=arguments.A.data_ptr(),
+        D=_pointer(arguments.D),
+        bias=_pointer(arguments.dt_bias),
+        initial=_pointer(arguments.initial_state),
+        group_channels=arguments.x.shape[2] // arguments.B.shape[2],
+        bc_floats=arguments.B.shape[3:].numel(),
+    )
 
 
-def _pass(
+def _new_segment_states(arguments: ScanArguments, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Return room for the padded states and for the sums of dt of all segments."""
+    batch, _, channels = arguments.x.shape
+    rows = batch, plan.segments, channels
+    new = arguments.x.new_empty
+    states = new(*rows, plan.groups * cuda_plan.GROUP_FLOATS, dtype=torch.float32)
+    return states, new(rows, dtype=torch.float32)
+
+
+def _pass_states(
     kernels: nvrtc.Kernels,
     name: str,
-    inputs: _Inputs,
-    shape: Shape,
+    arguments: ScanArguments,
+    plan: Plan,
     initial: Tensor | None,
     ends: Tensor,
     dt_sums: Tensor,
 ) -> None:
-    """Turn what each segment adds into the state that each segment receives."""
-    arguments = PassArguments(
-        shape, inputs.A.data_ptr(), _pointer(initial), ends.data_ptr(), dt_sums.data_ptr()
+    """Replace the states that leave segments scanned from zero by the states that enter the segments."""
+    A = arguments.A
+    struct = PassArguments(
+        _shape(arguments, plan), A.data_ptr(), _pointer(initial), ends.data_ptr(), dt_sums.data_ptr()
     )
-    numbers = shape.batch * shape.channels * _padded(inputs.A) // (2 if inputs.A.is_complex() else 1)
-    kernels.launch(name, -(-numbers // _THREADS), _THREADS, [arguments])
+    batch, _, channels = arguments.x.shape
+    numbers = batch * channels * plan.groups * cuda_plan.GROUP_FLOATS // arguments.parts
+    kernels.launch(name, -(-numbers // THREADS), THREADS, [struct])
+
+
+def _sum_partial(kernels: nvrtc.Kernels, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
+    """Write dB and dC as the sums of their partial sums over clusters of channels."""
+    count, width, tokens = len(partial), partial.shape[-1], dB.shape[:3].numel()
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (partial, dB, dC)]
+    numbers = [ctypes.c_int(count), ctypes.c_int64(tokens), ctypes.c_int(width)]
+    kernels.launch("sum_parts", -(-tokens * 2 * width // THREADS), THREADS, [*pointers, *numbers])
 
 
 def _rows(tensor: Tensor | None) -> Rows:

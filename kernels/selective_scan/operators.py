@@ -1,7 +1,7 @@
-"""The selective scan as operators of torch: traced by torch.compile, differentiated, sent by device.
+"""The selective scan as torch operators: dispatch by device, autograd, and fake tensors for torch.compile.
 
-Here the arguments are checked, B and C are constant (channels, N) or varying (batch, length, groups, N), and
-nothing is fp64.
+The public function has checked the arguments. B and C are constant (channels, N) or varying (batch, length,
+groups, N), and no argument is fp64. The operators take `ScanArguments` as a flat list.
 """
 
 import os
@@ -11,141 +11,138 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import dispatch as direct
+from kernels import dispatch
 from kernels.checks import check_bounds, refuse_second_derivative
+from kernels.selective_scan.arguments import FLAGS, STEP, TENSORS, ScanArguments, ScanGradients, schema
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
-_ARGUMENTS = (
-    "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
-    "bool dt_softplus, Tensor? initial_state, Tensor? cu_seqlens, bool reverse"
-)
-_library.define(f"selective_scan({_ARGUMENTS}) -> (Tensor y, Tensor final_state, Tensor checkpoints)")
+_library.define(f"selective_scan({schema()}) -> (Tensor y, Tensor final_state, Tensor checkpoints)")
 _library.define(
-    "selective_scan_backward(Tensor? grad_y, Tensor? grad_final_state, "
-    f"{_ARGUMENTS}, Tensor checkpoints) -> Tensor[]"
+    "selective_scan_backward("
+    f"Tensor? grad_y, Tensor? grad_final_state, {schema()}, Tensor checkpoints) -> Tensor[]"
 )
-_library.define(
-    "selective_scan_step(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
-    "Tensor? z, Tensor? dt_bias, bool dt_softplus) -> Tensor"
-)
+_library.define(f"selective_scan_step(Tensor(a!) state, {schema(STEP)}) -> Tensor")
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    """Return the module of `forward`, `backward` and `step` that covers every case where x lives."""
+# These two functions import inside: Triton and CUDA must not load on a machine without a GPU.
+def _backend(x: Tensor) -> ModuleType:
+    """Return the module whose kernels cover every case on the device of x."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.selective_scan import triton as gpu
+        from kernels.selective_scan import triton
 
-        return gpu
+        return triton
     from kernels.selective_scan import cpu
 
     return cpu
 
 
-def _cuda_kernels(*arguments: Any) -> ModuleType | None:
-    """Return the module of the CUDA C++ kernels if they cover these arguments of the forward.
+def _cuda_backend(arguments: ScanArguments) -> ModuleType | None:
+    """Return the module of the CUDA C++ kernels if they cover these arguments.
 
-    Unlike the others they read rows that lie apart, as slices of a projection do.
+    They read strided rows, such as slices of a projection; the other backends need contiguous tensors.
     """
-    x, dt, A, B, C, _, z, *_, cu_seqlens, _ = arguments
-    if not x.is_cuda or torch.version.hip:
+    if not arguments.x.is_cuda or torch.version.hip:
         return None
     from kernels.selective_scan import cuda
 
-    return cuda if cuda.covers(x, dt, A, B, C, z, cu_seqlens) else None
+    return cuda if cuda.covers(arguments) else None
 
 
-def _contiguous(*arguments: Any) -> list[Any]:
-    return [argument.contiguous() if isinstance(argument, Tensor) else argument for argument in arguments]
-
-
-def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x, initial_state, cu_seqlens = arguments[0], arguments[9], arguments[10]
+def _forward(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = ScanArguments(*values)
+    x, initial_state, cu_seqlens = arguments.x, arguments.initial_state, arguments.cu_seqlens
     if cu_seqlens is not None and cu_seqlens.is_cpu:
         check_bounds(cu_seqlens, x.shape[1])
     if x.numel() > 0:
-        if kernels := _cuda_kernels(*arguments):
-            return kernels.forward(*arguments)
-        return _implementation(x).forward(*_contiguous(*arguments))
-    y, final_state, checkpoints = _forward_fake(*arguments)
+        if cuda := _cuda_backend(arguments):
+            return cuda.forward(arguments)
+        return _backend(x).forward(arguments.contiguous())
+    y, final_state, checkpoints = _forward_fake(*values)
     if initial_state is None:
         return y, final_state.zero_(), checkpoints.zero_()
     return y, final_state.copy_(initial_state), checkpoints.zero_()
 
 
-def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x, _, A, *_, cu_seqlens, _ = arguments
-    sequences = len(x) if cu_seqlens is None else cu_seqlens.shape[0] - 1
+def _forward_fake(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = ScanArguments(*values)
+    x, A = arguments.x, arguments.A
+    backend = _cuda_backend(arguments) or _backend(x)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    if kernels := _cuda_kernels(*arguments):
-        checkpoints = kernels.new_checkpoints(x, A)
-    else:
-        chunks = -(-x.shape[1] // _implementation(x).CHUNK)
-        checkpoints = A.new_empty(len(x), chunks, *A.shape)
-    return y, A.new_empty(sequences, *A.shape), checkpoints
+    return y, A.new_empty(arguments.sequences, *A.shape), backend.new_checkpoints(arguments)
 
 
-def _backward(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
-    """Return the gradients of the float arguments that are there, in their order and dtypes."""
-    x, initial_state = arguments[0], arguments[9]
-    inputs = [argument for argument in _differentiable(arguments) if argument is not None]
+def _backward(grad_y: Tensor | None, grad_final_state: Tensor | None, *values: Any) -> list[Tensor]:
+    """Return the gradients of the present float arguments, in their order and dtypes."""
+    *scan, checkpoints = values
+    arguments = ScanArguments(*scan)
+    inputs = _float_arguments(arguments)
+    x = arguments.x
     if x.numel() == 0:
-        gradients = [torch.zeros_like(argument, memory_format=torch.contiguous_format) for argument in inputs]
-        if initial_state is not None and grad_final_state is not None:
-            gradients[-1].copy_(grad_final_state)
-        return gradients
+        zeros = {
+            name: torch.zeros_like(value, memory_format=torch.contiguous_format)
+            for name, value in inputs.items()
+        }
+        if "initial_state" in zeros and grad_final_state is not None:
+            zeros["initial_state"].copy_(grad_final_state)
+        return list(zeros.values())
     if grad_y is None:
         grad_y = torch.zeros_like(x)
-    if kernels := _cuda_kernels(*arguments[:-1]):
-        gradients = kernels.backward(grad_y, grad_final_state, *arguments)
+    gradients: ScanGradients
+    if cuda := _cuda_backend(arguments):
+        gradients = cuda.backward(grad_y, grad_final_state, arguments, checkpoints)
     else:
-        gradients = _implementation(x).backward(*_contiguous(grad_y, grad_final_state, *arguments))
-    present = zip(_differentiable(arguments), gradients, strict=True)
-    return [gradient.to(argument.dtype) for argument, gradient in present if argument is not None]
+        if grad_final_state is not None:
+            grad_final_state = grad_final_state.contiguous()
+        gradients = _backend(x).backward(
+            grad_y.contiguous(), grad_final_state, arguments.contiguous(), checkpoints.contiguous()
+        )
+    return [getattr(gradients, name).to(value.dtype) for name, value in inputs.items()]
 
 
-def _backward_fake(grad_y: Tensor | None, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
-    inputs = [argument for argument in _differentiable(arguments) if argument is not None]
-    return [torch.empty_like(argument, memory_format=torch.contiguous_format) for argument in inputs]
+def _backward_fake(grad_y: Tensor | None, grad_final_state: Tensor | None, *values: Any) -> list[Tensor]:
+    inputs = _float_arguments(ScanArguments(*values[:-1])).values()
+    return [torch.empty_like(value, memory_format=torch.contiguous_format) for value in inputs]
 
 
-def _differentiable(arguments: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
-    """Return the float arguments of the forward: x, dt, A, B, C, D, z, dt_bias, initial_state."""
-    return (*arguments[:8], arguments[9])
+def _float_arguments(arguments: ScanArguments) -> dict[str, Tensor]:
+    """Return the present arguments that have a gradient, by name, in the order of `ScanGradients`."""
+    named = {name: getattr(arguments, name) for name in ScanGradients._fields}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *before, dt_softplus, initial_state, cu_seqlens, reverse = inputs
+    arguments = ScanArguments(*inputs)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*before, initial_state, cu_seqlens, output[2])
-    ctx.dt_softplus, ctx.reverse = dt_softplus, reverse
+    ctx.save_for_backward(*(getattr(arguments, name) for name in TENSORS), output[2])
+    ctx.flags = {name: getattr(arguments, name) for name in FLAGS}
 
 
 def _differentiate(
     ctx: Any, grad_y: Tensor | None, grad_final_state: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    *before, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
-    arguments = (*before, ctx.dt_softplus, initial_state, cu_seqlens, ctx.reverse)
+    *tensors, checkpoints = ctx.saved_tensors
+    arguments = ScanArguments(**dict(zip(TENSORS, tensors, strict=True)), **ctx.flags)
     if grad_y is None and grad_final_state is None:
         return (None,) * len(arguments)
-    gradients = iter(_run_backward(grad_y, grad_final_state, *arguments, checkpoints))
-    placed = [None if argument is None else next(gradients) for argument in _differentiable(arguments)]
-    return (*placed[:8], None, placed[8], None, None)
+    gradients = _run_backward(grad_y, grad_final_state, *arguments, checkpoints)
+    by_name = dict(zip(_float_arguments(arguments), gradients, strict=True))
+    return tuple(by_name.get(name) for name in ScanArguments._fields)
 
 
-def _step(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
+def _step(state: Tensor, x: Tensor, *values: Any) -> Tensor:
     if x.numel() == 0:
         return _step_fake(state, x)
     if not state.is_inference():
         torch.autograd.graph.increment_version(state)
-    if state.is_contiguous():
-        return _implementation(x).step(state, *_contiguous(x, *arguments))
-    updated = state.contiguous()
-    y = _implementation(x).step(updated, *_contiguous(x, *arguments))
-    state.copy_(updated)
+    updated = state if state.is_contiguous() else state.contiguous()
+    arguments = ScanArguments(x, *values)._replace(initial_state=updated)
+    y = _backend(x).step(arguments.contiguous())
+    if not state.is_contiguous():
+        state.copy_(updated)
     return y
 
 
-def _step_fake(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
+def _step_fake(state: Tensor, x: Tensor, *values: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -165,6 +162,6 @@ torch.library.register_autograd(
 _library.impl("selective_scan_step", torch.library.fallthrough_kernel, "Autograd")
 
 _operators = torch.ops.helixwave
-selective_scan = direct.differentiable(_operators.selective_scan.default, _forward, _save, _differentiate)
-_run_backward = direct.backward(_operators.selective_scan_backward.default, _backward)
-selective_scan_step = direct.undifferentiated(_operators.selective_scan_step.default, _step)
+selective_scan = dispatch.differentiable(_operators.selective_scan.default, _forward, _save, _differentiate)
+_run_backward = dispatch.backward(_operators.selective_scan_backward.default, _backward)
+selective_scan_step = dispatch.undifferentiated(_operators.selective_scan_step.default, _step)

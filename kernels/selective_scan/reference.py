@@ -1,4 +1,4 @@
-"""The definition of the selective scan: a plain loop over time, any dtype, differentiable by autograd.
+"""Definition of the selective scan: a plain loop over time, any dtype, differentiable by autograd.
 
 Gu and Dao 2023, algorithm 2: A by zero-order hold, B by Euler's rule.
 """
@@ -9,26 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
+from kernels.selective_scan.arguments import ScanArguments
 
-def selective_scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = False,
-    initial_state: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    reverse: bool = False,
-) -> tuple[Tensor, Tensor]:
+
+def selective_scan(arguments: ScanArguments) -> tuple[Tensor, Tensor]:
     """Return y, shaped and typed as x, and the final state (sequences, channels, N).
 
-    Arguments as in `kernels.selective_scan`. Arithmetic is in fp32 and complex64, or in fp64 and complex128
-    where x is fp64.
+    B and C have the shapes that `kernels.selective_scan` accepts, with or without an axis of groups.
+    Arithmetic is in fp32 and complex64, or in fp64 and complex128 where x is fp64.
     """
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens, reverse = arguments
     length, channels = x.shape[1:]
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     inputs = x.to(work)
@@ -68,28 +58,25 @@ def selective_scan(
     return y.to(x.dtype), torch.cat(states)
 
 
-def selective_scan_step(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = False,
-) -> Tensor:
-    """Return y (batch, channels) for one position; `state` (batch, channels, N) is updated in place."""
-    x, dt = x.unsqueeze(1), dt.unsqueeze(1)
-    z = None if z is None else z.unsqueeze(1)
-    B, C = (parameter if _is_constant(parameter, A) else parameter.unsqueeze(1) for parameter in (B, C))
-    y, final_state = selective_scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+def selective_scan_step(arguments: ScanArguments) -> Tensor:
+    """Return y (batch, channels) for one position and update `initial_state` in place."""
+    state = arguments.initial_state
+    assert state is not None
+    z = None if arguments.z is None else arguments.z.unsqueeze(1)
+    B, C = (
+        weights if _is_constant(weights, arguments.A) else weights.unsqueeze(1)
+        for weights in (arguments.B, arguments.C)
+    )
+    position = arguments._replace(
+        x=arguments.x.unsqueeze(1), dt=arguments.dt.unsqueeze(1), B=B, C=C, z=z, reverse=False
+    )
+    y, final_state = selective_scan(position)
     state.copy_(final_state)
     return y.squeeze(1)
 
 
 def _is_constant(parameter: Tensor, A: Tensor) -> bool:
+    """Return whether B or C is (channels, N); unlike `arguments.is_constant`, an axis of groups may lack."""
     return parameter.shape[: parameter.dim() - A.is_complex()] == A.shape
 
 

@@ -1,204 +1,185 @@
 """The selective scan in Triton: every variant, on any GPU, deterministic (no atomics).
 
-A program walks a tile [channels, states] through a span of time. Where rows alone fill the GPU a span is all
-of time; else spans are walked at once, from states found by `gpu_span`.
+This module allocates memory and launches kernels. Shapes and tuning are in `triton_plan`, the recurrence in
+`triton_tile`, the kernels in `triton_forward` and `triton_backward`.
 """
-# mypy: allow-untyped-defs, disable-error-code="assignment,misc"
-# ruff: noqa: RUF005
-# What is compiled has types that only Triton knows, and Triton does not unpack tuples.
+
+from dataclasses import replace
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from kernels.layout import multiprocessors
-from kernels.selective_scan.triton_backward import backward
-from kernels.selective_scan.triton_chunks import entering_states, pack, split_chunks
-from kernels.selective_scan.triton_tile import (
-    add,
-    contract,
-    decay,
-    enter,
-    is_new,
-    load_a,
-    load_parameter,
-    load_row,
-    load_states,
-    load_weights,
-    place_of,
-    row_of,
-    scaled,
-    sigmoid,
-    softplus,
-    spread,
-    store_row,
-    store_states,
-    times,
-    zero_states,
+from kernels.selective_scan import triton_plan
+from kernels.selective_scan.arguments import ScanArguments, ScanGradients, is_constant
+from kernels.selective_scan.triton_backward import backward_kernel
+from kernels.selective_scan.triton_forward import (
+    pass_states_kernel,
+    scan_kernel,
+    segment_end_kernel,
+    step_kernel,
 )
-from kernels.selective_scan.triton_variant import CHUNK, as_real, common_groups, make_form
+from kernels.selective_scan.triton_plan import Plan, as_real
 
-__all__ = ["CHUNK", "backward", "forward", "step"]
-
-_REALS = 512  # of a tile: 16 registers for A and 16 for the states
-_PROGRAMS = 12  # warps that keep a multiprocessor busy
-_SPAN_COST = 1.6  # phases 1 and 3 beside phase 3 alone
+__all__ = ["backward", "forward", "new_checkpoints", "step"]
 
 
-@triton.jit
-def _load_step(x, dt, B, C, z, position, place, form: tl.constexpr):
-    """Load one position as it is stored: (x, dt, z if any), and B and C unless constant."""
-    _, length, _, _, _ = place
-    inside = position < length
-    row = row_of(position, place, form)
-    rows = (load_row(x, row, place, inside, form), load_row(dt, row, place, inside, form))
-    if z is not None:
-        rows = rows + (load_row(z, row, place, inside, form),)
-    b = ()
-    c = ()
-    if not form.constant_b:
-        b = load_weights(B, row, place, inside, form)
-    if not form.constant_c:
-        c = load_weights(C, row, place, inside, form)
-    return rows, b, c
+def new_checkpoints(arguments: ScanArguments) -> Tensor:
+    """Return room for the states on entry to each chunk of positions, in the order of the scan.
 
-
-@triton.jit
-def _advance(states, rows, a, b, c, skip, bias, gated: tl.constexpr, form: tl.constexpr):
-    """Return the states after a position, and y."""
-    value = rows[0].to(tl.float32)
-    step = rows[1].to(tl.float32) + bias
-    if form.softplus:
-        step = softplus(step)
-    states = add(times(decay(step, a), states), scaled(step * value, b))
-    y = form.parts * contract(c, states) + skip * value
-    if gated:
-        gate = rows[2].to(tl.float32)
-        y *= gate * sigmoid(gate)
-    return states, y
-
-
-@triton.jit(do_not_specialize=["length", "span", "spans"])
-def _scan(
-    x, dt, A, B, C, D, z, dt_bias, entering, initial, sequences, y, final_state, checkpoints,
-    length, span, spans, form: tl.constexpr,
-):  # fmt: skip
-    """Walk a span of a batch with a tile."""
-    program = tl.program_id(0).to(tl.int64)
-    item = program // form.tiles
-    batch = item // spans
-    first = item % spans * span
-    last = tl.minimum(first + span, length)
-    place = place_of(batch, length, program % form.tiles, form)
-    a = load_a(A, place, form)
-    skip = load_parameter(D, place)
-    bias = load_parameter(dt_bias, place)
-    if form.constant_b:
-        b = load_states(B, 0, place, True, form)
-    if form.constant_c:
-        c = load_states(C, 0, place, True, form)
-    states = zero_states(form) if entering is None else load_states(entering, item, place, True, form)
-
-    ahead = _load_step(x, dt, B, C, z, first, place, form)
-    for chunk in range(first // form.chunk, tl.cdiv(last, form.chunk)):
-        store_states(checkpoints, batch * tl.cdiv(length, form.chunk) + chunk, states, place, True, form)
-        for position in range(chunk * form.chunk, tl.minimum((chunk + 1) * form.chunk, last)):
-            rows, row_b, row_c = ahead
-            ahead = _load_step(x, dt, B, C, z, position + 1, place, form)
-            if not form.constant_b:
-                b = spread(row_b)
-            if not form.constant_c:
-                c = spread(row_c)
-            states = enter(states, initial, sequences, position, 1, place, form)
-            states, out = _advance(states, rows, a, b, c, skip, bias, z is not None, form)
-            store_row(y, row_of(position, place, form), out, place, True, form)
-            if sequences is not None:
-                sequence, ends = is_new(sequences, position, -1, place, form)
-                if ends:
-                    store_states(final_state, sequence, states, place, True, form)
-    if (sequences is None) & (last == length):
-        store_states(final_state, batch, states, place, True, form)
-
-
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the final state, and the states that enter each CHUNK of positions in the scan's order.
-
-    Arguments are contiguous and as `kernels.selective_scan` takes them, B and C constant (channels, N) or
-    varying (batch, length, groups, N). The states, in fp32, are N / 16 bytes an element of x, or N / 8 where
-    A is complex.
+    In fp32 they take N / 16 bytes per element of x, or N / 8 where A is complex.
     """
-    batch, length, _ = x.shape
-    B, C, groups = common_groups(A, B, C)
-    form = make_form(A, B, C, groups, dt_softplus, reverse, reals=_REALS)
-    chunks = triton.cdiv(length, form.chunk)
-    programs = _PROGRAMS * multiprocessors(x.device)
-    span = form.chunk * split_chunks(chunks, batch * form.tiles, programs, _SPAN_COST)
-    spans = triton.cdiv(length, span)
-    initial = as_real(initial_state)
-    sequences = pack(cu_seqlens, length)
+    batch, length, _ = arguments.x.shape
+    return arguments.A.new_empty(batch, triton.cdiv(length, triton_plan.CHUNK), *arguments.A.shape)
 
+
+def forward(arguments: ScanArguments) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the final state and the checkpoints, for contiguous arguments."""
+    arguments = arguments.with_common_groups()
+    x, dt, A, B, C, D, z, dt_bias, _, initial_state, _, _ = arguments
+    length = x.shape[1]
+    plan = triton_plan.plan_forward(arguments)
+    initial = as_real(initial_state)
+    sequences = _sequence_of_positions(arguments)
     y = torch.empty_like(x)
-    checkpoints = A.new_empty(batch, chunks, *A.shape)
-    count = batch if cu_seqlens is None else len(cu_seqlens) - 1
-    final_state = A.new_zeros(count, *A.shape) if initial_state is None else initial_state.clone()
+    checkpoints = new_checkpoints(arguments)
+    if initial_state is None:
+        final_state = A.new_zeros(arguments.sequences, *A.shape)
+    else:
+        final_state = initial_state.clone()
     with torch.cuda.device_of(x):
-        entering = entering_states(x, dt, A, B, None, dt_bias, initial, sequences, span, False, form)
-        _scan[(batch * spans * form.tiles,)](
-            x, dt, as_real(A), B, C, D, z, dt_bias, entering, initial, sequences,
-            y, as_real(final_state), as_real(checkpoints), length, span, spans, form=form, num_warps=1,
+        entry_states = _segment_entry_states(arguments, plan, x, B, None, initial, sequences, adjoint=False)
+        scan_kernel[(plan.programs,)](
+            x, dt, as_real(A), B, C, D, z, dt_bias, entry_states, initial, sequences,
+            y, as_real(final_state), as_real(checkpoints), length, plan.segment_length, plan.segments,
+            spec=plan.spec, num_warps=1,
         )  # fmt: skip
     return y, final_state, checkpoints
 
 
-@triton.jit
-def _scan_one(state, x, dt, A, B, C, D, z, dt_bias, y, form: tl.constexpr):
-    program = tl.program_id(0).to(tl.int64)
-    batch = program // form.tiles
-    place = place_of(batch, 1, program % form.tiles, form)
-    a = load_a(A, place, form)
-    states = load_states(state, batch, place, True, form)
-    rows, row_b, row_c = _load_step(x, dt, B, C, z, 0, place, form)
-    b = load_states(B, 0, place, True, form) if form.constant_b else spread(row_b)
-    c = load_states(C, 0, place, True, form) if form.constant_c else spread(row_c)
-    skip = load_parameter(D, place)
-    bias = load_parameter(dt_bias, place)
-    states, out = _advance(states, rows, a, b, c, skip, bias, z is not None, form)
-    store_row(y, batch, out, place, True, form)
-    store_states(state, batch, states, place, True, form)
+def backward(
+    grad_y: Tensor, grad_final_state: Tensor | None, arguments: ScanArguments, checkpoints: Tensor
+) -> ScanGradients:
+    """Return the gradients, those of parameters in fp32, from contiguous arguments."""
+    own_B, own_C = arguments.B, arguments.C
+    arguments = arguments.with_common_groups()
+    x, dt, A, B, C, D, z, dt_bias, _, initial_state, _, _ = arguments
+    batch, length, channels = x.shape
+    plan = triton_plan.plan_backward(arguments)
+    spec, row_segments = plan.spec, batch * plan.segments
+
+    def new(*shape: int) -> Tensor:
+        return torch.empty(shape, device=x.device)
+
+    grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
+    grad_z = None if z is None else torch.empty_like(z)
+    grad_A = new(row_segments, *as_real(A).shape)
+    grad_B = new(row_segments if spec.constant_b else plan.splits, *B.shape)
+    grad_C = new(row_segments if spec.constant_c else plan.splits, *C.shape)
+    grad_D = None if D is None else new(row_segments, channels)
+    grad_dt_bias = None if dt_bias is None else new(row_segments, channels)
+    grad_initial = None
+    if initial_state is not None:  # keeps this value where a sequence is empty
+        grad_initial = (
+            torch.zeros_like(initial_state) if grad_final_state is None else grad_final_state.clone()
+        )
+    # The kernels hold the conjugates of adjoints.
+    grad_final = None if grad_final_state is None else as_real(grad_final_state.conj_physical())
+    scratch = new(plan.programs, spec.chunk // spec.block, spec.width * spec.size * spec.parts)
+    sequences = _sequence_of_positions(arguments)
+    with torch.cuda.device_of(x):
+        entry_adjoints = _segment_entry_states(
+            arguments, plan, grad_y, C, z, grad_final, sequences, adjoint=True
+        )
+        backward_kernel[(plan.programs,)](
+            grad_y, x, dt, as_real(A), B, C, D, z, dt_bias, as_real(initial_state), grad_final, sequences,
+            as_real(checkpoints), entry_adjoints, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+            grad_dt_bias, as_real(grad_initial), scratch, length, plan.segment_length, plan.segments,
+            plan.splits, plan.items, spec=spec, num_warps=1, maxnreg=triton_plan.BACKWARD.registers,
+        )  # fmt: skip
+    total_A = grad_A.sum(0)
+    return ScanGradients(
+        x=grad_x,
+        dt=grad_dt,
+        A=torch.view_as_complex(total_A) if A.is_complex() else total_A,
+        B=_sum_weights(grad_B, own_B, A),
+        C=_sum_weights(grad_C, own_C, A),
+        D=None if grad_D is None else grad_D.sum(0),
+        z=grad_z,
+        dt_bias=None if grad_dt_bias is None else grad_dt_bias.sum(0),
+        initial_state=grad_initial,
+    )
 
 
-def step(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-) -> Tensor:
-    """Return y (batch, channels) for one position, updating `state` in place; a CUDA graph can capture it."""
-    B, C, groups = common_groups(A, B, C)
-    form = make_form(A, B, C, groups, dt_softplus, False, reals=_REALS)
+def step(arguments: ScanArguments) -> Tensor:
+    """Return y (batch, channels) for one position and update `initial_state` in place.
+
+    A CUDA graph can capture it.
+    """
+    arguments = arguments.with_common_groups()
+    x, dt, A, B, C, D, z, dt_bias, _, state, _, _ = arguments
+    spec = triton_plan.make_spec(arguments, triton_plan.FORWARD)
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
-        _scan_one[(len(x) * form.tiles,)](
-            as_real(state), x, dt, as_real(A), B, C, D, z, dt_bias, y, form=form, num_warps=1
+        step_kernel[(len(x) * spec.tiles,)](
+            as_real(state), x, dt, as_real(A), B, C, D, z, dt_bias, y, spec=spec, num_warps=1
         )
     return y
+
+
+def _segment_entry_states(
+    arguments: ScanArguments,
+    plan: Plan,
+    signal: Tensor,
+    weights: Tensor,
+    z: Tensor | None,
+    boundary: Tensor | None,
+    sequences: Tensor | None,
+    *,
+    adjoint: bool,
+) -> Tensor | None:
+    """Return the states, or for the backward the adjoints, that enter each segment.
+
+    Args:
+        signal, weights, z: x, B and None, or for the adjoints grad_y, C and z.
+        boundary: the initial states, or the conjugates of the final states' gradients, as reals.
+        sequences: the packed sequence of each position, or None.
+
+    Returns:
+        (batch * segments, channels, states), with a last axis of 2 where A is complex; None for zeros.
+    """
+    batch, length, channels = signal.shape
+    if plan.segments == 1:
+        return boundary if sequences is None else None
+    A, dt, spec = as_real(arguments.A), arguments.dt, plan.spec
+    states = torch.empty(batch * plan.segments, *A.shape, device=signal.device)
+    sums = torch.empty(batch * plan.segments, channels, device=signal.device)
+    segment_end_kernel[(batch * plan.segments * spec.tiles,)](
+        signal, dt, A, weights, z, arguments.dt_bias, boundary, sequences, states, sums,
+        length, plan.segment_length, plan.segments, adjoint=adjoint,
+        constant=spec.constant_c if adjoint else spec.constant_b, spec=spec, num_warps=1,
+    )  # fmt: skip
+    narrow = replace(spec, groups=1, width=max(1, triton_plan.PASS_REALS // (spec.size * spec.parts)))
+    pass_states_kernel[(batch * narrow.tiles,)](
+        A, boundary, sequences, states, sums, length, plan.segment_length, plan.segments,
+        adjoint=adjoint, spec=narrow, num_warps=1,
+    )  # fmt: skip
+    return states
+
+
+def _sequence_of_positions(arguments: ScanArguments) -> Tensor | None:
+    """Return the index of the sequence of each position, (length + 2,) int32, with -1 at both ends."""
+    cu_seqlens, length = arguments.cu_seqlens, arguments.x.shape[1]
+    if cu_seqlens is None:
+        return None
+    positions = torch.arange(-1, length + 1, device=cu_seqlens.device)
+    sequences = torch.bucketize(positions, cu_seqlens.to(torch.int64), right=True, out_int32=True) - 1
+    return sequences.masked_fill_(positions == length, -1)
+
+
+def _sum_weights(partial: Tensor, weights: Tensor, A: Tensor) -> Tensor:
+    """Return the sum of partial gradients of B or C, also over groups that repeat those of `weights`."""
+    total = partial[0] if len(partial) == 1 else partial.sum(0)
+    if is_constant(weights, A) or weights.shape[2] == total.shape[2]:
+        return total
+    return total.unflatten(2, (weights.shape[2], -1)).sum(3)

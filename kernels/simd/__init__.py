@@ -1,6 +1,6 @@
 """Sixteen fp32 numbers, or complex ones, as one value in functions that numba compiles for the CPU."""
 
-from kernels.simd.functions import cosine_and_sine, exp, exp2, sigmoid, softplus
+from kernels.simd.functions import cosine_and_sine, exp, exp2, sigmoid, silu, softplus
 from kernels.simd.states import (
     COMPLEX,
     REAL,
@@ -38,6 +38,7 @@ __all__ = [
     "read",
     "real",
     "sigmoid",
+    "silu",
     "softplus",
     "splat",
     "spread_state",

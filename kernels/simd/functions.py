@@ -62,6 +62,12 @@ def sigmoid(value):
 
 
 @njit
+def silu(value):
+    """Return value / (1 + exp(-value))."""
+    return value * sigmoid(value)
+
+
+@njit
 def softplus(value):
     """Return log(1 + exp(value)) as max(value, 0) + log(1 + u), u = exp(-|value|), the logarithm 5e-9 off.
 

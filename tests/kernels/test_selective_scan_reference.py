@@ -1,11 +1,22 @@
 """The definition of the scan: its gradients are those of its values, its values those of the closed form."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from kernels.selective_scan.reference import selective_scan, selective_scan_step
+from kernels.selective_scan import reference
+from kernels.selective_scan.arguments import ScanArguments
 from tests.kernels.selective_scan_cases import CASES, Arguments, Case, make_arguments
+
+
+def selective_scan(**arguments: Any) -> tuple[Tensor, Tensor]:
+    return reference.selective_scan(ScanArguments(**arguments))
+
+
+def selective_scan_step(state: Tensor, **arguments: Any) -> Tensor:
+    return reference.selective_scan_step(ScanArguments(**arguments, initial_state=state))
 
 
 def small(case: Case) -> Arguments:

@@ -1,4 +1,4 @@
-"""Triton's compiler, with no GPU, takes the kernels that the interpreter has shown to be right."""
+"""Triton's compiler accepts, without a GPU, the kernels that the interpreter tests."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ pytest.importorskip("triton")
 from kernels.causal_conv1d import triton as conv
 from kernels.rms_norm import triton as norm
 from kernels.selective_scan import triton as scan
-from kernels.selective_scan import triton_backward as scan_backward
+from kernels.selective_scan import triton_plan
+from kernels.selective_scan.arguments import ScanArguments
 from tests.kernels import selective_scan_cases as scan_cases
 from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
 from tests.kernels.compilation import compiling_only
@@ -52,24 +53,27 @@ def test_rms_norm(channels: int, dtype: torch.dtype) -> None:
     ids=str,
 )
 def test_selective_scan(name: str, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_backward, "_BLOCK", block)  # The more positions, the longer the compiler takes.
+    # The more positions in a block, the longer the compiler takes.
+    monkeypatch.setattr(triton_plan, "BACKWARD", triton_plan.BACKWARD._replace(block=block))
     case = next(case for case in scan_cases.CASES if case.name == name)
-    given = scan_cases.make_arguments(case, length=200, channels=64, states=16, dtype=dtype)
-    names = ["x", "dt", "A", "B", "C", "D", "z", "dt_bias"]
-    names += ["dt_softplus", "initial_state", "cu_seqlens", "reverse"]
-    arguments = {name: given.get(name) for name in names}
-    for weights in "BC":
-        if case.groups is None:
-            arguments[weights] = arguments[weights].unsqueeze(2)
-    x, dt, A, B, C, D, z, dt_bias, softplus, *_ = arguments.values()
+    named = scan_cases.make_arguments(case, length=200, channels=64, states=16, dtype=dtype)
+    arguments = ScanArguments(**named)
+    if case.groups is None:
+        arguments = arguments._replace(B=arguments.B.unsqueeze(2), C=arguments.C.unsqueeze(2))
     with torch.no_grad(), compiling_only() as compiled:
-        y, final_state, checkpoints = scan.forward(*arguments.values())
-        scan.backward(y, final_state, *arguments.values(), checkpoints)
-        rows = [tensor[:, 0].contiguous() for tensor in (x, dt, B, C, z)]
-        scan.step(final_state[: len(x)], *rows[:2], A, *rows[2:4], D, rows[4], dt_bias, softplus)
+        y, final_state, checkpoints = scan.forward(arguments)
+        scan.backward(y, final_state, arguments, checkpoints)
+        first = {name: getattr(arguments, name)[:, 0].contiguous() for name in ("x", "dt", "B", "C", "z")}
+        scan.step(arguments._replace(**first, initial_state=final_state[: len(y)], cu_seqlens=None))
     kernels = {kernel.metadata.name: kernel.asm["ptx"] for kernel in compiled}
-    assert kernels.keys() == {"_walk_from_zero", "_pass_states", "_scan", "walk_back", "_scan_one"}
+    assert kernels.keys() == {
+        "segment_end_kernel",
+        "pass_states_kernel",
+        "scan_kernel",
+        "backward_kernel",
+        "step_kernel",
+    }
     assert not any("__local_depot" in ptx for ptx in kernels.values()), "Values do not fit into registers."
     if not case.is_complex:
-        exponentials = kernels["_scan"].count("ex2.approx")
+        exponentials = kernels["scan_kernel"].count("ex2.approx")
         assert exponentials == 16 + 2, "A thread has other work than 16 decays, a softplus and a gate."

@@ -1,4 +1,4 @@
-"""The Triton kernels of the selective scan against its definition, time walked whole and in spans at once."""
+"""Triton kernels of the selective scan against its definition, with one segment of time and with many."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from kernels import selective_scan, selective_scan_step
-from kernels.selective_scan import triton as gpu
-from kernels.selective_scan import triton_backward as gpu_backward
-from kernels.selective_scan import triton_chunks as gpu_span
-from kernels.selective_scan import triton_variant as gpu_form
+from kernels.selective_scan import triton as backend
+from kernels.selective_scan import triton_forward, triton_plan
+from kernels.selective_scan.arguments import ScanArguments
 from tests.kernels.selective_scan_cases import (
     CASES,
     Arguments,
@@ -22,14 +21,14 @@ from tests.kernels.selective_scan_cases import (
 )
 from tests.kernels.triton.conftest import INTERPRETED
 
-CHUNK = 4 if INTERPRETED else gpu.CHUNK
+CHUNK = 4 if INTERPRETED else triton_plan.CHUNK
 BY_NAME = {case.name: case for case in CASES}
 MOST_AT_ONCE = [
     Case("real", groups=2, initial_state=True),
     Case("complex packed", is_complex=True, packed=True, initial_state=True),
     BY_NAME["complex packed constant reverse"],
 ]
-# Of the largest value: 16 bits round by half a step of their own value; the interpreter cuts bfloat16 off.
+# Relative to the largest value. 16-bit types round by half a step; the interpreter truncates bfloat16.
 TOLERANCES = {
     torch.float32: 2e-5,
     torch.bfloat16: 1.1 * (2**-7 if INTERPRETED else 2**-8),
@@ -40,7 +39,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 @pytest.fixture(autouse=True)
 def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the CUDA C++ kernels out, and make what the interpreter has to do small."""
+    """Disable the CUDA C++ kernels, and shrink the work of the interpreter."""
     if not INTERPRETED:
         from kernels.selective_scan import cuda
 
@@ -48,34 +47,31 @@ def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         return
     from triton.runtime.interpreter import InterpretedFunction
 
-    monkeypatch.setattr(gpu, "CHUNK", CHUNK)
-    monkeypatch.setattr(gpu_form, "CHUNK", CHUNK)
-    monkeypatch.setattr(gpu_backward, "_BLOCK", 2)
-    monkeypatch.setattr(gpu_span, "_PASS_AHEAD", 2)
+    monkeypatch.setattr(triton_plan, "CHUNK", CHUNK)
+    monkeypatch.setattr(triton_plan, "BACKWARD", triton_plan.BACKWARD._replace(block=2))
+    monkeypatch.setattr(triton_forward, "PASS_AHEAD", 2)
 
-    # A launch readies the language for a kernel; doing so again in each inner call takes most of the time.
-    ready_and_call = InterpretedFunction.__call__
+    # A launch patches the language for a kernel; patching again in each inner call takes most of the time.
+    patch_and_call = InterpretedFunction.__call__
 
     def call(function: InterpretedFunction, *arguments: Any, **keywords: Any) -> Any:
         if function.fn.__module__.startswith("triton."):
-            return ready_and_call(function, *arguments, **keywords)
+            return patch_and_call(function, *arguments, **keywords)
         return function.rewrite()(*arguments, **keywords)
 
     monkeypatch.setattr(InterpretedFunction, "__call__", call)
 
 
 @pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Walk every chunk as a span of its own."""
-    for module in (gpu, gpu_backward):
-        monkeypatch.setattr(module, "split_chunks", lambda *_: 1)
+def many_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walk every chunk as one segment."""
+    monkeypatch.setattr(triton_plan, "split_chunks", lambda *_: 1)
 
 
 @pytest.fixture
-def whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Walk all of time as one span."""
-    for module in (gpu, gpu_backward):
-        monkeypatch.setattr(module, "split_chunks", lambda chunks, *_: chunks)
+def one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walk all of time as one segment."""
+    monkeypatch.setattr(triton_plan, "split_chunks", lambda chunks, *_: chunks)
 
 
 def assert_equals_definition(arguments: Arguments, tolerance: float = TOLERANCES[torch.float32]) -> None:
@@ -89,19 +85,19 @@ def small(case: Case, device: str, **changes: Any) -> Arguments:
     return make_arguments(case, device=device, **shape)
 
 
-@pytest.mark.usefixtures("spans")
+@pytest.mark.usefixtures("many_segments")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_spans_equal_the_definition(case: Case, device: str) -> None:
+def test_segments_equal_the_definition(case: Case, device: str) -> None:
     assert_equals_definition(small(case, device))
 
 
-@pytest.mark.usefixtures("whole")
+@pytest.mark.usefixtures("one_segment")
 @pytest.mark.parametrize("case", MOST_AT_ONCE, ids=str)
-def test_time_walked_whole_equals_the_definition(case: Case, device: str) -> None:
+def test_one_segment_equals_the_definition(case: Case, device: str) -> None:
     assert_equals_definition(small(case, device, batch=2))
 
 
-@pytest.mark.usefixtures("spans")
+@pytest.mark.usefixtures("many_segments")
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK + 1])
 @pytest.mark.parametrize("case", MOST_AT_ONCE, ids=str)
 def test_any_length_equals_the_definition(case: Case, length: int, device: str) -> None:
@@ -129,13 +125,13 @@ def test_equals_the_definition_within_rounding(case: Case, dtype: torch.dtype, d
 def test_any_number_of_channels_equals_the_definition(
     channels: int, splits: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles that are not full, added to one partial sum or to two, by one program or by several."""
-    monkeypatch.setattr(gpu_backward, "_split_tiles", lambda tiles, *_: min(splits, tiles))
-    monkeypatch.setattr(gpu_backward, "_PROGRAMS", splits)
+    """Partly filled tiles, added to one partial sum or two, by one program or several."""
+    monkeypatch.setattr(triton_plan, "split_tiles", lambda tiles, *_: min(splits, tiles))
+    monkeypatch.setattr(triton_plan, "BACKWARD", triton_plan.BACKWARD._replace(programs=splits))
     assert_equals_definition(small(BY_NAME["mamba"], device, channels=channels, length=CHUNK + 1))
 
 
-def test_b_and_c_of_unlike_groups_equal_the_definition(device: str) -> None:
+def test_different_groups_of_b_and_c_equal_the_definition(device: str) -> None:
     arguments = small(Case("groups", groups=2), device, channels=12)
     other = small(Case("groups", groups=3), device, channels=12)
     assert_equals_definition(arguments | {"C": other["C"]})
@@ -190,7 +186,7 @@ def test_steps_equal_the_scan(case: Case, device: str) -> None:
     assert_close({"state": state}, {"state": final_state}, 1e-5)
 
 
-@pytest.mark.usefixtures("spans")
+@pytest.mark.usefixtures("many_segments")
 @pytest.mark.parametrize("case", MOST_AT_ONCE[:2], ids=str)
 def test_runs_are_equal_to_the_bit(case: Case, device: str) -> None:
     arguments = small(case, device) if INTERPRETED else small(case, device, batch=3, length=999, channels=500)
@@ -202,19 +198,21 @@ def test_runs_are_equal_to_the_bit(case: Case, device: str) -> None:
 
 @pytest.mark.parametrize("chunks", [1, 2, 33, 16384])
 @pytest.mark.parametrize("rows", [1, 7, 1584, 5000])
-def test_spans_are_whole_chunks_and_fill_the_programs(chunks: int, rows: int) -> None:
-    span = gpu_span.split_chunks(chunks, rows, 1584, 1.6)
-    spans = -(-chunks // span)
-    assert 1 <= span <= chunks
-    assert rows < 1584 or spans == 1, "Rows that fill the GPU were cut."
-    assert rows * spans >= min(rows * chunks, 1584) / 2, "Most of the GPU would idle."
+def test_segments_are_whole_chunks_and_fill_the_programs(chunks: int, rows: int) -> None:
+    segment = triton_plan.split_chunks(chunks, rows, 1584, 1.6)
+    segments = -(-chunks // segment)
+    assert 1 <= segment <= chunks
+    assert rows < 1584 or segments == 1, "Rows that fill the GPU were cut into segments."
+    assert rows * segments >= min(rows * chunks, 1584) / 2, "Most of the GPU would idle."
 
 
 @on_gpu
-@pytest.mark.parametrize("cut", ["spans", "whole"])
+@pytest.mark.parametrize("segments", ["many_segments", "one_segment"])
 @pytest.mark.parametrize("states", [16, 64, 256])
-def test_many_channels_equal_the_definition(cut: str, states: int, request: pytest.FixtureRequest) -> None:
-    request.getfixturevalue(cut)
+def test_many_channels_equal_the_definition(
+    segments: str, states: int, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(segments)
     case = Case("all", initial_state=True, groups=2)
     assert_equals_definition(small(case, "cuda", length=3 * CHUNK + 5, channels=600, states=states))
 
@@ -250,18 +248,16 @@ def test_a_graph_replays_the_step() -> None:
 @on_gpu
 @pytest.mark.parametrize("reverse", [False, True])
 def test_more_than_2_to_the_31_elements(reverse: bool) -> None:
-    """The end of a long scan is a short scan from the state that is carried to it."""
+    """The end of a long scan equals a short scan from the state at its start."""
     length, channels, states = 2**22 + 3, 520, 4
     torch.manual_seed(0)
     x, dt, grad_y = (torch.randn(1, length, channels, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     B, C = (torch.randn(1, length, 1, states, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     A, bias = -torch.rand(channels, states, device="cuda") - 0.5, torch.full((channels,), -3.0, device="cuda")
-    constant = (None, None, bias, True, None, None, reverse)
+    scan = ScanArguments(x, dt, A, B, C, dt_bias=bias, dt_softplus=True, reverse=reverse)
     assert x.numel() > 2**31
-    y, _, checkpoints = gpu.forward(x, dt, A, B, C, *constant)
-    grad_x, grad_dt, _, grad_B, grad_C, *_ = gpu.backward(
-        grad_y, None, x, dt, A, B, C, *constant, checkpoints
-    )
+    y, _, checkpoints = backend.forward(scan)
+    grads = backend.backward(grad_y, None, scan, checkpoints)
 
     chunk = length // CHUNK - 3
     stretch = slice(0, length - chunk * CHUNK) if reverse else slice(chunk * CHUNK, None)
@@ -276,7 +272,7 @@ def test_more_than_2_to_the_31_elements(reverse: bool) -> None:
         reverse=reverse,
     )
     gradients = torch.autograd.grad(expected, list(arguments.values()), grad_y[:, stretch].double())
-    found = {"y": y, "x": grad_x, "dt": grad_dt, "B": grad_B, "C": grad_C}
+    found = {"y": y, "x": grads.x, "dt": grads.dt, "B": grads.B, "C": grads.C}
     assert_close(
         {name: value[:, stretch] for name, value in found.items()},
         {"y": expected.detach()} | dict(zip(arguments, gradients, strict=True)),

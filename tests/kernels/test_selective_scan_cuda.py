@@ -1,6 +1,6 @@
-"""The CUDA C++ kernels of the scan, on a GPU: against the fp64 definition, to the bit the same, past 2^31.
+"""CUDA C++ kernels of the scan: against the fp64 definition, equal to the bit, past 2^31 elements.
 
-`test_choice` and `test_compiles` need no GPU: the plan is arithmetic, and NVRTC compiles without one.
+The tests of plans and of compilation need no GPU: a plan is arithmetic, and NVRTC compiles without one.
 """
 
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels import selective_scan
 from kernels.selective_scan import cuda_plan
+from kernels.selective_scan.arguments import ScanArguments
 from tests.kernels.selective_scan_cases import (
     CASES,
     Arguments,
@@ -30,10 +31,10 @@ HALF_STEP = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 def forced_plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     per, segments = request.param
 
-    def forced(x: Tensor, ways: tuple[cuda_plan.Costs, ...]) -> cuda_plan.Plan:
-        return cuda_plan.Plan(per if ways is cuda_plan.FORWARD else 2, segments)
+    def forced(sizes: cuda_plan.Sizes, gpu: cuda_plan.Gpu, backward: bool) -> tuple[int, int]:
+        return 2 if backward else per, segments
 
-    monkeypatch.setattr(cuda_plan, "plan", forced)
+    monkeypatch.setattr(cuda_plan, "choose", forced)
 
 
 @pytest.fixture
@@ -44,15 +45,13 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(float("nan")))
 
 
-def covered(arguments: Arguments) -> bool:
+def is_covered(arguments: Arguments) -> bool:
     from kernels.selective_scan import cuda
 
-    B, C = (
-        arguments[name] if arguments[name].dim() > 3 else arguments[name].unsqueeze(2) for name in ("B", "C")
-    )
-    x, dt, A, z = (arguments.get(name) for name in ("x", "dt", "A", "z"))
-    assert isinstance(x, Tensor)
-    return cuda.covers(x, dt, A, B, C, z, None)
+    grouped = {
+        name: arguments[name] if arguments[name].dim() > 3 else arguments[name].unsqueeze(2) for name in "BC"
+    }
+    return cuda.covers(ScanArguments(**arguments | grouped))
 
 
 @on_gpu
@@ -60,7 +59,7 @@ def covered(arguments: Arguments) -> bool:
 @pytest.mark.parametrize("case", COVERED, ids=str)
 def test_equals_its_definition(case: Case) -> None:
     arguments = make_arguments(case, length=101, channels=256, states=16, device="cuda")
-    assert case.is_complex or covered(arguments)
+    assert case.is_complex or is_covered(arguments)
     found = outputs_and_gradients(selective_scan, arguments)
     assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), 2e-5)
 
@@ -139,13 +138,84 @@ def test_past_2_to_the_31_elements() -> None:
         torch.testing.assert_close(leaf.grad[:, -stretch:], end.grad, rtol=2**-6, atol=2e-2)
 
 
+def sizes(batch: int, length: int, channels: int, floats: int = 16) -> cuda_plan.Sizes:
+    return cuda_plan.Sizes(batch, length, channels, group_channels=channels, floats=floats)
+
+
 @pytest.mark.parametrize(
     ("shape", "one_segment"),
     [((1024, 1024, 256), True), ((4096, 16, 256), True), ((1, 2**20, 256), False), ((1, 1, 64), True)],
 )
-def test_choice_of_segments(shape: tuple[int, int, int], one_segment: bool) -> None:
-    for ways in (cuda_plan.FORWARD, cuda_plan.BACKWARD):
-        assert (cuda_plan._least(*shape, 132, ways).segments == 1) == one_segment
+def test_segments_only_where_rows_are_few(shape: tuple[int, int, int], one_segment: bool) -> None:
+    for plan in (cuda_plan.plan_forward, cuda_plan.plan_backward):
+        assert (plan(sizes(*shape), cuda_plan.MEASURED).segments == 1) == one_segment
+
+
+# Shape; (channels of a lane, segments, blocks) of the forward; (segments, blocks, cluster) of the backward.
+MEASURED_PLANS = [
+    ((8, 2048, 1024), (1, 1, 256), (8, 1024, 8)),
+    ((8, 2048, 1536), (1, 1, 384), (5, 960, 8)),
+    ((8, 2049, 1536), (1, 1, 384), (5, 960, 8)),
+    ((8, 2048, 2048), (1, 1, 512), (4, 1024, 8)),
+    ((1024, 1024, 256), (2, 1, 4096), (1, 2048, 4)),
+    ((128, 8192, 256), (2, 1, 512), (5, 2560, 4)),
+    ((8, 131072, 256), (2, 33, 1056), (57, 1824, 4)),
+    ((1, 1048576, 256), (2, 132, 528), (1639, 6556, 4)),
+    ((1, 1048576, 512), (2, 66, 528), (820, 6560, 8)),
+    ((1, 958464, 128), (2, 263, 526), (1427, 2854, 2)),
+    ((32, 16000, 256), (1, 1, 256), (20, 2560, 4)),
+    ((4096, 16, 256), (2, 1, 16384), (1, 2048, 4)),
+]
+
+
+@pytest.mark.parametrize(("shape", "forward", "backward"), MEASURED_PLANS, ids=str)
+def test_plans_on_the_measured_gpu(
+    shape: tuple[int, ...], forward: tuple[int, int, int], backward: tuple[int, int, int]
+) -> None:
+    """The published times hold for these plans."""
+    batch = shape[0]
+    plan = cuda_plan.plan_forward(sizes(*shape), cuda_plan.MEASURED)
+    assert (plan.per, plan.segments, plan.blocks_across * batch * plan.segments) == forward
+    plan = cuda_plan.plan_backward(sizes(*shape), cuda_plan.MEASURED)
+    assert (plan.segments, plan.blocks_across * plan.partial_rows, plan.cluster) == backward
+    assert plan.per == 2
+
+
+def test_limits_on_the_measured_gpu() -> None:
+    """Shared memory and blocks of a multiprocessor, which set the registers of the compiled kernels."""
+    gpu = cuda_plan.MEASURED
+    found = [
+        (cuda_plan.block_memory(groups, per, backward), cuda_plan.resident_blocks(gpu, groups, per, backward))
+        for groups, per, backward in [(1, 1, False), (1, 2, False), (4, 2, False), (1, 2, True), (4, 2, True)]
+    ]
+    assert found == [(28672, 5), (36864, 4), (47104, 4), (69632, 3), (98304, 2)]
+    assert cuda_plan.fits(gpu, 64)
+
+
+A100 = cuda_plan.Gpu(108, 164 << 10, 163 << 10, (8, 0))
+RTX_4090 = cuda_plan.Gpu(128, 100 << 10, 99 << 10, (8, 9))
+
+
+@pytest.mark.parametrize("gpu", [A100, RTX_4090], ids=["A100", "RTX 4090"])
+@pytest.mark.parametrize("shape", [(8, 2048, 1024), (1, 2**20, 256), (4096, 16, 256)], ids=str)
+@pytest.mark.parametrize("floats", [16, 64])
+def test_plans_of_other_gpus_fit_their_memory(
+    gpu: cuda_plan.Gpu, shape: tuple[int, int, int], floats: int
+) -> None:
+    assert cuda_plan.fits(gpu, floats)
+    for backward in (False, True):
+        plan = (cuda_plan.plan_backward if backward else cuda_plan.plan_forward)(sizes(*shape, floats), gpu)
+        resident = cuda_plan.resident_blocks(gpu, plan.groups, plan.per, backward)
+        assert plan.block_memory <= gpu.block_shared_memory
+        assert resident * (plan.block_memory + cuda_plan.RESERVED_MEMORY) <= gpu.shared_memory
+        blocks = plan.blocks_across * shape[0] * plan.segments
+        assert blocks >= gpu.multiprocessors, "Multiprocessors idle."
+    assert plan.cluster == 1 or gpu.capability >= (9, 0)
+
+
+def test_a_gpu_with_too_little_shared_memory_is_left_to_triton() -> None:
+    assert not cuda_plan.fits(cuda_plan.Gpu(40, 64 << 10, 64 << 10, (7, 5)), 16)
+    assert not cuda_plan.fits(RTX_4090._replace(block_shared_memory=64 << 10), 16)
 
 
 @pytest.mark.skipif(find_spec("cuda") is None, reason="cuda-bindings is not installed here.")
@@ -154,9 +224,10 @@ def test_compiles_without_a_gpu(io: int, is_complex: int, groups: int) -> None:
     from kernels import nvrtc
     from kernels.selective_scan import cuda
 
-    sizes = {"IO": io, "COMPLEX": is_complex, "GROUPS": groups, "PER": 2, "CLUSTER": 4}
+    numbers = {"IO": io, "COMPLEX": is_complex, "GROUPS": groups, "PER": 2, "CLUSTER": 4}
+    numbers |= {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3 if groups == 1 else 2}
     flags = dict.fromkeys(("HAS_D", "HAS_Z", "HAS_BIAS", "SOFTPLUS", "REVERSE"), 1)
-    variant = cuda._Variant(backward=True, device=torch.device("cuda", 0), **sizes, **flags)
+    variant = cuda._Variant(backward=True, device=torch.device("cuda", 0), **numbers, **flags)
     code = "\n".join(source.read_text() for source in variant.sources())
     macros = tuple(f"-D{name}={value}" for name, value in variant.macros().items())
     compiled = nvrtc._compile(code, ("--gpu-architecture=sm_90", "--std=c++17", *macros))

@@ -1,68 +1,38 @@
-"""What the compiled forward and backward share: the walk of a task through time, and work on whole channels.
+"""Work shared by the compiled forward and backward: tasks, their walk through time, and scratch memory.
 
-One task is one row of the batch and one block of channels. It walks the time grid in runs, which end where a
-chunk or a sequence does. Within a run it takes one vector of channels and one state after another over the
-whole run: the state stays in a register, the run in the level 1 cache. No task writes where another does, so
-the result does not depend on the number of threads; sums over blocks and rows are left to the caller.
+A task is one row of the batch and one block of channels. It walks time in runs: a run is the part of one
+chunk that lies in one sequence. Within a run the loops take one vector of channels and one state at a time,
+so the state stays in a register and the run in the level 1 cache. No task writes where another task does, so
+the result does not depend on the number of threads. The caller sums over blocks and rows.
 
 Time counts in the direction of the scan. States are (..., N, parts, channels), parts 1 (real) or 2 (complex).
 """
 
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows.
+# Only numba knows the types of compiled functions.
 
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from kernels.simd import LANES, load, softplus, splat, store
+from kernels.selective_scan.cpu_layout import BLOCK, CHUNK
+from kernels.simd import LANES, load, multiply_add, softplus, splat, store
 
-CHUNK = 32
-BLOCK = 64
-
-# Scratch: quantities of a run, each (vectors, CHUNK, LANES) ...
+# Offsets in a task's scratch. Quantities of a run, each (vectors, CHUNK, LANES): dt after bias and softplus;
+# dt x; y; and the gradients of y before D and gate, of dt through the decay, and of dt x.
 _RUN = BLOCK * CHUNK
-DT, DT_X, Y, GRAD_Y, ALONG_A, ALONG_B = (quantity * _RUN for quantity in range(6))
-# ... quantities of one vector of states over a run, each (parts, CHUNK, LANES) ...
+DT, DT_X, Y, GRAD_Y, GRAD_DT, GRAD_DT_X = (quantity * _RUN for quantity in range(6))
+# Quantities of one vector of states over a run, each (parts, CHUNK, LANES): the decays; decay times the state
+# before; and the gradients of B and C for each channel.
 PLANE = CHUNK * LANES
-DECAY, PAST, GRAD_B, GRAD_C = (6 * _RUN + quantity * 2 * PLANE for quantity in range(4))
-# ... and the states of a task, (N, parts, BLOCK).
+DECAY, DECAYED, GRAD_B, GRAD_C = (6 * _RUN + quantity * 2 * PLANE for quantity in range(4))
+# The states of a task, (N, parts, BLOCK).
 STATES = 6 * _RUN + 8 * PLANE
 
 
-class Sizes(NamedTuple):
-    """Extents, and the form of the arguments. Each group is a whole number of vectors of channels."""
-
-    rows: int
-    length: int
-    channels: int
-    states: int
-    parts: int
-    groups: int
-    reverse: bool
-    dt_softplus: bool
-    constant_B: bool  # noqa: N815
-    constant_C: bool  # noqa: N815
-
-
-class Inputs(NamedTuple):
-    """Addresses of contiguous fp32, 0 for what is absent. A and constant B and C are (N, parts, channels)."""
-
-    x: int
-    dt: int
-    A: int
-    B: int
-    C: int
-    D: int
-    z: int
-    dt_bias: int
-    initial_state: int
-    checkpoints: int
-
-
 class Task(NamedTuple):
-    """A row of the batch, and a block of the channels of a group from `channel` on."""
+    """One row of the batch and one block of a group's channels, starting at `channel`."""
 
     scratch: int
     row: int
@@ -73,7 +43,7 @@ class Task(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Positions of a task: `first` counts over rows and times, `step` leads to the next."""
+    """Positions of a task. `first` counts over rows and times; adding `step` gives the next position."""
 
     first: int
     step: int
@@ -81,13 +51,13 @@ class Run(NamedTuple):
 
 
 def blocks_of(channels: int) -> int:
-    """Return the number of tasks that the channels of a group make."""
+    """Return the number of blocks of a group of `channels` channels."""
     return -(-channels // BLOCK)
 
 
 @njit(error_model="numpy")
 def new_scratch(sizes):
-    """Return memory, to be held as long as it is used, and its address at a cache line."""
+    """Return an array and the address of its first cache line; keep the array while using the address."""
     memory = np.empty(STATES + sizes.states * sizes.parts * BLOCK + LANES, np.float32)
     address = memory.ctypes.data
     return memory, address + (-address) % (4 * LANES)
@@ -95,6 +65,7 @@ def new_scratch(sizes):
 
 @njit(error_model="numpy")
 def make_task(number, scratch, sizes):
+    """Return a task by its number: rows first, then groups, then blocks."""
     width = sizes.channels // sizes.groups
     blocks = (width + BLOCK - 1) // BLOCK
     row = number // (sizes.groups * blocks)
@@ -106,6 +77,7 @@ def make_task(number, scratch, sizes):
 
 @njit(error_model="numpy")
 def make_run(start, end, task, sizes):
+    """Return the run of positions start to end, counted in the direction of the scan."""
     if sizes.reverse:
         return Run((task.row + 1) * sizes.length - 1 - start, -1, end - start)
     return Run(task.row * sizes.length + start, 1, end - start)
@@ -113,20 +85,23 @@ def make_run(start, end, task, sizes):
 
 @njit(error_model="numpy")
 def states_index(row, task, sizes):
-    """Return where the states of a task begin in row `row` of (rows, N, parts, channels)."""
+    """Return the index of a task's first state in row `row` of (rows, N, parts, channels)."""
     return row * sizes.states * sizes.parts * sizes.channels + task.channel
 
 
 @njit(error_model="numpy")
 def checkpoint_index(start, task, sizes):
-    """Return where the states on entry to a chunk begin in (rows, chunks, N, parts, channels)."""
+    """Return the index of a task's checkpoint at `start` in (rows, chunks, N, parts, channels)."""
     chunks = (sizes.length + CHUNK - 1) // CHUNK
     return states_index(task.row * chunks + start // CHUNK, task, sizes)
 
 
 @njit(error_model="numpy")
 def varying_index(n, run, task, sizes):
-    """Return where state n of a varying B or C begins in (rows, length, groups, N, parts), and its step."""
+    """Return the index of state n in a varying B or C, and its stride over time.
+
+    B and C are (rows, length, groups, N, parts).
+    """
     width = sizes.states * sizes.parts
     first = (run.first * sizes.groups + task.group) * width + n * sizes.parts
     return first, run.step * sizes.groups * width
@@ -134,6 +109,7 @@ def varying_index(n, run, task, sizes):
 
 @njit(error_model="numpy")
 def load_or_zero(address, index):
+    """Return a vector of channels, zeros if the address is 0."""
     if address == 0:
         return splat(0.0)
     return load(address, index)
@@ -141,7 +117,7 @@ def load_or_zero(address, index):
 
 @njit(error_model="numpy")
 def copy_states(source, source_index, source_plane, target, target_index, target_plane, task, sizes):
-    """Copy the states of a task; an absent source stands for zeros, an absent target for nothing to do."""
+    """Copy the states of a task. A source of 0 reads as zeros; a target of 0 skips the copy."""
     if target == 0:
         return
     for plane in range(sizes.states * sizes.parts):
@@ -152,7 +128,7 @@ def copy_states(source, source_index, source_plane, target, target_index, target
 
 @njit(error_model="numpy")
 def clear(quantity, vectors, run, task):
-    """Set a quantity of the run to zero."""
+    """Set a quantity of the run in the scratch to zero."""
     for vector in range(vectors):
         for k in range(run.length):
             store(task.scratch, quantity + (vector * CHUNK + k) * LANES, splat(0.0))
@@ -160,7 +136,7 @@ def clear(quantity, vectors, run, task):
 
 @njit(error_model="numpy")
 def discretise(run, task, sizes, inputs):
-    """Fill DT, after the bias and softplus, and DT_X."""
+    """Fill DT and DT_X of a run."""
     for vector in range(task.vectors):
         channel = task.channel + vector * LANES
         bias = load_or_zero(inputs.dt_bias, channel)
@@ -172,3 +148,9 @@ def discretise(run, task, sizes, inputs):
             at = (vector * CHUNK + k) * LANES
             store(task.scratch, DT + at, dt)
             store(task.scratch, DT_X + at, dt * load(inputs.x, index))
+
+
+@njit(error_model="numpy")
+def next_state(decay, h, dt_x, B):
+    """Return the recurrence decay h + B dt x, decay being exp(dt A)."""
+    return multiply_add(decay, h, B * dt_x)
