@@ -1,4 +1,4 @@
-"""The compiled step: the same function as forward, for every kind of block, and row by row."""
+"""The compiled step equals forward for every kind of block, and computes each row by itself."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The decoder: however it is cut, saved or batched, the same samples come out."""
+"""Decoder: samples do not depend on calls, saving or batches."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_a_restored_decoder_continues_bit_by_bit(model: Model, prompt: torch.Ten
 
 
 @every_model
-def test_many_steps_at_once_are_as_many_single_steps(model: Model) -> None:
+def test_many_steps_per_call_equal_single_steps(model: Model) -> None:
     together = Decoder(model, 2).advance(13)
     decoder = Decoder(model, 2)
     alone = [decoder.advance(1) for _ in range(13)]
@@ -75,15 +75,15 @@ def test_many_steps_at_once_are_as_many_single_steps(model: Model) -> None:
 
 
 @every_model
-def test_a_prompt_in_pieces_is_the_whole_prompt(model: Model) -> None:
+def test_a_prompt_in_chunks_equals_the_whole_prompt(model: Model) -> None:
     prompts = torch.stack([PROMPT, PROMPT.flip(0)])
-    whole, pieces = Decoder(model, 2, SamplingConfig(0)), Decoder(model, 2, SamplingConfig(0))
+    whole, chunks = Decoder(model, 2, SamplingConfig(0)), Decoder(model, 2, SamplingConfig(0))
     whole.prefill(prompts)
-    pieces.prefill(prompts[:, :2])
-    pieces.prefill(prompts[:, 2:])
-    assert pieces.position == whole.position == 5
-    torch.testing.assert_close(pieces.state_dict()["logits"], whole.state_dict()["logits"])
-    assert torch.equal(pieces.advance(5).tokens, whole.advance(5).tokens)
+    chunks.prefill(prompts[:, :2])
+    chunks.prefill(prompts[:, 2:])
+    assert chunks.position == whole.position == 5
+    torch.testing.assert_close(chunks.state_dict()["logits"], whole.state_dict()["logits"])
+    assert torch.equal(chunks.advance(5).tokens, whole.advance(5).tokens)
 
 
 @every_model
@@ -96,9 +96,7 @@ def test_log_probabilities_are_those_of_forward(model: Model) -> None:
 
 @every_model
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_a_prompt_shorter_than_the_convolution_is_continued_as_forward_goes_on(
-    model: Model, length: int
-) -> None:
+def test_tokens_after_a_prompt_shorter_than_the_convolution_follow_forward(model: Model, length: int) -> None:
     decoder = Decoder(model, 2)
     decoder.prefill(PROMPT[:length])
     tokens, log_probability = decoder.advance(20)
@@ -107,14 +105,14 @@ def test_a_prompt_shorter_than_the_convolution_is_continued_as_forward_goes_on(
     torch.testing.assert_close(log_probability, expected.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_generate_is_a_decoder() -> None:
+def test_generate_equals_a_decoder() -> None:
     model = sequence_model()
     decoder = Decoder(model, 2, seed=3)
     decoder.prefill(PROMPT)
     assert torch.equal(generate(model, 2, 9, PROMPT, seed=3).tokens, decoder.advance(9).tokens)
 
 
-def test_a_state_of_another_decoder_is_refused() -> None:
+def test_the_state_of_another_decoder_is_an_error() -> None:
     saved = Decoder(sequence_model(), 2).state_dict()
     with pytest.raises(ValueError, match="Model and count must be the same"):
         Decoder(sequence_model(), 3).load_state_dict(saved)
@@ -124,7 +122,7 @@ def test_a_state_of_another_decoder_is_refused() -> None:
         Decoder(sequence_model(n_layer=1), 2).load_state_dict(saved)
 
 
-def test_bad_input_is_refused() -> None:
+def test_bad_input_is_an_error() -> None:
     decoder = Decoder(sequence_model(), 2)
     with pytest.raises(ValueError, match="steps is 0"):
         decoder.advance(0)

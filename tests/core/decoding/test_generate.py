@@ -1,4 +1,4 @@
-"""Generation: what is drawn comes from forward's distribution, whatever the batch, prompt or chunking."""
+"""generate and stream: tokens follow forward's distribution for any batch, prompt or call."""
 
 import pytest
 import torch
@@ -53,15 +53,15 @@ def test_tokens_follow_the_softmax_of_forward() -> None:
     model, count = model_of(), 5_000
     probabilities = model(PROMPT[None].long())[0, -1, :12].detach().double().softmax(0)
     frequent = probabilities * count >= 5
-    drawn = generate(model, count, 1, PROMPT).tokens[:, 0].bincount(minlength=12)
-    counts = [*drawn[frequent].tolist(), drawn[~frequent].sum().item()]
+    observed = generate(model, count, 1, PROMPT).tokens[:, 0].bincount(minlength=12)
+    counts = [*observed[frequent].tolist(), observed[~frequent].sum().item()]
     expected = [*(probabilities[frequent] * count).tolist(), (probabilities[~frequent] * count).sum().item()]
-    kept = [index for index, number in enumerate(expected) if number > 0]
+    possible = [index for index, number in enumerate(expected) if number > 0]
     assert frequent.sum() > 3
-    assert chisquare([counts[i] for i in kept], [expected[i] for i in kept]).pvalue > 0.001
+    assert chisquare([counts[i] for i in possible], [expected[i] for i in possible]).pvalue > 0.001
 
 
-def test_own_prompts_are_shared_prompts() -> None:
+def test_separate_prompts_equal_shared_prompts() -> None:
     model = model_of()
     prompts = torch.stack([PROMPT, PROMPT.flip(0)])
     together = generate(model, 2, 9, prompts)
@@ -70,7 +70,7 @@ def test_own_prompts_are_shared_prompts() -> None:
         assert torch.equal(alone.tokens[0], together.tokens[k])
 
 
-def test_a_sample_continues_from_its_own_beginning() -> None:
+def test_a_sample_continues_from_its_own_start() -> None:
     model = model_of()
     whole = generate(model, 2, 14, PROMPT)
     start = torch.cat([PROMPT.expand(2, -1), whole.tokens[:, :6]], dim=1)
@@ -95,7 +95,7 @@ def test_only_allowed_tokens_appear(prompt: torch.Tensor | None) -> None:
     assert set(generate(model, 20, 10, prompt, allowed=allowed).tokens.unique().tolist()) == {2, 7, 9}
 
 
-def test_bad_input_is_refused_at_once() -> None:
+def test_bad_input_is_an_error_before_the_first_token() -> None:
     model = model_of()
     for options, message in [
         ({"count": 0}, "count is 0"),

@@ -1,4 +1,4 @@
-"""The decoding kernel as a C++ compiler reads it (tests/kernels/decoding): it is model.step."""
+"""The decoding kernel, emulated in C++ (tests/kernels/decoding), equals model.step."""
 
 from typing import Any
 
@@ -23,13 +23,15 @@ STEPS = 7
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four multiprocessors, and blocks of 64 threads."""
+    """Emulate a GPU of four multiprocessors, with blocks of 64 threads."""
     monkeypatch.setattr(cuda, "launch", emulation.launch)
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: 4 // ranks)
     monkeypatch.setattr(persistent, "THREADS", 64)
 
 
-def begun(engine: EagerEngine | PersistentEngine, model: Model, count: int) -> EagerEngine | PersistentEngine:
+def started(
+    engine: EagerEngine | PersistentEngine, model: Model, count: int
+) -> EagerEngine | PersistentEngine:
     with torch.no_grad():
         logits, state = model(torch.arange(count)[:, None] % 5, model.initial_state(count))
     engine.load(DecodeState(logits[:, -1].clone(), state, 1), sample_keys(0, 0, count))
@@ -49,19 +51,19 @@ MODELS = {
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
-def test_the_kernel_is_the_step(make: type[Model]) -> None:
+def test_the_kernel_equals_the_step(make: type[Model]) -> None:
     torch.manual_seed(0)
     model, count, config = make(), 3, SamplingConfig(top_k=30, top_p=0.95, min_p=0.001)
     model.embedding.weight.data *= 20
     allowed = torch.arange(model.config.padded_vocab_size) < model.config.vocab_size
-    plain = begun(EagerEngine(model, config, allowed), model, count)
-    kernel = begun(PersistentEngine(model, count, config, allowed), model, count)
+    eager = started(EagerEngine(model, config, allowed), model, count)
+    kernel = started(PersistentEngine(model, count, config, allowed), model, count)
     for steps in (1, STEPS - 1):
         tokens, log_probability = kernel.advance(steps)
-        expected, expected_log_probability = plain.advance(steps)
+        expected, expected_log_probability = eager.advance(steps)
         assert torch.equal(tokens, expected)
         torch.testing.assert_close(log_probability, expected_log_probability, rtol=0, atol=1e-4)
-    torch.testing.assert_close(kernel.state(), plain.state(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kernel.state(), eager.state(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [3, 11, 20], ids=["a few streams", "many streams", "more at once"])
@@ -69,7 +71,7 @@ def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
     torch.manual_seed(0)
     model = MODELS["clocks"]()
     allowed = torch.ones(40, dtype=torch.bool)
-    engine = begun(PersistentEngine(model, count, SamplingConfig(), allowed), model, count)
+    engine = started(PersistentEngine(model, count, SamplingConfig(), allowed), model, count)
     rows = [engine.state().row(row) for row in range(count)]
     together = engine.advance(STEPS)
     for row in (0, count - 1):
@@ -79,30 +81,28 @@ def test_a_stream_is_computed_by_itself_bit_by_bit(count: int) -> None:
             assert torch.equal(one[0], all_rows[row])
 
 
-def test_a_sample_does_not_depend_on_how_many_blocks_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_does_not_depend_on_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     options = {"vocab_size": 40, "d_model": 128, "n_layer": 1, "pools": [2], "d_state": 8}
     model, allowed = MultiscaleModel(MultiscaleModelConfig(**options)), torch.ones(40, dtype=torch.bool)
-    found = []
+    results = []
     for ranks in (1, 2, 4):
         monkeypatch.setattr(persistent, "_ranks", lambda *_, ranks=ranks: ranks)
-        engine = begun(PersistentEngine(model, 1, SamplingConfig(), allowed), model, 1)
+        engine = started(PersistentEngine(model, 1, SamplingConfig(), allowed), model, 1)
         assert engine._sizes[:2] == (ranks, 4)
-        found.append([*engine.advance(STEPS), *state_tensors(engine.state().model_state)])
-    for others in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+        results.append([*engine.advance(STEPS), *state_tensors(engine.state().model_state)])
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 8), (120, 8), (121, 4), (240, 4), (241, 2), (9999, 2)])
-def test_few_streams_have_many_blocks_each(
-    count: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_streams_have_many_ranks_each(count: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: {2: 66, 4: 30, 8: 15}.get(ranks, 0))
     model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=256, n_layer=1))
     assert persistent._ranks(model, 2, count, torch.device("cuda")) == expected
 
 
-def test_a_wide_model_has_what_the_gpu_can_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_model_has_the_most_ranks_that_the_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SequenceModel(SequenceModelConfig(vocab_size=8, d_model=512, n_layer=1))
     for largest in (16, 8):
         monkeypatch.setattr(cuda, "clusters", lambda ranks, _, largest=largest: int(ranks <= largest))
@@ -128,30 +128,30 @@ EXTREMES = {
 }
 
 
-def plans(config: SequenceModelConfig | MultiscaleModelConfig, planes: int) -> list[tuple[Sizes, int]]:
-    """The plans for few and many streams; none for a model that the kernel has no room for."""
+def plans_of(config: SequenceModelConfig | MultiscaleModelConfig, planes: int) -> list[tuple[Sizes, int]]:
+    """Return the plans for few and many streams; none for a model that does not fit."""
     device = torch.device("cuda")
     with torch.device("meta"):
         model: Any = (SequenceModel if isinstance(config, SequenceModelConfig) else MultiscaleModel)(config)
     if not any(persistent._possible_ranks(model, planes, device)):
         return []
-    found = []
+    plans = []
     for count in (1, 60, 400, 10_240):
         ranks = persistent._ranks(model, planes, count, device)
         program = persistent._program(model, ranks, planes)
-        found.append(persistent._plan(program, model, count, device))
-    return found
+        plans.append(persistent._plan(program, model, count, device))
+    return plans
 
 
 @pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("name", [*CONFIGURED, *EXTREMES])
-def test_what_is_taken_has_room_for_any_count(
+def test_a_supported_model_fits_for_any_count(
     name: str, planes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "clusters", lambda ranks, _: H200[ranks])
-    found = plans(EXTREMES[name] if name in EXTREMES else CONFIGURED[name].model.unet, planes)
-    assert found or name in EXTREMES
-    for sizes, share in found:
+    plans = plans_of(EXTREMES[name] if name in EXTREMES else CONFIGURED[name].model.unet, planes)
+    assert plans or name in EXTREMES
+    for sizes, share in plans:
         assert sizes.shared_memory() <= cuda.SHARED_MEMORY
         assert share <= sizes.STREAMS
         assert sizes.AHEAD % (sizes.PARTS // sizes.CLUSTER) == 0
@@ -165,7 +165,7 @@ def test_under_autocast_the_weights_are_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         engine = PersistentEngine(model, 2, SamplingConfig(), allowed)
     first = torch.arange(2)[:, None]
-    tokens, log_probability = begun(engine, model, 2).advance(STEPS)
+    tokens, log_probability = started(engine, model, 2).advance(STEPS)
     expected = model(torch.cat([first, tokens], dim=1))[:, :-1].log_softmax(dim=-1)
     error = (log_probability - expected.gather(-1, tokens[..., None])[..., 0]).abs().max()
     assert 1e-5 < error < 5e-2

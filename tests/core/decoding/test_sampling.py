@@ -1,4 +1,4 @@
-"""Sampling: the right distribution, filters that mean what they say, noise of its place alone."""
+"""Sampling: distribution, filters, and noise that depends on seed, sample, position and token alone."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ LOGITS = PROBABILITIES.log() + 3
 
 
 def draw(config: SamplingConfig, logits: Tensor = LOGITS, count: int = 30_000, **options: object) -> Tensor:
-    """How often each token is drawn from one row of logits."""
+    """Return how often each token is sampled from one row of logits."""
     keys = sample_keys(0, 0, count)
     tokens, _ = sample(logits.expand(count, -1), keys, 7, config, **options)
     return torch.bincount(tokens, minlength=len(logits))
 
 
-def assert_drawn_from(counts: Tensor, logits: Tensor) -> None:
-    """Chi-square test of counts against the softmax; tokens expected fewer than 5 times are one."""
+def assert_follows_softmax(counts: Tensor, logits: Tensor) -> None:
+    """Test counts against the softmax by chi-square; tokens expected fewer than 5 times count as one."""
     probabilities = logits.double().softmax(0)
     rare = probabilities * counts.sum() < 5
     counts, probabilities = (
@@ -38,13 +38,13 @@ def assert_drawn_from(counts: Tensor, logits: Tensor) -> None:
 @pytest.mark.parametrize("vocabulary", [6, 256])
 def test_tokens_follow_the_softmax(temperature: float, vocabulary: int) -> None:
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(1))
-    assert_drawn_from(draw(SamplingConfig(temperature), logits), logits / temperature)
+    assert_follows_softmax(draw(SamplingConfig(temperature), logits), logits / temperature)
 
 
 def test_tokens_follow_the_softmax_over_positions_of_one_sample() -> None:
     key = sample_keys(3, 5, 1)
     tokens = [sample(LOGITS[None], key, position, SamplingConfig())[0] for position in range(5_000)]
-    assert_drawn_from(torch.cat(tokens).bincount(), LOGITS)
+    assert_follows_softmax(torch.cat(tokens).bincount(), LOGITS)
 
 
 def test_noise_is_gumbel_and_its_neighbours_are_independent() -> None:
@@ -63,7 +63,7 @@ def test_noise_is_finite_at_its_extremes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "kept"),
+    ("config", "count"),
     [
         (SamplingConfig(top_k=1), 1),
         (SamplingConfig(top_k=3), 3),
@@ -80,14 +80,14 @@ def test_noise_is_finite_at_its_extremes() -> None:
         (SamplingConfig(top_k=4, top_p=0.9, min_p=0.6), 2),
     ],
 )
-def test_filters_keep_the_most_probable_and_their_proportions(config: SamplingConfig, kept: int) -> None:
+def test_filters_keep_the_most_probable_and_their_proportions(config: SamplingConfig, count: int) -> None:
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     counts = draw(config, LOGITS[order])[order.argsort()]
-    assert counts[kept:].sum() == 0
-    assert_drawn_from(counts[:kept], LOGITS[:kept] / config.temperature)
+    assert counts[count:].sum() == 0
+    assert_follows_softmax(counts[:count], LOGITS[:count] / config.temperature)
 
 
-def test_ties_at_top_k_are_kept() -> None:
+def test_top_k_keeps_ties() -> None:
     assert (draw(SamplingConfig(top_k=2), torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])) > 0).tolist() == [
         True,
         False,
@@ -98,12 +98,12 @@ def test_ties_at_top_k_are_kept() -> None:
 
 
 @pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(0.0), SamplingConfig(top_p=0.5)])
-def test_only_allowed_tokens_are_drawn(config: SamplingConfig) -> None:
+def test_only_allowed_tokens_are_sampled(config: SamplingConfig) -> None:
     allowed = torch.tensor([False, False, True, True, False, True])
     counts = draw(config, allowed=allowed)
     assert counts[~allowed].sum() == 0
     if config == SamplingConfig():
-        assert_drawn_from(counts[allowed], LOGITS[allowed])
+        assert_follows_softmax(counts[allowed], LOGITS[allowed])
 
 
 @settings(deadline=None, max_examples=20)
@@ -131,7 +131,7 @@ def test_seeds_samples_and_positions_differ() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-40])
-def test_no_temperature_takes_the_most_probable(temperature: float) -> None:
+def test_without_temperature_the_most_probable_token_is_sampled(temperature: float) -> None:
     logits = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     config = SamplingConfig(temperature, top_p=0.9, min_p=0.1)
     tokens, log_probabilities = sample(logits, sample_keys(0, 0, 50), 0, config)
@@ -159,7 +159,7 @@ def test_log_probabilities_are_the_models_own() -> None:
         {"min_p": 2.0},
     ],
 )
-def test_options_out_of_range_are_refused(options: dict) -> None:
+def test_options_out_of_range_are_errors(options: dict) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=f"{name} is"):
         SamplingConfig(**options)

@@ -1,4 +1,4 @@
-"""A gradient of few symbols is the sum that it should be, and on a GPU the same sum every time."""
+"""Embedding of few symbols: torch's gradient, and on a GPU the same bits every time."""
 
 import pytest
 import torch
@@ -9,19 +9,19 @@ from core.layers.embedding import FewSymbols, look_up
 
 
 @pytest.mark.parametrize("shape", [(3, 50), (7,), (0,), (1, 1)])
-@pytest.mark.parametrize("at_once", [1 << 26, 40])
+@pytest.mark.parametrize("elements", [1 << 26, 40])
 def test_rows_and_gradient_are_those_of_torch(
-    shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ONE_HOT_ELEMENTS", at_once)
+    monkeypatch.setattr(module, "_ONE_HOT_ELEMENTS", elements)
     torch.manual_seed(0)
-    tokens = torch.randint(6, shape, dtype=torch.int32)  # of eight symbols, so that two have no token
+    tokens = torch.randint(6, shape, dtype=torch.int32)  # two of the eight symbols have no token
     weight = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(*shape, 5, dtype=torch.float64)
     theirs, ours = embedding(tokens, weight), FewSymbols.apply(tokens, weight)
     assert torch.equal(ours, theirs)
-    expected, found = (torch.autograd.grad(rows, weight, grad)[0] for rows in (theirs, ours))
-    torch.testing.assert_close(found, expected)
+    expected, gradient = (torch.autograd.grad(rows, weight, grad)[0] for rows in (theirs, ours))
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_autocast_does_not_round_the_gradient() -> None:
@@ -41,8 +41,8 @@ def test_a_gpu_gives_the_same_bits_every_time() -> None:
     tokens = torch.randint(16, (4, 1 << 16), device="cuda", dtype=torch.int32)
     weight = torch.randn(16, 64, device="cuda", requires_grad=True)
     grad = torch.randn(*tokens.shape, 64, device="cuda")
-    found = [torch.autograd.grad(look_up(tokens, weight), weight, grad)[0] for _ in range(5)]
-    assert all(torch.equal(found[0], other) for other in found)
+    gradients = [torch.autograd.grad(look_up(tokens, weight), weight, grad)[0] for _ in range(5)]
+    assert all(torch.equal(gradients[0], other) for other in gradients)
     torch.testing.assert_close(
-        found[0], torch.autograd.grad(embedding(tokens, weight), weight, grad)[0], rtol=1e-4, atol=1e-2
+        gradients[0], torch.autograd.grad(embedding(tokens, weight), weight, grad)[0], rtol=1e-4, atol=1e-2
     )

@@ -1,4 +1,4 @@
-"""The mixer: its initialisation, and that forward, step, chunks and packing are one function."""
+"""Mamba: initialisation; forward, step, chunks and packing are one function."""
 
 import math
 
@@ -39,7 +39,7 @@ def assert_same_state(state: MambaState, expected: MambaState) -> None:
 
 
 def run_chunked(mixer: Mamba, x: Tensor, cuts: list[int]) -> tuple[Tensor, MambaState]:
-    """Forward from cut to cut; chunks of one position go through step."""
+    """Run forward on the chunks between cuts; chunks of one position use step."""
     state, outputs = mixer.initial_state(len(x)), []
     for start, end in zip([0, *cuts], [*cuts, x.shape[1]], strict=True):
         if end - start == 1:
@@ -64,7 +64,7 @@ def test_step_is_forward(options: dict) -> None:
 @every_variant
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, LENGTH), max_size=6).map(sorted))
-def test_chunked_any_way_is_whole(options: dict, cuts: list[int]) -> None:
+def test_any_chunks_equal_the_whole(options: dict, cuts: list[int]) -> None:
     mixer, x = mixer_of(options), inputs(2, LENGTH, D_MODEL)
     y, state = mixer(x, mixer.initial_state(2))
     chunked, chunked_state = run_chunked(mixer, x, cuts)
@@ -129,7 +129,7 @@ def test_time_invariant_mixer_is_a_convolution(is_complex: bool) -> None:
 
 
 @every_variant
-def test_only_what_is_selected_follows_the_input(options: dict) -> None:
+def test_only_selected_parameters_depend_on_the_input(options: dict) -> None:
     mixer = mixer_of(options)
     u = inputs(1, LENGTH, mixer.d_inner)
     before, after = mixer._scan_inputs(u), mixer._scan_inputs(2 * u)
@@ -211,7 +211,7 @@ def test_complex_initialisation_is_s4d_lin() -> None:
 
 
 @every_variant
-def test_dynamics_are_not_decayed(options: dict) -> None:
+def test_state_space_constants_have_no_weight_decay(options: dict) -> None:
     marked = {name for name, p in mixer_of(options).named_parameters() if hasattr(p, "_no_weight_decay")}
     constant = {"A_log", "A_imag", "B", "C", "D", "dt_bias"}
     assert marked == constant & {name for name, _ in mixer_of(options).named_parameters()}
@@ -230,6 +230,6 @@ def test_dynamics_are_not_decayed(options: dict) -> None:
         ({"selective": None}, "selective is None"),
     ],
 )
-def test_bad_options_are_refused(options: dict, message: str) -> None:
+def test_bad_options_are_errors(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Mamba(**({"d_model": 8} | options))

@@ -1,4 +1,4 @@
-"""Chains longer than what parts two kept sums: the same gradients to the bit, and less that is kept."""
+"""Recomputation: bit-identical gradients, and less memory, in chains with several stored streams."""
 
 import gc
 
@@ -45,35 +45,44 @@ def add_and_record(
 
 
 @pytest.mark.parametrize("count", DEPTHS)
-def test_a_block_reads_the_same_stream_again(count: int) -> None:
-    run, seen = BlockRunner("block"), [[] for _ in range(count)]  # type: ignore[var-annotated]
-    hidden, residual = torch.randn(SHAPE, requires_grad=True), None
+@pytest.mark.parametrize(("store_every", "skip"), [(STORE_EVERY, 0.0), (1, 0.0), (1, 0.5)])
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_a_block_reads_the_same_stream_again(
+    count: int, store_every: int, skip: float, has_residual: bool
+) -> None:
+    """With every stream stored, anything may be added to it between the blocks."""
+    run, seen = BlockRunner("block", store_every), [[] for _ in range(count)]  # type: ignore[var-annotated]
+    hidden = torch.randn(SHAPE, requires_grad=True)
+    residual = torch.randn(SHAPE, requires_grad=True) if has_residual else None
     for block in range(count):
         hidden, residual = run(add_and_record, hidden, residual, seen[block])
+        residual = residual + skip if skip else residual
     (hidden.sum() + residual.sum()).backward()
-    assert seen[0] == [None, None]
-    for first, second in seen[1:]:
+    if not has_residual:
+        assert seen.pop(0) == [None, None]
+    for first, second in seen:
         assert torch.equal(first, second)
 
 
 def alive() -> int:
-    """How many tensors of SHAPE there are, of different memory."""
+    """Return the number of live tensors of SHAPE with different memory."""
     gc.collect()
     tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
     return len({tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.shape == SHAPE})
 
 
-def test_one_sum_in_so_many_is_kept() -> None:
-    """The streams that nobody else keeps vanish with the block that reads them."""
-    run, count = BlockRunner("block"), 2 * STORE_EVERY + 1
+@pytest.mark.parametrize(("store_every", "streams"), [(STORE_EVERY, 2), (1, 2 * STORE_EVERY)])
+def test_one_stream_in_store_every_is_stored(store_every: int, streams: int) -> None:
+    """The other streams are freed after the block that reads them."""
+    run, count = BlockRunner("block", store_every), 2 * STORE_EVERY + 1
     hidden, residual, before = torch.randn(SHAPE, requires_grad=True), None, alive()
     for _ in range(count):
         hidden, residual = run(add, hidden, residual)
-    kept = alive() - before
-    assert kept <= count + 2 + 2  # what each block reads or gives, two sums, and the last stream
+    stored = alive() - before
+    assert stored <= count + 2 + streams  # inputs and outputs of the blocks, streams, and the last stream
 
 
-def test_without_gradients_nothing_is_kept() -> None:
+def test_without_gradients_nothing_is_stored() -> None:
     run = BlockRunner("block")
     with torch.no_grad():
         hidden, residual, before = torch.randn(SHAPE), None, alive()

@@ -1,4 +1,4 @@
-"""The baselines: forward, step and any pieces are one function, and none sees the future."""
+"""WaveNet and SampleRnn: forward, step and any chunks are one function, and causal."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def test_200_steps_are_forward(name: str) -> None:
 @every_model
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_read_in_any_pieces_is_whole(name: str, data: st.DataObject) -> None:
+def test_any_chunks_equal_the_whole(name: str, data: st.DataObject) -> None:
     model, tokens = model_of(name), tokens_of(2, data.draw(st.integers(2, 70)))
     cut = data.draw(st.integers(1, tokens.shape[1] - 1))
     first, state = model(tokens[:, :cut], model.initial_state(2))
@@ -54,7 +54,7 @@ def test_read_in_any_pieces_is_whole(name: str, data: st.DataObject) -> None:
 
 @every_model
 def test_the_past_does_not_see_the_future(name: str) -> None:
-    """Row k has another token at position k: only the logits from k on change, and those at k do."""
+    """Change the token at position k of row k: the logits at k change, and none before k."""
     model, tokens = model_of(name), tokens_of(1, 50).repeat(50, 1)
     changed = tokens.clone()
     changed.diagonal().add_(1).remainder_(32)
@@ -63,7 +63,7 @@ def test_the_past_does_not_see_the_future(name: str) -> None:
     assert differs.diagonal().all()
 
 
-def test_wavenet_sees_as_far_as_it_says() -> None:
+def test_wavenet_has_the_documented_receptive_field() -> None:
     model, tokens = model_of("wavenet").double(), tokens_of(1, 80)
     changed = tokens.clone()
     changed[0, 10] += 1
@@ -80,7 +80,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @every_model
-def test_generation_is_by_the_probabilities_of_forward(name: str) -> None:
+def test_generation_follows_the_probabilities_of_forward(name: str) -> None:
     model, prompt = model_of(name), tokens_of(13)
     tokens, log_likelihood = generate(model, 3, 30, prompt)
     whole = torch.cat([prompt.expand(3, -1), tokens], dim=1)
@@ -97,6 +97,6 @@ def test_generation_is_by_the_probabilities_of_forward(name: str) -> None:
         (lambda: SampleRnnConfig(pools=[]), r"pools is \[\]"),
     ],
 )
-def test_bad_shapes_are_refused(config: Callable[[], object], message: str) -> None:
+def test_bad_shapes_are_errors(config: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config()

@@ -1,4 +1,4 @@
-"""The classifier of sequences: what it reads, however long, and that it begins where its probe ended."""
+"""The sequence classifier: pooling, chunks of long sequences, and the start from a probe."""
 
 import pytest
 import torch
@@ -31,20 +31,20 @@ def test_the_head_reads_the_last_position_or_the_mean(backbone: SequenceModel, p
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("length", [1, 7, 8, 29])
-def test_pieces_with_carried_state_are_the_whole(
+def test_chunks_with_carried_state_equal_the_whole(
     backbone: SequenceModel, pooling: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pooled_hidden(backbone, tokens(2, length), pooling)
     monkeypatch.setattr(classifier, "CHUNK_TOKENS", 4)
     monkeypatch.setattr(classifier.hidden_chunks, "__defaults__", (4,))
     with torch.no_grad():
-        in_pieces = pooled_hidden(backbone, tokens(2, length), pooling)
-        pieces = list(hidden_chunks(backbone, tokens(2, length), 4))
-    torch.testing.assert_close(in_pieces, whole.detach(), rtol=1e-5, atol=1e-6)
-    assert [piece.shape[1] for piece in pieces] == [min(4, length - first) for first in range(0, length, 4)]
+        in_chunks = pooled_hidden(backbone, tokens(2, length), pooling)
+        chunks = list(hidden_chunks(backbone, tokens(2, length), 4))
+    torch.testing.assert_close(in_chunks, whole.detach(), rtol=1e-5, atol=1e-6)
+    assert [chunk.shape[1] for chunk in chunks] == [min(4, length - first) for first in range(0, length, 4)]
 
 
-def test_it_begins_where_its_probe_ended(backbone: SequenceModel) -> None:
+def test_a_classifier_starts_with_the_logits_of_its_probe(backbone: SequenceModel) -> None:
     model = SequenceClassifier(backbone, 3, HeadConfig("mean")).eval()
     pooled = pooled_hidden(backbone, tokens(50, 9), "mean").detach()
     pooled[:, 0] = 2.0  # a channel that never changes has no deviation to scale by
@@ -52,8 +52,8 @@ def test_it_begins_where_its_probe_ended(backbone: SequenceModel) -> None:
     model.start_from(pooled, weight, bias)
     scaled = (pooled - pooled.mean(dim=0)) / pooled.std(dim=0, correction=0).clamp(min=1e-9)
     scaled[:, 0] = 0.0
-    found = model.head((pooled - model.centre) / model.scale)
-    torch.testing.assert_close(found, scaled @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    logits = model.head((pooled - model.centre) / model.scale)
+    torch.testing.assert_close(logits, scaled @ weight.T + bias, rtol=1e-4, atol=1e-4)
     assert {"centre", "scale"} <= set(model.state_dict())
 
 
@@ -66,6 +66,6 @@ def test_every_parameter_of_backbone_and_head_learns(backbone: SequenceModel) ->
     assert model.head.weight.grad.abs().sum() > 0
 
 
-def test_a_head_that_cannot_be_is_refused() -> None:
+def test_a_bad_head_is_an_error() -> None:
     with pytest.raises(ValueError, match="dropout is 1"):
         HeadConfig(dropout=1.0)

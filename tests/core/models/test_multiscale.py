@@ -1,4 +1,4 @@
-"""The multi-scale model: sizes, and that forward, step, chunks and a plain U-Net are one function."""
+"""The multi-scale model: sizes; forward, step, chunks and a plain U-Net are one function."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def tokens_of(*shape: int) -> Tensor:
 
 
 def live_parts(state: StageState) -> list:
-    """All that a state holds, without the parts of its frames that are of no account."""
+    """Return the tensors of a state without the unused parts of its frames."""
     if not isinstance(state, StageState):
         return tree_leaves(state)
     phase, inputs, outputs, inner = state.pooled
@@ -54,8 +54,8 @@ def live_parts(state: StageState) -> list:
     return [phase, *frames, *tree_leaves((state.down, state.up)), *live_parts(inner)]
 
 
-def read_in_pieces(model: MultiscaleModel, tokens: Tensor, cuts: list[int]) -> tuple[Tensor, StageState]:
-    """Logits and the final state, from cut to cut; pieces of one position go through step."""
+def run_in_chunks(model: MultiscaleModel, tokens: Tensor, cuts: list[int]) -> tuple[Tensor, StageState]:
+    """Return the logits and the final state of the chunks between cuts; chunks of one position use step."""
     state, outputs = model.initial_state(len(tokens)), []
     for start, end in zip([0, *cuts], [*cuts, tokens.shape[1]], strict=True):
         if end - start == 1:
@@ -86,7 +86,7 @@ def test_models_have_the_published_sizes(
 
 
 def plain_stage(module: Stage | Centre, x: Tensor) -> Tensor:
-    """The U-Net in the order of its definition: every layer on the way up adds what its mirror read."""
+    """Run the U-Net in the order of its definition: each layer up adds the input of its mirror layer."""
 
     def normed(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
@@ -130,7 +130,7 @@ def test_2000_steps_are_forward(name: str) -> None:
     model, tokens = model_of(**VARIANTS[name] | {"n_layer": 1}), tokens_of(3, 2000)
     with torch.no_grad():
         expected, state = model(tokens, model.initial_state(3))
-    logits, final_state = read_in_pieces(model, tokens, list(range(1, 2000)))
+    logits, final_state = run_in_chunks(model, tokens, list(range(1, 2000)))
     assert torch.equal(model(tokens), expected)
     assert (logits - expected).abs().max() < 1e-4
     torch.testing.assert_close(live_parts(final_state), live_parts(state), **CLOSE)
@@ -139,19 +139,19 @@ def test_2000_steps_are_forward(name: str) -> None:
 @every_variant
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
-def test_read_in_any_pieces_is_whole(options: dict, data: st.DataObject) -> None:
+def test_any_chunks_equal_the_whole(options: dict, data: st.DataObject) -> None:
     length = data.draw(st.integers(0, 70))
     cuts = sorted(data.draw(st.lists(st.integers(0, length), max_size=6)))
     model, tokens = model_of(**options | {"n_layer": 1}), tokens_of(2, length)
     logits, state = model(tokens, model.initial_state(2))
-    pieces, final_state = read_in_pieces(model, tokens, cuts)
-    torch.testing.assert_close(pieces, logits, **CLOSE)
+    chunks, final_state = run_in_chunks(model, tokens, cuts)
+    torch.testing.assert_close(chunks, logits, **CLOSE)
     torch.testing.assert_close(live_parts(final_state), live_parts(state), **CLOSE)
 
 
 @pytest.mark.parametrize("options", [VARIANTS["S4D around S6"], VARIANTS["three uneven pools"]])
 def test_the_past_does_not_see_the_future(options: dict) -> None:
-    """Row k has another token at position k: at every phase, only the logits from k on change."""
+    """Change the token at position k of row k: at every phase, no logits before k change."""
     length = 67
     model, tokens = model_of(**options), tokens_of(1, length).repeat(length, 1)
     changed = tokens.clone()
@@ -179,7 +179,7 @@ def test_gradients_flow_through_everything_and_through_the_state(options: dict) 
 
 
 def packed(model: MultiscaleModel, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The sequences (length,) end to end in one row, each filled up to whole frames; and their bounds."""
+    """Return the sequences (length,) end to end in one row, padded to whole frames, and their bounds."""
     rows = [torch.cat([s, tokens_of(-len(s) % model.frame)]) for s in sequences]
     bounds = torch.tensor([0, *map(len, rows)], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     return torch.cat(rows)[None], bounds
@@ -188,7 +188,7 @@ def packed(model: MultiscaleModel, sequences: list[Tensor]) -> tuple[Tensor, Ten
 @every_variant
 @settings(max_examples=8, deadline=None)
 @given(lengths=st.lists(st.integers(0, 70), min_size=1, max_size=5))
-def test_packed_sequences_are_separate_ones(options: dict, lengths: list[int]) -> None:
+def test_packed_sequences_equal_separate_ones(options: dict, lengths: list[int]) -> None:
     model = model_of(**options | {"n_layer": 1})
     sequences = [tokens_of(sum(lengths))[:length] for length in lengths]
     tokens, bounds = packed(model, sequences)
@@ -214,7 +214,7 @@ def test_packed_sequences_have_the_gradients_of_separate_ones(options: dict) -> 
         assert (gradient - reference).norm() < 1e-4 * reference.norm()
 
 
-def test_packing_that_cannot_be_is_refused() -> None:
+def test_bad_packing_is_an_error() -> None:
     model = model_of(pools=[4, 2])
     with pytest.raises(ValueError, match="each must be a multiple of 8, the product of the pools"):
         model(tokens_of(1, 16), cu_seqlens=torch.tensor([0, 4, 16]))
@@ -223,8 +223,8 @@ def test_packing_that_cannot_be_is_refused() -> None:
 
 
 @pytest.mark.parametrize("level", ["cheap", "block"])
-def test_recomputation_changes_no_gradient_and_keeps_less(level: str) -> None:
-    def kept_elements(model: MultiscaleModel) -> int:
+def test_recomputation_changes_no_gradient_and_saves_memory(level: str) -> None:
+    def saved_elements(model: MultiscaleModel) -> int:
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             model(tokens)
@@ -235,7 +235,7 @@ def test_recomputation_changes_no_gradient_and_keeps_less(level: str) -> None:
     gradients, expected = (gradients_of(model, tokens, [30, 45]) for model in (recomputed, plain))
     assert all(map(torch.equal, gradients, expected))
     if level == "block":
-        assert kept_elements(recomputed) < 0.5 * kept_elements(plain)
+        assert saved_elements(recomputed) < 0.5 * saved_elements(plain)
 
 
 @pytest.mark.parametrize("options", [VARIANTS["S6"], VARIANTS["S4D around S6"]])
@@ -244,7 +244,7 @@ def test_autocast_is_within_rounding_of_fp32(options: dict) -> None:
     expected = model(tokens)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(tokens)
-        stepped, _ = read_in_pieces(model, tokens, [7, 8, 9, 40, 41, 42])
+        stepped, _ = run_in_chunks(model, tokens, [7, 8, 9, 40, 41, 42])
     assert logits.dtype == stepped.dtype == torch.bfloat16
     for value in (logits, stepped):
         assert (value - expected).abs().max() < 0.05 * expected.abs().max()
@@ -261,7 +261,7 @@ def test_each_part_has_its_mixers() -> None:
 
 
 def test_a_step_writes_only_into_the_tensors_of_its_state() -> None:
-    """So that a captured step, replayed, continues where the last one ended."""
+    """A replayed graph of a step continues where the last step ended."""
     model = model_of(pools=[2, 3])
     state = model.initial_state(2)
     places = [leaf.data_ptr() for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
@@ -280,7 +280,7 @@ def test_a_step_does_not_enter_the_graph_of_the_forward_before_it() -> None:
     assert not any(leaf.requires_grad for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
 
 
-def test_generation_is_by_the_probabilities_of_forward() -> None:
+def test_generation_follows_the_probabilities_of_forward() -> None:
     """The prompt ends in the middle of a frame of either clock."""
     model, prompt = model_of(**VARIANTS["S4D around S6"]), tokens_of(22)
     tokens, log_likelihood = generate(model, 3, 40, prompt)
@@ -290,7 +290,7 @@ def test_generation_is_by_the_probabilities_of_forward() -> None:
     torch.testing.assert_close(log_likelihood, expected.double(), rtol=1e-5, atol=1e-4)
 
 
-def test_initialisation_is_that_of_the_sequence_model() -> None:
+def test_initialisation_equals_that_of_the_sequence_model() -> None:
     model = model_of(d_model=64, vocab_size=250, n_layer=4, pools=[2])
     assert model.embedding.weight.shape == model.head.weight.shape == (256, 64)
     assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -300,14 +300,14 @@ def test_initialisation_is_that_of_the_sequence_model() -> None:
         assert 0.98 * bound < largest <= bound
 
 
-def test_a_new_model_knows_nothing() -> None:
+def test_a_new_model_guesses_uniformly() -> None:
     for options in VARIANTS.values():
         model, tokens = model_of(**options | {"d_model": 16}), tokens_of(4, 65)
         loss = cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten().long())
         assert loss.item() == pytest.approx(torch.tensor(32.0).log().item(), abs=0.4)
 
 
-def test_bad_input_is_refused() -> None:
+def test_bad_input_is_an_error() -> None:
     model = model_of()
     with pytest.raises(ValueError, match="must be integers"):
         model(torch.zeros(1, 4))
@@ -327,6 +327,6 @@ def test_bad_input_is_refused() -> None:
         ({"recompute": "all"}, "recompute is all"),
     ],
 )
-def test_bad_shapes_are_refused(options: dict, message: str) -> None:
+def test_bad_shapes_are_errors(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiscaleModelConfig(**options)

@@ -1,4 +1,4 @@
-"""The sequence model: sizes, and that forward, step, chunks, packing and recomputation are one function."""
+"""The sequence model: sizes; forward, step, chunks, packing and recomputation are one function."""
 
 import collections
 from typing import Any
@@ -48,7 +48,7 @@ def test_any_integer_is_a_token(dtype: torch.dtype) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 11), max_size=4).map(sorted), is_complex=st.booleans())
-def test_chunked_and_stepped_is_whole(cuts: list[int], is_complex: bool) -> None:
+def test_chunks_and_steps_equal_the_whole(cuts: list[int], is_complex: bool) -> None:
     model, tokens = model_of(complex=is_complex), tokens_of(2, 11)
     state, outputs = model.initial_state(2), []
     for start, end in zip([0, *cuts], [*cuts, 11], strict=True):
@@ -76,7 +76,7 @@ def gradients_of(model: SequenceModel, tokens: Tensor, chunks: int) -> list[Tens
     return list(torch.autograd.grad(sum(losses), list(model.parameters())))
 
 
-def test_backpropagation_through_chunks_is_that_through_the_whole() -> None:
+def test_gradients_through_chunks_equal_those_of_the_whole() -> None:
     model, tokens = model_of(), tokens_of(2, 12)
     for chunked, whole in zip(gradients_of(model, tokens, 3), gradients_of(model, tokens, 1), strict=True):
         torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-5)
@@ -91,7 +91,7 @@ def test_recomputation_changes_no_gradient(chunks: int, level: str) -> None:
 
 
 class Counter(TorchDispatchMode):
-    """Counts the calls of each operator."""
+    """Count the calls of each operator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Counter(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("level", "convolutions", "scans"), [("none", 1, 1), ("cheap", 2, 1), ("block", 2, 2)]
 )
-def test_a_level_says_what_runs_twice(level: str, convolutions: int, scans: int) -> None:
+def test_the_level_sets_the_operators_that_run_twice(level: str, convolutions: int, scans: int) -> None:
     with Counter() as counter:
         model_of(recompute=level)(tokens_of(2, 12)).sum().backward()
     blocks = model_of().config.n_layer
@@ -132,7 +132,7 @@ def test_autocast_is_within_rounding_of_fp32() -> None:
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-def test_hidden_is_what_the_head_reads() -> None:
+def test_hidden_is_the_input_of_the_head() -> None:
     model, tokens = model_of(tie_embeddings=False), tokens_of(2, 6)
     hidden, state = model.hidden(tokens, model.initial_state(2))
     assert hidden.shape == (2, 6, 16)
@@ -159,7 +159,7 @@ def test_initialisation_is_the_published_one() -> None:
     assert 0.98 * bound < largest <= bound
 
 
-def test_a_new_model_knows_nothing() -> None:
+def test_a_new_model_guesses_uniformly() -> None:
     """The loss of a new model is near that of uniform guessing."""
     for options in ({}, {"complex": True}, {"selective": False}, {"complex": True, "selective": False}):
         model, tokens = model_of(d_model=64, **options), tokens_of(4, 65)
@@ -167,7 +167,7 @@ def test_a_new_model_knows_nothing() -> None:
         assert loss.item() == pytest.approx(torch.tensor(16.0).log().item(), abs=0.1)
 
 
-def test_bad_input_is_refused() -> None:
+def test_bad_input_is_an_error() -> None:
     model = model_of()
     with pytest.raises(ValueError, match="must be integers"):
         model(torch.zeros(1, 4))
