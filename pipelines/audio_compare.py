@@ -23,6 +23,7 @@ import torch
 
 from audio.data.windows import clip_windows
 from audio.evaluation.likelihood import likelihood
+from audio.evaluation.plots import draw_bits
 from core.settings import setting_differences
 from core.storage.atomic import replaced_atomically, write_json
 from core.training import TrainingConfig, World, single_process_world
@@ -31,7 +32,6 @@ from kernels.provenance import write_results
 from pipelines import audio_pretrain
 from pipelines.common.audio_contenders import Contender, ablation, contenders
 from pipelines.common.audio_data import AudioDataConfig, open_audio_data, trained_model
-from pipelines.common.audio_pictures import draw_bits
 from pipelines.common.cli import command
 from pipelines.common.config import ConfigError, RunConfig, merge, parse_config, read_yaml
 from pipelines.common.publication import check_publish, read_published

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from audio.data.pack import PackedAudio
 from audio.data.waveform import RATE
 from audio.evaluation.likelihood import likelihood
+from audio.evaluation.plots import draw_metrics, draw_shares
 from audio.evaluation.report import (
     ALL,
     METRICS,
@@ -48,7 +49,6 @@ from pipelines.common.audio_data import AudioCheckpoint, AudioDataConfig, open_a
 from pipelines.common.audio_index import Row, read_index
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
-from pipelines.common.evaluation_pictures import draw_metrics, draw_shares
 from pipelines.common.publication import read_published
 from pipelines.common.sampling import file_sha256
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from audio.data.pack import PackedAudio
 from audio.data.windows import Windows, whole_windows
 from audio.evaluation.likelihood import likelihood
+from audio.evaluation.plots import draw_lengths
 from core.checkpoints.checkpoint import run_folder_of
 from core.storage.atomic import write_json
 from core.training import World, distributed_world
@@ -31,7 +32,6 @@ from pipelines.common.audio_data import (
     trained_data,
     trained_model,
 )
-from pipelines.common.audio_pictures import draw_lengths
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
 

@@ -7,9 +7,9 @@ from torch import nn
 from audio.data.pack import PackedAudio
 from audio.data.windows import Windows
 from audio.evaluation.likelihood import Likelihood, likelihood
+from audio.evaluation.plots import draw_positions
 from core.storage.atomic import write_json
 from core.training import Validate, World
-from pipelines.common.audio_pictures import draw_positions
 
 TABLE, PICTURE = "validation.json", "bits_by_position.png"
 
