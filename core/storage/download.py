@@ -1,6 +1,6 @@
-"""Fetch a file from where a table says it is: verified, and under its final name only when whole.
+"""Verified downloads from a table of sources.
 
-Nothing here knows what the file holds. Until it is whole it is `NAME.part` (see core.storage.resume).
+A file gets its final name when it is complete and verified; until then it is `NAME.part` (core.storage.http).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import requests
 from omegaconf import OmegaConf
 
-from core.storage.resume import TIMEOUT, TransferError, discard, finish, reason, receive
+from core.storage.http import TIMEOUT, TransferError, discard, finish, reason, receive
 
 __all__ = ["Source", "TransferError", "add_arguments", "as_command", "disk_failures", "fetch", "read_sources"]
 
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file comes from and how it is known to be whole.
+    """Address of a file and the data that verifies it.
 
-    address: http(s) address. file: path under the data folder. size: bytes, None where unknown.
-    checksum: "md5:<hex>" or "sha256:<hex>", None where unknown.
-    checksum_list: address of a list as md5sum writes it, asked when there is no checksum.
+    address: http(s) address. file: path under the data folder. size: bytes, None if unknown.
+    checksum: "md5:<hex>" or "sha256:<hex>", None if unknown.
+    checksum_list: address of a list in the format of md5sum, used if there is no checksum.
     """
 
     address: str
@@ -43,23 +43,23 @@ class Source:
 
 
 def read_sources(table: Path) -> dict[str, Source]:
-    """Read a YAML table of sources: name -> the fields of Source."""
+    """Read a YAML table of sources: name -> fields of Source."""
     entries = OmegaConf.load(table)
     return {str(name): Source(**entry) for name, entry in entries.items()}
 
 
 def fetch(source: Source, folder: Path, mirror: str | None = None) -> Path:
-    """Bring source into folder and return its path; a file that is there and verified is not fetched again.
+    """Download a source into a folder and return its path; a verified file is not downloaded again.
 
-    mirror: scheme, host and path prefix that stand in for the scheme and host of the address.
-    Raises TransferError; whatever the failure, nothing unverified ever stands under `source.file`.
+    mirror: scheme, host and path prefix that replace the scheme and host of the address.
+    Raises TransferError. `source.file` exists only if it is verified, whatever the failure.
     """
     destination = folder / source.file
     address = _through(mirror, source.address)
     part = destination.with_name(destination.name + ".part")
     with disk_failures(destination.parent):
         if _verified_already(destination, source):
-            log.info("%s is there already, complete and verified.", destination)
+            log.info("%s exists and is verified.", destination)
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
         receive(address, part, source.size)
@@ -74,55 +74,53 @@ def fetch(source: Source, folder: Path, mirror: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def disk_failures(folder: Path) -> Iterator[None]:
-    """Turn the failures of a disk into a TransferError that names the folder."""
+    """Convert an OSError of the body to a TransferError that names the folder."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TransferError(
-                f"The disk of {folder} is full: free some space and run the same command again, "
-                "which continues where it stopped, or choose another folder with --folder."
+                f"The disk of {folder} is full. Free some space and run the same command again to continue, "
+                "or choose another folder with --folder."
             ) from error
         raise TransferError(
-            f"The folder {folder} cannot be used ({error.strerror or error}): choose another with --folder."
+            f"The folder {folder} cannot be used ({error.strerror or error}). Choose another with --folder."
         ) from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that every download command has."""
+    """Add the arguments of every download command."""
     parser.add_argument(
-        "--folder", type=Path, default=Path("data"), help="where the files go (default: data)"
+        "--folder", type=Path, default=Path("data"), help="destination folder (default: data)"
     )
     parser.add_argument(
-        "--mirror", metavar="https://...", help="address that stands in for https://HOST of every source"
+        "--mirror", metavar="https://...", help="address that replaces https://HOST of every source"
     )
 
 
 @contextlib.contextmanager
 def as_command() -> Iterator[None]:
-    """Run the body of a download command: say what happens on stderr, end on a failure with status 1."""
+    """Run the body of a download command: log to stderr, exit with status 1 on failure."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         yield
     except TransferError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Interrupted: what has arrived is kept, and the same command continues from there.")
+        sys.exit("Interrupted. Run the same command again to continue.")
 
 
 def _through(mirror: str | None, address: str) -> str:
     if mirror is None:
         return address
     if urlsplit(mirror).scheme not in ("http", "https"):
-        raise TransferError(
-            f"The mirror {mirror!r} is not an address: it must begin with http:// or https://."
-        )
+        raise TransferError(f"The mirror is {mirror!r}; it must begin with http:// or https://.")
     parts = urlsplit(address)
     return mirror.rstrip("/") + address.removeprefix(f"{parts.scheme}://{parts.netloc}")
 
 
 def _published_checksum(source: Source, mirror: str | None) -> str | None:
-    """The checksum that the server itself gives: in a list, or in Google Cloud Storage's x-goog-hash."""
+    """Return the checksum that the server publishes: in a list, or as x-goog-hash of Google Cloud Storage."""
     if source.checksum_list:
         name = source.address.rpartition("/")[2]
         return _listed_checksum(_through(mirror, source.checksum_list), name)
@@ -135,8 +133,8 @@ def _listed_checksum(address: str, name: str) -> str:
     response = _ask("GET", address)
     if not response.ok:
         raise TransferError(
-            f"{name} cannot be verified: the server answers {response.status_code} {response.reason} "
-            f"when asked for {address}, which lists its checksum."
+            f"{name} cannot be verified: HTTP {response.status_code} {response.reason} for its list of "
+            f"checksums, {address}."
         )
     listed = re.search(rf"^([0-9a-f]{{32}})\s+(?:\S*/)?{re.escape(name)}$", response.text, re.MULTILINE)
     if not listed:
@@ -149,8 +147,8 @@ def _ask(method: str, address: str) -> requests.Response:
         return requests.request(method, address, timeout=TIMEOUT, allow_redirects=True)
     except requests.RequestException as error:
         raise TransferError(
-            f"{address}, which verifies the file, cannot be read ({reason(error)}): "
-            "run the same command again later."
+            f"{address}, which holds the checksum, cannot be read ({reason(error)}). Run the same command "
+            "again later."
         ) from error
 
 
@@ -161,21 +159,21 @@ def _verify(part: Path, checksum: str | None, address: str) -> None:
     if got != checksum:
         discard(part)
         raise TransferError(
-            f"{address} has arrived with another content: expected {checksum}, got {got}; "
-            "it has been deleted, so run the same command again or name another --mirror."
+            f"The content of {address} is wrong: expected {checksum}, got {got}. It has been deleted. Run "
+            "the same command again, or name another --mirror."
         )
 
 
 def _record(part: Path, destination: Path, checksum: str | None) -> None:
-    """Write the sha256 beside the file, for later runs and for other machines (`sha256sum -c` reads it)."""
-    seen = _digest(part, "sha256:").removeprefix("sha256:")
-    _record_of(destination).write_text(f"{seen}  {destination.name}\n")
+    """Write NAME.sha256 for later runs and other machines, in the format of `sha256sum -c`."""
+    digest = _digest(part, "sha256:").removeprefix("sha256:")
+    _record_of(destination).write_text(f"{digest}  {destination.name}\n")
     if checksum is None:
         log.warning(
-            "Nobody publishes a checksum of %s: its length is what the server announced, and its sha256 "
-            "as it arrived, %s, is recorded in %s.",
+            "There is no published checksum of %s. Its length is as announced; its sha256, %s, is written to "
+            "%s.",
             destination.name,
-            seen,
+            digest,
             _record_of(destination),
         )
 
@@ -187,16 +185,16 @@ def _verified_already(destination: Path, source: Source) -> bool:
     if expected is None and _record_of(destination).is_file():
         expected = f"sha256:{_record_of(destination).read_text().split()[0]}"
     if expected is None:
-        log.warning("%s is there, but nothing tells whether it is whole: fetching it again.", destination)
+        log.warning("%s exists but has no checksum: downloading it again.", destination)
         return False
     got = _digest(destination, expected)
     if got != expected:
-        log.warning("%s is there, but it is %s instead of %s: fetching it again.", destination, got, expected)
+        log.warning("%s exists, but has %s instead of %s: downloading it again.", destination, got, expected)
     return got == expected
 
 
 def _digest(path: Path, checksum: str) -> str:
-    """The checksum of a file, by the algorithm of the checksum that it is to be compared with."""
+    """Return the checksum of a file, by the algorithm of `checksum`."""
     algorithm = checksum.partition(":")[0]
     with path.open("rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"

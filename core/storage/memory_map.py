@@ -1,7 +1,7 @@
-"""Packs: a data set converted once to a flat file of bytes that is memory-mapped, with a JSON index.
+"""Packs: data sets converted once to a memory-mapped flat file of bytes and a JSON index.
 
-The flat file carries the checksum of its source in its name and the index, written last, names it: a reader
-never sees an index beside another pack's bytes.
+The name of the flat file holds the checksum of its source. The index names the flat file and is written
+last, so that a reader never combines an index with the bytes of another pack.
 """
 
 import glob
@@ -21,24 +21,27 @@ Index = dict[str, Any]
 
 
 def index_path(folder: Path, name: str, cache: str | Path | None) -> Path:
-    """Where the index of the pack of `folder`/`name` is: in `cache`, if given, else in the folder itself.
+    """Return the path of the index of the pack of `folder`/`name`.
 
-    Where that cannot be written, it is in the user's cache.
+    It is in `cache` if given, else in the folder itself, else (read-only folder) in the user's cache.
     """
     if cache is None and os.access(folder, os.W_OK):
         return folder / f"{name}.pack.json"
-    # two sources of one name in different folders must not share a pack
+    # sources with the same name in different folders must not share a pack
     place = hashlib.sha256(str(folder.absolute() / name).encode()).hexdigest()[:8]
     return (user_cache() if cache is None else Path(cache)) / f"{name}.{place}.pack.json"
 
 
 def user_cache() -> Path:
-    """The folder for what can be made again."""
+    """Return the folder of cached files, which can be recreated."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "helixwave"
 
 
 def read_index(index: Path, kind: str, version: int) -> Index:
-    """The content of an index; ValueError when it is no index of this kind or its flat file is not whole."""
+    """Return the content of an index.
+
+    Raises ValueError for an index of another kind or version, and for a truncated flat file.
+    """
     try:
         content = json.loads(index.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -52,16 +55,16 @@ def read_index(index: Path, kind: str, version: int) -> Index:
 
 
 def open_flat(index: Path, content: Index) -> npt.NDArray[np.uint8]:
-    """The bytes (size,) of the flat file that a pack's index names, read-only and mapped, not loaded."""
+    """Memory-map the flat file of an index, read-only: bytes (size,)."""
     return np.asarray(np.memmap(index.parent / content["flat"], np.uint8, "r", shape=(content["size"],)))
 
 
 @contextmanager
 def new_pack(index: Path, kind: str, version: int) -> Iterator[tuple[BinaryIO, Index]]:
-    """Yield (flat file to write, content of the index to fill in): the body must set content["sha256"].
+    """Yield (flat file to write, content of the index to complete); the body must set content["sha256"].
 
-    The pack appears whole when the body ends, in place of an older one, and not at all if the body raises.
-    OSError, naming the folder, where it cannot be written.
+    The pack replaces an older one when the body ends; if the body raises, nothing changes.
+    Raises OSError, naming the folder, if it cannot be written.
     """
     content: Index = {"kind": kind, "version": version}
     try:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from bio import download
 from core.storage.download import Source, TransferError, read_sources
-from tests.file_server import FileServer, file_server
+from tests.core.storage.file_server import FileServer, file_server
 
 TABLE = read_sources(download.TABLE)
 APES = OmegaConf.load(download.SPECIES / "great_apes.yaml")
@@ -59,7 +59,8 @@ def test_a_chromosome_comes_from_a_mirror_verified_by_its_list(server: FileServe
 def test_another_file_than_the_table_says_is_refused(server: FileServer, tmp_path: Path) -> None:
     server.files["/goldenPath/hg38/bigZips/hg38.fa.gz"] = b"another genome"
     sentence = failure("hg38", "--folder", str(tmp_path), "--mirror", server.address)
-    assert "14 bytes where 983,659,424 are expected" in sentence
+    assert "announces 14 bytes" in sentence
+    assert "expected 983,659,424" in sentence
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

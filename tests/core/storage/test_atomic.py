@@ -35,7 +35,7 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> No
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "absent" / "file"
-    with pytest.raises(FileNotFoundError, match=r"absent/file cannot be written, .* make it"):
+    with pytest.raises(FileNotFoundError, match=r"absent/file cannot be written: .*absent. Create it"):
         replaced_atomically(path).__enter__()
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""A file server on 127.0.0.1 that misbehaves as told, for the tests of downloads."""
+"""File server on 127.0.0.1 with configurable faults, for the tests of downloads."""
 
 import gzip
 import threading
@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Answer:
-    """How the server answers one request for a file; by default as an honest server does.
+    """Answer to one request for a file; correct by default.
 
-    stop_after: bytes of the body after which the connection closes. announced: Content-Length instead of the
-    true one, "" for none. body: instead of the file. ranges, if_range: whether Range and If-Range are
-    honoured. shift: added to the first byte of a range, both in what is sent and in what is said of it.
-    longest: bytes of the longest range. compresses: sends gzip to who accepts it.
+    stop_after: bytes of the body before the connection closes. announced: Content-Length instead of the true
+    one, "" for none. body: content instead of the file. ranges, if_range: whether Range and If-Range are
+    honoured. shift: added to the first byte of a range, in the content and in Content-Range. longest: bytes
+    of the longest range. compresses: sends gzip to clients that accept it.
     """
 
     status: int = 200
@@ -32,7 +32,7 @@ class Answer:
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `files` (path -> body), answering GETs by `answers` one after the other, then by `otherwise`."""
+    """Serve `files` (path -> body); GETs use up `answers` in order, then repeat `otherwise`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -46,7 +46,7 @@ class FileServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def ranges(self) -> list[str]:
-        """The Range header of every GET so far, "" where there was none."""
+        """Return the Range header of every GET so far, "" if it had none."""
         return [range_ for method, _, range_ in self.requests if method == "GET"]
 
 
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: answer.stop_after])
 
     def _first_byte(self, answer: Answer, asked: str) -> int | None:
-        """The first byte to send of a range, None for the whole file."""
+        """Return the first byte of a range to send, None for the whole file."""
         valid = not answer.if_range or self.headers.get("If-Range", answer.etag) == answer.etag
         if not (asked and answer.ranges and valid):
             return None

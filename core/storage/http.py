@@ -1,8 +1,8 @@
-"""Receive the bytes of an address in a file, continuing after every break.
+"""Resumable HTTP download of one file.
 
-What arrives is appended to `NAME.part`; beside it `NAME.part.tag` holds the validator (ETag or date) of the
-file it is a part of, so that a later run continues it with If-Range and never joins halves of two files
-(RFC 9110, section 13.1.5).
+The bytes are appended to `NAME.part`. `NAME.part.tag` holds the validator (ETag or date) of the remote file:
+a later run sends it as If-Range, so that parts of two versions of a file are never joined (RFC 9110, section
+13.1.5).
 """
 
 import errno
@@ -15,20 +15,20 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-ATTEMPTS = 5  # requests in a row that bring nothing new before giving up
+ATTEMPTS = 5  # consecutive requests without new bytes before giving up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
-TIMEOUT = (10, 60)  # seconds to connect, and between two arrivals
+TIMEOUT = (10, 60)  # seconds to connect, and between two packets
 CHUNK = 1 << 16  # bytes
 
 log = logging.getLogger(__name__)
 
 
 class TransferError(Exception):
-    """A file could not be had whole; the message is one sentence for the user."""
+    """A download failed; the message is one sentence for the user."""
 
 
 class _BrokenError(Exception):
-    """One request ended early or was refused for now: another may succeed."""
+    """A request ended early or was refused for now; a retry may succeed."""
 
 
 _BREAKS = (
@@ -41,51 +41,52 @@ _BREAKS = (
 
 
 def receive(address: str, part: Path, size: int | None) -> None:
-    """Ask until part has every byte; size is the length of the file in bytes, None where unknown.
+    """Download an address to `part`, retrying after every break.
 
-    Raises TransferError when the server has no such file, announces another length than size or none, or when
-    ATTEMPTS requests in a row brought nothing; OSError when the disk fails or is too small.
+    size: length of the file in bytes, None if unknown. Raises TransferError if the server has no such file,
+    announces no length or one different from size, or sends nothing new in ATTEMPTS consecutive requests;
+    OSError if the disk fails or is too small.
     """
-    fruitless = 0
+    failures = 0
     while True:
         before = _length(part)
         try:
             _continue(address, part, size)
             return
         except _BREAKS as error:
-            fruitless = 0 if _length(part) > before else fruitless + 1
-            if fruitless == ATTEMPTS:
+            failures = 0 if _length(part) > before else failures + 1
+            if failures == ATTEMPTS:
                 raise TransferError(
-                    f"{address} could not be fetched, {ATTEMPTS} attempts in a row brought nothing "
-                    f"({reason(error)}): {_length(part):,} bytes are kept in {part}; "
-                    "run the same command later to continue, or name another --mirror."
+                    f"Download failed: {ATTEMPTS} consecutive attempts for {address} gave nothing new "
+                    f"({reason(error)}). {part} keeps {_length(part):,} bytes; run the same command later to "
+                    "continue, or name another --mirror."
                 ) from error
-            time.sleep(PAUSE * 2 ** max(0, fruitless - 1))
+            time.sleep(PAUSE * 2 ** max(0, failures - 1))
         except requests.RequestException as error:
-            raise TransferError(f"{address} cannot be asked for: {error}.") from error
+            raise TransferError(f"{address} is not a valid address: {error}.") from error
 
 
 def finish(part: Path, destination: Path) -> None:
-    """Give a whole part its final name."""
+    """Rename a complete part to its destination."""
     part.replace(destination)
     _tag(part).unlink(missing_ok=True)
 
 
 def discard(part: Path) -> None:
-    """Forget what has arrived."""
+    """Delete a part and its tag."""
     _tag(part).unlink(missing_ok=True)
     part.unlink(missing_ok=True)
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause, which names the trouble; the outer ones name only the library's layers."""
+    """Return the message of the innermost cause; the outer errors only name layers of the library."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error) or type(error).__name__
 
 
 def _continue(address: str, part: Path, size: int | None) -> None:
-    """One request for the bytes that part lacks. Returns when it lacks none, else raises one of _BREAKS."""
+    """Request the missing bytes of `part` once; return if it is complete, else raise one of _BREAKS."""
     tag = _tag(part)
     offset = _length(part) if tag.exists() else 0
     if offset and offset == size:
@@ -100,7 +101,7 @@ def _continue(address: str, part: Path, size: int | None) -> None:
         _refuse(response, address)
         resumed = _resumes(response, offset)
         if offset and not resumed:
-            log.info("%s cannot be continued or has changed: starting again from its first byte.", address)
+            log.info("%s cannot be resumed or has changed: starting from the first byte.", address)
         start = offset if resumed else 0
         total = _total(response, start, size, address)
         _need_space(part.parent, total - _length(part))
@@ -119,28 +120,28 @@ def _check_nothing_left(response: requests.Response, part: Path, offset: int) ->
 
 
 def _refuse(response: requests.Response, address: str) -> None:
-    """Raise unless bytes are coming: _BrokenError where asking again may help, else TransferError."""
+    """Raise _BrokenError for a status that a retry may fix, TransferError for other errors."""
     status = f"{response.status_code} {response.reason}"
     if response.status_code in (408, 425, 429) or response.status_code >= 500:
         raise _BrokenError(f"the server answers {status}")
     if response.status_code not in (200, 206):
         raise TransferError(
-            f"{address} is not to be had, the server answers {status}: "
-            "look whether the file has moved, or name another --mirror."
+            f"Download failed: HTTP {status} for {address}. Check whether the file has moved, or name "
+            "another --mirror."
         )
 
 
 def _resumes(response: requests.Response, offset: int) -> bool:
     if response.status_code != requests.codes.partial_content:
         return False
-    answered = response.headers.get("Content-Range", "")
-    if not answered.startswith(f"bytes {offset}-"):
-        raise _BrokenError(f"the server answers {answered!r} when asked for the bytes from {offset:,} on")
+    content_range = response.headers.get("Content-Range", "")
+    if not content_range.startswith(f"bytes {offset}-"):
+        raise _BrokenError(f"the server sent Content-Range {content_range!r} for the bytes from {offset:,}")
     return True
 
 
 def _total(response: requests.Response, start: int, size: int | None, address: str) -> int:
-    """Length of the whole file in bytes: as announced, which has to be size where that is known."""
+    """Return the announced length of the whole file in bytes; raise TransferError if it is not `size`."""
     whole = response.headers.get("Content-Range", "").rpartition("/")[2]
     rest = response.headers.get("Content-Length", "")
     if whole.isdigit():
@@ -151,13 +152,13 @@ def _total(response: requests.Response, start: int, size: int | None, address: s
         total = size
     else:
         raise TransferError(
-            f"{address} is sent without its length, so a half file could not be told from a whole one: "
-            "name another --mirror."
+            f"{address} is sent without its length, so an incomplete file cannot be detected. Name another "
+            "--mirror."
         )
     if size is not None and total != size:
         raise TransferError(
-            f"{address} is announced with {total:,} bytes where {size:,} are expected: "
-            "the file has changed or the server is wrong; name another --mirror."
+            f"The server announces {total:,} bytes for {address}; expected {size:,}. The file has changed or "
+            "the server is wrong; name another --mirror."
         )
     return total
 
@@ -169,7 +170,7 @@ def _need_space(folder: Path, needed: int) -> None:
 
 
 def _begin(part: Path, response: requests.Response) -> None:
-    """Empty part, then keep what If-Range needs to continue it: a strong ETag, else the date."""
+    """Empty `part` and store the validator for If-Range: a strong ETag, else the date."""
     tag = _tag(part)
     tag.unlink(missing_ok=True)
     part.write_bytes(b"")
