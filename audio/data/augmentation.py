@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from audio.data.mel import CLIP
 from audio.data.waveform import FULL_SCALE, Waveform
-from audio.evaluation.mel import CLIP
 from core.random import Integers, Words, random_uniform, random_words
 
 CHANCE = 0.5

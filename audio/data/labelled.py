@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from audio.data.augmentation import augmented, draws
+from audio.data.mel import CLIP, one_second
 from audio.data.pack import PackedAudio, PackedClip
 from audio.data.quantizer import levels
 from audio.data.waveform import Waveform
-from audio.evaluation.mel import CLIP, one_second
 from core.random import shuffled
 
 ORDER_STREAM, AUGMENTATION_STREAM = 1, 2

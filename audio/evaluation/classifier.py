@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from audio.data.mel import RANGE, log_mel
 from audio.data.waveform import FULL_SCALE
-from audio.evaluation.mel import RANGE, log_mel
 
 WIDENING = (4, 8, 16)
 """Channels of the stages, as multiples of the channels of the first convolution."""

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from audio.data.clips import audio_files
 from audio.data.labelled import LabelledClips
+from audio.data.mel import CLIP, one_second
 from audio.data.pack import PackedAudio
 from audio.data.waveform import RATE, read_waveform, write_waveform
-from audio.evaluation.mel import CLIP, one_second
 from audio.evaluation.trained_classifier import TrainedClassifier, predict
 from audio.metrics.predictions import Predictions
 from core.storage.atomic import replaced_atomically, write_json

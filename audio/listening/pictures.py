@@ -37,7 +37,7 @@ def waveform_path(waveform: Waveform) -> str:
 def spectrogram(waveform: Waveform) -> npt.NDArray[np.float32]:
     """Return decibels relative to the maximum, (MEL_BANDS, about MEL_WIDTH) in [-DYNAMIC_RANGE, 0].
 
-    The time resolution is finer than that of the classifier's input (audio.evaluation.mel). The reference is
+    The time resolution is finer than that of the classifier's input (audio.data.mel). The reference is
     at least MIN_PEAK, so inaudible sound stays dark.
     """
     power = _mel(max(1, len(waveform) // MEL_WIDTH))(torch.from_numpy(waveform))

@@ -13,8 +13,8 @@ from audio.data.augmentation import (
     placed,
     with_noise,
 )
+from audio.data.mel import CLIP
 from audio.data.waveform import FULL_SCALE, Waveform
-from audio.evaluation.mel import CLIP
 from tests.audio.conftest import noise, tone
 
 

@@ -8,9 +8,9 @@ import torch
 from audio.data.clips import Clip, Collection
 from audio.data.labelled import ClassifierBatches, LabelledClips
 from audio.data.long_audio import audio_folder
+from audio.data.mel import CLIP
 from audio.data.pack import PackedAudio, open_audio
 from audio.data.quantizer import decode
-from audio.evaluation.mel import CLIP
 from tests.audio.conftest import write_clips
 
 SPLITS = ("train", "train", "train", "test")

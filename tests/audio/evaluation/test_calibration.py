@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from audio.data.mel import CLIP
 from audio.evaluation.calibration import divide_logits, fit_temperature
 from audio.evaluation.classifier import Classifier, ClassifierConfig
-from audio.evaluation.mel import CLIP
 from audio.evaluation.trained_classifier import predict
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from audio.data.mel import CLIP
 from audio.data.waveform import FULL_SCALE
 from audio.evaluation.classifier import Classifier, ClassifierConfig
-from audio.evaluation.mel import CLIP
 
 SMALL = ClassifierConfig(classes=3, width=8, blocks=1)
 

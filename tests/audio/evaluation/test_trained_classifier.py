@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from audio.data.mel import CLIP
 from audio.evaluation.classifier import Classifier, ClassifierConfig
-from audio.evaluation.mel import CLIP
 from audio.evaluation.trained_classifier import (
     FILE,
     TrainedClassifier,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audio.evaluation.mel import CLIP, FRAMES, MELS, RANGE, centred, log_mel, one_second
+from audio.data.mel import CLIP, FRAMES, MELS, RANGE, centred, log_mel, one_second
 from tests.audio.conftest import noise, tone
 
 
