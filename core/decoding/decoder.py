@@ -192,7 +192,8 @@ def generate(
     allowed: Tensor | None = None,
 ) -> Samples:
     """Sample `count` sequences of `length` tokens; arguments and errors as in `stream`."""
-    decoder = _prompted_decoder(model, count, length, prompt, config, seed, first_sample, allowed)
+    decoder = Decoder(model, count, config, seed, first_sample, allowed)
+    _prepare(decoder, length, prompt)
     tokens, log_probability = decoder.advance(length)
     return Samples(tokens, log_probability.double().sum(dim=1))
 
@@ -215,18 +216,15 @@ def stream(
 
     Raises ValueError for a count or length below 1, an empty prompt, or a token outside the vocabulary.
     """
-    decoder = _prompted_decoder(model, count, length, prompt, config, seed, first_sample, allowed)
+    decoder = Decoder(model, count, config, seed, first_sample, allowed)
+    _prepare(decoder, length, prompt)
     return _steps(decoder, length)
 
 
-def _prompted_decoder(
-    model: Model, count: int, length: int, prompt: Tensor | None, *options: object
-) -> Decoder:
-    decoder = Decoder(model, count, *options)  # type: ignore[arg-type]
+def _prepare(decoder: Decoder, length: int, prompt: Tensor | None) -> None:
     _check_positive("length", length)
     if prompt is not None:
         decoder.prefill(prompt)
-    return decoder
 
 
 def _steps(decoder: Decoder, length: int) -> Iterator[tuple[Tensor, Tensor]]:

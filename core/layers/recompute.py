@@ -27,6 +27,10 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 import kernels  # noqa: F401  (registers the operators)
 
 LEVELS = ("none", "cheap", "block")
+RECOMPUTE_HELP = (
+    "activations that the backward pass recomputes to save memory: none, cheap (convolution and dt) or block "
+    "(all of a block)"
+)
 STORE_EVERY = 8
 """Blocks per stored residual stream; a block makes its stream with half as many additions on average."""
 

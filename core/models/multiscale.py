@@ -12,8 +12,9 @@ from core.layers.block import Block, RMSNorm
 from core.layers.embedding import TokenEmbedding, embed, pad_vocabulary
 from core.layers.mamba import Mamba, MambaState
 from core.layers.pooling import Pooled, PooledState
-from core.layers.recompute import BlockRunner, check_level
+from core.layers.recompute import RECOMPUTE_HELP, BlockRunner, check_level
 from core.layers.s4d import S4DBlock
+from core.models.sizes import check_pools, check_sizes
 
 ChainState = tuple[MambaState | Tensor, ...]
 """One state per block: a MambaState, or the tensor of an S4D."""
@@ -70,20 +71,11 @@ class MultiscaleModelConfig:
     outer: MixerConfig = field(default_factory=MixerConfig)
     middle: MixerConfig = field(default_factory=MixerConfig)
     centre: MixerConfig = field(default_factory=MixerConfig)
-    recompute: str = field(
-        default="none",
-        metadata={
-            "help": "activations that the backward pass recomputes to save memory: none, cheap (convolution "
-            "and dt) or block (all of a block)"
-        },
-    )
+    recompute: str = field(default="none", metadata={"help": RECOMPUTE_HELP})
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.pools or min(self.pools) < 1:
-            raise ValueError(f"pools is {self.pools}; it must hold at least one number, each at least 1.")
+        check_sizes(self, "vocab_size", "d_model", "n_layer")
+        check_pools(self.pools)
         check_level(self.recompute)
 
     @property

@@ -9,6 +9,7 @@ from torch.nn.functional import relu
 
 from core.layers.embedding import TokenEmbedding, embed, pad_vocabulary
 from core.layers.pooling import Pooled, PooledState
+from core.models.sizes import check_pools, check_sizes
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,8 @@ class SampleRnnConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.pools or min(self.pools) < 1:
-            raise ValueError(f"pools is {self.pools}; it must hold at least one number, each at least 1.")
+        check_sizes(self, "vocab_size", "d_model", "width")
+        check_pools(self.pools)
 
     @property
     def padded_vocab_size(self) -> int:

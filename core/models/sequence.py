@@ -11,7 +11,8 @@ from torch.nn.functional import linear
 from core.layers.block import Block, RMSNorm
 from core.layers.embedding import TokenEmbedding, embed, pad_vocabulary
 from core.layers.mamba import Mamba, MambaState
-from core.layers.recompute import BlockRunner, check_level
+from core.layers.recompute import RECOMPUTE_HELP, BlockRunner, check_level
+from core.models.sizes import check_sizes
 
 SequenceState = tuple[MambaState, ...]
 
@@ -39,18 +40,10 @@ class SequenceModelConfig:
         metadata={"help": "those of dt, B and C that depend on the input: true (all), false (none) or names"},
     )
     tie_embeddings: bool = field(default=True, metadata={"help": "use the embedding's weight in the head"})
-    recompute: str = field(
-        default="none",
-        metadata={
-            "help": "activations that the backward pass recomputes to save memory: none, cheap (convolution "
-            "and dt) or block (all of a block)"
-        },
-    )
+    recompute: str = field(default="none", metadata={"help": RECOMPUTE_HELP})
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        check_sizes(self, "vocab_size", "d_model", "n_layer")
         check_level(self.recompute)
 
     @property

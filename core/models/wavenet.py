@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from core.layers.embedding import TokenEmbedding, embed, pad_vocabulary
+from core.models.sizes import check_sizes
 
 WaveNetState = tuple[Tensor, ...]
 """One tensor per layer, (batch, dilation, d_model): its last inputs, oldest first."""
@@ -24,9 +25,7 @@ class WaveNetConfig:
     n_layer: int = field(default=10, metadata={"help": "layers per stack, dilated by 1, 2, 4, ..."})
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "d_skip", "n_stack", "n_layer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        check_sizes(self, "vocab_size", "d_model", "d_skip", "n_stack", "n_layer")
 
     @property
     def padded_vocab_size(self) -> int:
