@@ -1,13 +1,13 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-# OpenMP's threads sleep while they wait for each other: spinning, they slow down whatever shares the cores
+# Waiting OpenMP threads sleep: spinning threads slow down every process on the same cores
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench commit-file clean
 
-help:  ## say what each target does
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-6s %s\n", $$1, $$2}'
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,22 +18,25 @@ help:  ## say what each target does
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: .venv/installed  ## pretrain on a megabase of human DNA, generate, and show what was learnt
+demo: .venv/installed  ## pretrain on a megabase of human DNA, generate DNA and plot the results
 	$(BIN)/python -m pipelines.demo
 
 test: .venv/installed-dev  ## run every test
 	$(BIN)/python -m pytest
 
-lint: .venv/installed-dev  ## ruff, mypy and the one-way imports
+lint: .venv/installed-dev  ## run ruff, mypy and the import checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/installed-dev  ## print this machine's speed: kernels, training, loader
+bench: .venv/installed-dev  ## measure kernels, training and loader on this machine
 	$(BIN)/python -m kernels.benchmarks
 	$(BIN)/python -m pipelines.benchmarks.training_cpu
 	$(BIN)/python -m pipelines.benchmarks.loader
+
+commit-file: .venv/installed  ## write COMMIT, which names the commit in a copy without git
+	$(BIN)/python -m kernels.provenance
 
 clean:  ## remove the environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
