@@ -1,7 +1,7 @@
 """Decoder state, and the base of the engines that keep it in static tensors.
 
-An engine is the only owner of the logits, the model's state, the position and the sample keys. The clocks of
-a model's state follow from the position (`with_position`), so they are stored nowhere else.
+An engine is the only owner of the logits, the model's state and the position. The clocks of a model's state
+follow from the position (`with_position`), so they are stored nowhere else.
 """
 
 import math

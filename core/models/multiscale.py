@@ -80,6 +80,7 @@ class MultiscaleModelConfig:
 
     @property
     def padded_vocab_size(self) -> int:
+        """Rows of the embedding, and logits per position."""
         return pad_vocabulary(self.vocab_size)
 
     def chain(self, kind: MixerConfig, d_model: int) -> "Chain":

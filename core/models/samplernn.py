@@ -30,6 +30,7 @@ class SampleRnnConfig:
 
     @property
     def padded_vocab_size(self) -> int:
+        """Rows of the embedding, and logits per position."""
         return pad_vocabulary(self.vocab_size)
 
 

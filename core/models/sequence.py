@@ -48,6 +48,7 @@ class SequenceModelConfig:
 
     @property
     def padded_vocab_size(self) -> int:
+        """Rows of the embedding, and logits per position."""
         return pad_vocabulary(self.vocab_size)
 
     def mixer(self) -> Mamba:

@@ -29,10 +29,12 @@ class WaveNetConfig:
 
     @property
     def padded_vocab_size(self) -> int:
+        """Rows of the embedding, and logits per position."""
         return pad_vocabulary(self.vocab_size)
 
     @property
     def dilations(self) -> list[int]:
+        """Distance in positions of the two inputs of each layer."""
         return [2**layer for _ in range(self.n_stack) for layer in range(self.n_layer)]
 
 
