@@ -44,7 +44,7 @@ class Setting:
 
     key: str
     value: Any
-    where: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
             raise ConfigError(_unknown(setting, list(known)))
         if _holds_interpolation(setting.value):
             raise ConfigError(
-                f"{setting.where}: {setting.key} holds '${{...}}'. Configurations are plain values; "
-                "write the value itself."
+                f"{setting.origin}: {setting.key} holds '${{...}}'. Configurations are plain values; "
+                "give the value itself."
             )
         try:
             _require_plain(setting.value)
@@ -97,7 +97,7 @@ def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
         except (TypeError, OmegaConfBaseException) as error:
             expected = type_text(known[setting.key].type)
             raise ConfigError(
-                f"{setting.where}: {setting.key} is {setting.value!r}; it must be {expected}."
+                f"{setting.origin}: {setting.key} is {setting.value!r}; it must be {expected}."
             ) from error
     missing = [key for key in known if OmegaConf.is_missing(*_parent(config, key))]
     if missing:
@@ -130,9 +130,9 @@ def read_yaml(file: str) -> list[Setting]:
     for setting in settings:
         if setting.key in seen:
             raise ConfigError(
-                f"{setting.where}: {setting.key} is repeated; it was first given in {seen[setting.key]}."
+                f"{setting.origin}: {setting.key} is repeated; it was first given in {seen[setting.key]}."
             )
-        seen[setting.key] = setting.where
+        seen[setting.key] = setting.origin
     return settings
 
 
@@ -214,22 +214,22 @@ def _flag(argument: str, known: dict[str, Key]) -> Setting:
 def _argument(argument: str, known: dict[str, Key]) -> Setting:
     """Return `key=value` as a setting. A text is taken literally; any other value is YAML."""
     key, equals, text = argument.partition("=")
-    where = f"argument {argument!r}"
+    origin = f"argument {argument!r}"
     if not equals or not key:
-        raise ConfigError(f"{where} is not of the form key=value. --help lists the keys.")
+        raise ConfigError(f"{origin} is not of the form key=value. --help lists the keys.")
     if key in known and known[key].type in (str, str | None) and text != "null":
-        return Setting(key, text, where)
+        return Setting(key, text, origin)
     try:
-        return Setting(key, yaml.safe_load(text), where)
+        return Setting(key, yaml.safe_load(text), origin)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: the value is not valid YAML.") from error
+        raise ConfigError(f"{origin}: the value is not valid YAML.") from error
 
 
 def _settings(node: yaml.Node, loader: yaml.SafeLoader, path: Path, prefix: str) -> Iterator[Setting]:
     """Flatten a YAML mapping to its leaves. Lists are leaves."""
     if not isinstance(node, yaml.MappingNode):
-        where = f"{path}, line {node.start_mark.line + 1}"
-        raise ConfigError(f"{where}: a configuration must be 'key: value' lines, not a {node.id}.")
+        origin = f"{path}, line {node.start_mark.line + 1}"
+        raise ConfigError(f"{origin}: a configuration must be 'key: value' lines, not a {node.id}.")
     for key_node, value_node in node.value:
         key = f"{prefix}{key_node.value}"
         if isinstance(value_node, yaml.MappingNode):
@@ -263,10 +263,10 @@ def _read_text(path: Path) -> str:
 def _unknown(setting: Setting, known: list[str]) -> str:
     inside = [key for key in known if key.startswith(f"{setting.key}.")]
     if inside:
-        return f"{setting.where}: {setting.key} is a group of keys: {', '.join(inside)}."
+        return f"{setting.origin}: {setting.key} is a group of keys: {', '.join(inside)}."
     near = nearest(setting.key, known)
     hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists the keys."
-    return f"{setting.where}: there is no key {setting.key}. {hint}"
+    return f"{setting.origin}: there is no key {setting.key}. {hint}"
 
 
 def _holds_interpolation(value: Any) -> bool:
@@ -297,7 +297,7 @@ def schema_keys(schema: type, prefix: str = "") -> dict[str, Key]:
             keys[key] = Key(kind, default, item.metadata.get("help", ""))
             continue
         for name, inner in schema_keys(typing.cast(type, kind), f"{key}.").items():
-            value = inner.default if default == MISSING else _reach(default, name[len(key) + 1 :])
+            value = inner.default if default == MISSING else _nested_value(default, name[len(key) + 1 :])
             keys[name] = dataclasses.replace(inner, default=value)
     return keys
 
@@ -351,7 +351,7 @@ def type_text(kind: Any) -> str:
         return f"a list of {len(arguments)}, each {type_text(arguments[0])}"
     if kind is Any:
         return "a value"
-    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    plain = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
     return plain.get(kind, getattr(kind, "__name__", str(kind)))
 
 
@@ -361,7 +361,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _reach(instance: Any, dotted: str) -> Any:
+def _nested_value(instance: Any, dotted: str) -> Any:
     for name in dotted.split("."):
         instance = getattr(instance, name)
     return instance

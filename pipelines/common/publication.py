@@ -1,4 +1,4 @@
-"""Where a pipeline publishes its table, and what stands there."""
+"""Published tables: JSON files with rows, under results/."""
 
 import json
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def check_publish(publish: str | None) -> None:
-    """Raise ValueError for a key `publish` that names no .json."""
+    """Raise ValueError unless the key `publish` names a .json file."""
     if publish is not None and Path(publish).suffix != ".json":
         raise ValueError(f"publish is {publish}; its name must end in .json.")
 
 
 def read_published(path: Path) -> dict[str, Any]:
-    """The content of a published table; no rows where there is no file.
+    """Return the content of a published table; no rows if the file is missing.
 
-    Raises ValueError for what is no table, which is not to be written over.
+    Raises ValueError if the file is not a published table, so that it is not overwritten.
     """
     if not path.exists():
         return {"rows": []}
@@ -23,5 +23,5 @@ def read_published(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
-        raise ValueError(f"{path} is no published table, JSON with rows: name another file.")
+        raise ValueError(f"{path} is not a published table (JSON with rows). Name another file.")
     return content

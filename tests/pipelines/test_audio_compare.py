@@ -115,5 +115,5 @@ def test_the_contenders_are_about_equal_and_differ_by_name() -> None:
 def test_a_damaged_table_is_refused_before_training(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.json").write_text("[1,")
     assert compare(clips, "publish=mine.json") == 1
-    assert "mine.json is no published table" in capsys.readouterr().err
+    assert "mine.json is not a published table" in capsys.readouterr().err
     assert not Path("compare").exists()

@@ -1,4 +1,4 @@
-"""Evaluations of folders and models: what they hold, that they go on where they stopped, and bad input."""
+"""Evaluations of folders and models: their content, their resumption, and bad input."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ MODEL = ["names=[tiny]", "count=4", "seconds=0.01", "resamples=2"]
 def evaluated(
     classifier: Path, digits: Path, audio_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder of an evaluation of a model; tests copy it before they change it."""
+    """Return the run folder of an evaluation of a model; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     data = ["data.source=fsdd", f"data.folder={digits}", f"models=[{audio_model}]"]
     assert audio_evaluate.main([f"classifier={classifier}", *data, *MODEL, f"run.dir={folder}"]) == 0
@@ -40,7 +40,7 @@ def evaluated(
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one message of a start that cannot work, after which there is no report."""
+    """Return the only error message, and check that there is no report."""
     assert audio_evaluate.main([*arguments]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
@@ -48,19 +48,19 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return error
 
 
-def spoken(folder: str, digits: Path, chosen: str = "*_1[0-9].wav") -> Path:
-    """A folder with some of the digits."""
+def folder_of_digits(folder: str, digits: Path, pattern: str = "*_1[0-9].wav") -> Path:
+    """Copy some of the digits into a new folder."""
     Path(folder).mkdir()
-    for path in digits.glob(chosen):
+    for path in digits.glob(pattern):
         shutil.copy(path, folder)
     return Path(folder)
 
 
 class TestFolders:
-    def test_the_report_is_whole(
+    def test_the_report_is_complete(
         self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        spoken("mine", digits)
+        folder_of_digits("mine", digits)
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=3"]) == 0
         printed = capsys.readouterr().out
         report = read_report(Path("run"))
@@ -82,7 +82,7 @@ class TestFolders:
         assert {path.name for path in Path("run").glob("*.png")} == {"metrics.png", "shares.png"}
 
     def test_the_tables_of_clips_agree_with_the_arrays(self, base: list[str], digits: Path) -> None:
-        spoken("mine", digits)
+        folder_of_digits("mine", digits)
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         for source in read_report(Path("run"))["sources"]:
             folder = Path("run") / source["folder"]
@@ -93,14 +93,14 @@ class TestFolders:
             np.testing.assert_allclose(
                 [float(row["confidence"]) for row in rows], probabilities.max(axis=1), atol=1e-6
             )
-            heard = [Path("run") / row["file"] for row in rows if row["file"]]
-            assert heard
-            assert all(soundfile.info(path).samplerate == RATE for path in heard)
+            sounds = [Path("run") / row["file"] for row in rows if row["file"]]
+            assert sounds
+            assert all(soundfile.info(path).samplerate == RATE for path in sounds)
 
-    def test_nothing_is_judged_twice_until_clips_change(
+    def test_clips_are_classified_once_until_they_change(
         self, base: list[str], digits: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        spoken("mine", digits)
+        folder_of_digits("mine", digits)
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         before = read_report(Path("run"))["sources"]
         calls: list[str] = []
@@ -115,7 +115,7 @@ class TestFolders:
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         assert calls == ["one"]
 
-    def test_a_judgement_that_is_not_whole_is_made_again(self, base: list[str]) -> None:
+    def test_incomplete_predictions_are_recomputed(self, base: list[str]) -> None:
         assert audio_evaluate.main([*base, "resamples=0"]) == 0
         before = read_report(Path("run"))["sources"]
         train, test = Path("run/train/features.npy"), Path("run/test/judged.json")
@@ -126,19 +126,19 @@ class TestFolders:
         assert (train.read_bytes(), test.read_bytes()) == whole
         assert read_report(Path("run"))["sources"] == before
 
-    def test_an_array_that_is_cut_short_is_made_again(self, base: list[str]) -> None:
+    def test_a_truncated_array_is_recomputed(self, base: list[str]) -> None:
         assert audio_evaluate.main([*base, "resamples=0"]) == 0
-        kept = Path("run/test/log_probabilities.npy")
-        content = kept.read_bytes()
+        array = Path("run/test/log_probabilities.npy")
+        content = array.read_bytes()
         key = json.loads(Path("run/test/judged.json").read_text())
         for length in (0, 20, len(content) - 10):
-            kept.write_bytes(content[:length])
-            assert sources.read_predictions(kept.parent, key) is None
+            array.write_bytes(content[:length])
+            assert sources.read_predictions(array.parent, key) is None
         assert audio_evaluate.main([*base, "resamples=0"]) == 0
-        assert kept.read_bytes() == content
+        assert array.read_bytes() == content
 
     def test_the_table_follows_the_files_and_their_index(self, base: list[str], digits: Path) -> None:
-        folder = spoken("mine", digits, "[0-2]_*_1[0-9].wav")
+        folder = folder_of_digits("mine", digits, "[0-2]_*_1[0-9].wav")
         assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0"]) == 0
         names = sorted(path.name for path in folder.glob("*.wav"))
         known = {"label": "zero", "log_likelihood": -5.0, "bits_per_sample": 2.5}
@@ -150,7 +150,7 @@ class TestFolders:
         assert all((Path("run") / row["file"]).is_file() for row in rows)
         assert {(row["label"], float(row["log_likelihood"])) for row in rows} == {("zero", -5.0)}
 
-    def test_sounds_of_a_split_are_those_of_the_data_that_are_judged(self, base: list[str]) -> None:
+    def test_sounds_of_a_split_follow_the_data(self, base: list[str]) -> None:
         assert audio_evaluate.main([*base, "resamples=0"]) == 0
         assert audio_evaluate.main([*base, "resamples=0", "data.quantizer=linear"]) == 0
         sounds = [read_waveform(path) for path in Path("run/train/wav").glob("*.wav")]
@@ -158,9 +158,7 @@ class TestFolders:
         for sound in sounds:
             assert np.array_equal(decode(encode(sound, "linear"), "linear"), sound)
 
-    def test_bits_of_samples_behind_a_prompt_do_not_count_the_prompt(
-        self, base: list[str], audio_model: Path, digits: Path
-    ) -> None:
+    def test_bits_exclude_the_prompt(self, base: list[str], audio_model: Path, digits: Path) -> None:
         prompt = next(digits.glob("*.wav"))
         call = [f"checkpoint={audio_model}", f"prompt={prompt}", "seconds=0.01", "count=3", "output=mine"]
         assert audio_sample.main(call) == 0
@@ -171,9 +169,7 @@ class TestFolders:
             bits = [clip.bits for clip in shown if clip.bits is not None]
             assert sorted(bits) == sorted(expected)
 
-    def test_what_was_done_to_the_clips_is_said(
-        self, base: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_changes_to_clips_are_noted(self, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         Path("odd").mkdir()
         sound = np.random.default_rng(0).normal(size=3 * RATE) * 0.1
         soundfile.write("odd/slow.wav", sound[:8000], 8000)
@@ -186,7 +182,7 @@ class TestFolders:
         assert "odd: 1 of the 3 clips were shorter than a second and were padded with silence." in printed
         assert "odd: These 3 clips give a covariance of 128 features the rank 2 at most" in printed
 
-    def test_a_classifier_of_another_split_is_said(
+    def test_a_classifier_of_another_split_is_noted(
         self, base: list[str], classifier: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         folder = write_digits(Path("three"), takes=[0, 9, 10], speakers=(1, 2, 3))
@@ -195,8 +191,8 @@ class TestFolders:
         printed = capsys.readouterr().out
         assert "test: The classifier was trained on fsdd, but these clips are of fsdd-by-speaker" in printed
 
-    def test_paper_mode_is_another_inception_score(self, base: list[str], digits: Path) -> None:
-        spoken("mine", digits, "[0-3]_*_1[0-9].wav")
+    def test_paper_mode_changes_the_inception_score(self, base: list[str], digits: Path) -> None:
+        folder_of_digits("mine", digits, "[0-3]_*_1[0-9].wav")
         scores = []
         for mode in ("correct", "paper"):
             assert audio_evaluate.main([*base, "folders=[mine]", "resamples=0", f"mode={mode}"]) == 0
@@ -206,7 +202,7 @@ class TestFolders:
 
 
 class TestModels:
-    def test_a_model_is_ranked_and_measured_twice(self, evaluated: Path) -> None:
+    def test_a_model_is_measured_on_both_selections(self, evaluated: Path) -> None:
         source = read_report(evaluated)["sources"][2]
         assert (source["name"], source["kind"], source["quantizer"]) == ("tiny", "model", "mulaw")
         assert 0 < source["nll_bits"] < 9
@@ -218,7 +214,7 @@ class TestModels:
         for row in read_clip_table(evaluated / "tiny/clips.tsv"):
             assert float(row["log_likelihood"]) == likelihoods[Path(row["file"]).name]
 
-    def test_the_same_command_neither_samples_nor_scores_again(
+    def test_the_same_command_repeats_no_work(
         self, base: list[str], audio_model: Path, evaluated: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shutil.copytree(evaluated, "run")
@@ -229,7 +225,7 @@ class TestModels:
         for wav in (evaluated / "tiny/wav").glob("*.wav"):
             assert (Path("run/tiny/wav") / wav.name).read_bytes() == wav.read_bytes()
 
-    def test_likelihoods_of_other_windows_and_damaged_ones_are_measured_again(
+    def test_damaged_likelihoods_and_other_windows_are_measured_again(
         self, base: list[str], audio_model: Path, evaluated: Path
     ) -> None:
         shutil.copytree(evaluated, "run")
@@ -248,7 +244,7 @@ class TestModels:
         Path("run/evaluation.json").unlink()
         assert "seed" in fails(capsys, *base, *MODEL, f"models=[{audio_model}]", "seed=1")
 
-    def test_rows_of_a_table_are_filled_in_and_others_kept(
+    def test_rows_of_a_table_are_updated_and_others_stay(
         self, base: list[str], audio_model: Path, evaluated: Path
     ) -> None:
         shutil.copytree(evaluated, "run")
@@ -267,7 +263,7 @@ class TestModels:
         assert filled["fid"] > 0
         assert {"parameters", "is", "mis", "am", "selected_fid", "fid_interval"} <= filled.keys()
 
-    def test_a_model_of_another_split_is_said(self, audio_model: Path) -> None:
+    def test_a_model_of_another_split_is_noted(self, audio_model: Path) -> None:
         config = replace(audio_evaluate.Config("c").data, source="fsdd_by_speaker", sha256="0")
         file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
         (note,) = audio_evaluate.training_notes(file, config)
@@ -303,7 +299,7 @@ class TestBadInput:
         assert "has the classes zero, one, two" in error
         assert "has the classes (none)" in error
 
-    def test_another_checkpoint_is_no_classifier(
+    def test_another_kind_of_checkpoint_is_refused(
         self, base: list[str], audio_model: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file
@@ -320,7 +316,7 @@ class TestBadInput:
         [(np.zeros(0), "holds no samples"), (np.full(9, np.nan), "holds NaN")],
         ids=["empty", "not finite"],
     )
-    def test_clips_that_are_none(
+    def test_invalid_clips(
         self, samples: np.ndarray, message: str, base: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         Path("bad").mkdir()
@@ -338,24 +334,24 @@ class TestBadInput:
         assert not Path("run/one").exists()
 
     @pytest.mark.parametrize("content", ["# no table", '{"a": 1}', "[]", None])
-    def test_results_that_are_no_table_stay_as_they_are(
+    def test_a_file_that_is_not_a_table_stays_unchanged(
         self, content: str | None, base: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = Path("mine.json")
         path.mkdir() if content is None else path.write_text(content)
-        assert "mine.json is no published table" in fails(capsys, *base, "results=mine.json")
+        assert "mine.json is not a published table" in fails(capsys, *base, "results=mine.json")
         assert content is None or path.read_text() == content
         assert not Path("run").exists()
 
     def test_an_index_of_other_files(
         self, base: list[str], digits: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        folder = spoken("mine", digits)
+        folder = folder_of_digits("mine", digits)
         (folder / "samples.json").write_text('{"samples": [{"file": "gone.wav"}]}')
         assert "lists 1 files, but the folder holds 50" in fails(capsys, *base, "folders=[mine]")
 
 
-def test_a_damaged_report_is_named_with_its_remedy(tmp_path: Path) -> None:
+def test_a_damaged_report_names_its_remedy(tmp_path: Path) -> None:
     report = tmp_path / "evaluation.json"
     report.write_text('{"sources": [')
     with pytest.raises(ValueError, match=r"evaluation\.json is damaged .*Run audio_evaluate again"):

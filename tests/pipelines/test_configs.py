@@ -1,4 +1,4 @@
-"""Every shipped configuration is one of a pipeline; those of hg38 are the paper's recipe."""
+"""Every bundled configuration fits a pipeline; those of hg38 are the paper's recipe."""
 
 import importlib
 import pkgutil
@@ -24,7 +24,7 @@ HG38 = {
 
 
 def load(schema: type, file: Path) -> Any:
-    """The configuration of a file, with some text for what a user must give."""
+    """Return the configuration of a file, with a text for each required key."""
     required = [key for key, entry in schema_keys(schema).items() if entry.default == MISSING]
     return merge(schema, [*(Setting(key, "given", "test") for key in required), *read_yaml(str(file))])
 

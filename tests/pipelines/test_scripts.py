@@ -1,4 +1,4 @@
-"""Pipelines run as files: `python pipelines/NAME.py` puts their folder before everything else."""
+"""Pipelines run as files: `python pipelines/NAME.py` puts their folder first on the path."""
 
 import subprocess
 import sys
@@ -22,8 +22,8 @@ def test_no_module_hides_another_package(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dna_classify", "audio_sample"])
-def test_a_file_says_what_it_does(name: str) -> None:
+def test_a_file_prints_its_help(name: str) -> None:
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint" in done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint" in result.stdout

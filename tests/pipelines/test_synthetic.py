@@ -136,6 +136,6 @@ def test_a_damaged_table_is_refused_before_training(
     table = tmp_path / "mine.json"
     table.write_text("[1,")
     assert main([*SMALL, f"run.dir={tmp_path / 'run'}", f"publish={table}"]) == 1
-    assert "mine.json is no published table" in capsys.readouterr().err
+    assert "mine.json is not a published table" in capsys.readouterr().err
     assert table.read_text() == "[1,"
     assert not (tmp_path / "run").exists()

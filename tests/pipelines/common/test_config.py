@@ -48,7 +48,7 @@ class Config:
 
 
 def parse(*arguments: str) -> Config:
-    return parse_config(Config, arguments, "some_script", "What it does.")
+    return parse_config(Config, arguments, "some_script", "Description.")
 
 
 def fails(*arguments: str) -> str:
@@ -78,12 +78,12 @@ def test_a_schema_may_override_the_defaults_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize("flag", ["--resume", "resume=true"])
-def test_a_true_or_false_key_is_also_a_flag(flag: str) -> None:
+def test_a_boolean_key_is_also_a_flag(flag: str) -> None:
     assert parse("data.fasta=x", flag).resume is True
 
 
 @pytest.mark.parametrize("text", ["a b", "a=b.fa", "chr #2: x.fa", "01", "~x", "[x"])
-def test_text_is_taken_as_it_stands(text: str) -> None:
+def test_text_is_literal(text: str) -> None:
     assert parse(f"data.fasta={text}").data.fasta == text
 
 
@@ -91,7 +91,7 @@ def test_null_unsets_an_optional_key() -> None:
     assert parse("data.fasta=x", "data.bed=b.bed", "data.bed=null").data.bed is None
 
 
-def test_named_configuration_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch, yaml_file: Path) -> None:
+def test_a_configuration_is_found_by_name(monkeypatch: pytest.MonkeyPatch, yaml_file: Path) -> None:
     monkeypatch.setattr(config, "CONFIGS", yaml_file.parent)
     assert parse("--config=run").data.length == 512
     message = fails("--config", "rum")
@@ -113,7 +113,7 @@ def test_empty_file_changes_nothing(tmp_path: Path) -> None:
         ("data.lentgh", "data.length"),
     ],
 )
-def test_unknown_key_names_its_neighbour_and_its_origin(key: str, neighbour: str, tmp_path: Path) -> None:
+def test_an_unknown_key_names_its_neighbour_and_its_origin(key: str, neighbour: str, tmp_path: Path) -> None:
     message = fails("data.fasta=x", f"{key}=1")
     assert neighbour in message
     assert f"'{key}=1'" in message
@@ -126,21 +126,21 @@ def test_unknown_key_names_its_neighbour_and_its_origin(key: str, neighbour: str
     assert f"{file}, line 3" in message
 
 
-def test_unknown_key_like_no_other_points_to_help() -> None:
+def test_an_unknown_key_without_a_neighbour_points_to_help() -> None:
     assert "--help" in fails("data.fasta=x", "qqqqqq=1")
 
 
-def test_group_without_a_key_lists_its_keys() -> None:
+def test_a_group_lists_its_keys() -> None:
     assert "data.length" in fails("data=3")
 
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("data.length=many", "a whole number"),
-        ("data.length=1.5", "a whole number"),
-        ("data.length=true", "a whole number"),
-        ("data.length=null", "a whole number"),
+        ("data.length=many", "an integer"),
+        ("data.length=1.5", "an integer"),
+        ("data.length=true", "an integer"),
+        ("data.length=null", "an integer"),
         ("train.lr=fast", "a number"),
         ("resume=perhaps", "true or false"),
         ("data.split=loose", "one of paper, strict"),
@@ -151,7 +151,7 @@ def test_group_without_a_key_lists_its_keys() -> None:
         ("train.names=[[a]]", "a list, each text"),
     ],
 )
-def test_wrong_type_names_key_value_and_expectation(argument: str, expected: str) -> None:
+def test_a_wrong_type_names_key_value_and_expectation(argument: str, expected: str) -> None:
     key, _, value = argument.partition("=")
     message = fails("data.fasta=x", argument)
     assert key in message
@@ -160,12 +160,12 @@ def test_wrong_type_names_key_value_and_expectation(argument: str, expected: str
     assert value in message or value in ("null", "true", "[1]")
 
 
-def test_missing_value_says_how_to_give_it() -> None:
+def test_a_missing_value_names_its_argument() -> None:
     assert "data.fasta=..." in fails()
 
 
 @pytest.mark.parametrize("text", ["data.fasta", "=3", "--dry", "--config", "--config=", "train.lr=[1"])
-def test_arguments_of_the_wrong_form(text: str) -> None:
+def test_malformed_arguments_are_refused(text: str) -> None:
     assert text.split("=")[0] in fails("data.fasta=x", text)
 
 
@@ -179,19 +179,19 @@ def test_arguments_of_the_wrong_form(text: str) -> None:
         ("data:\n  length: 1\n  length: 2\n", 3),
     ],
 )
-def test_yaml_error_names_file_and_line(text: str, line: int, tmp_path: Path) -> None:
+def test_a_yaml_error_names_file_and_line(text: str, line: int, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     assert f"{file}, line {line}" in fails("data.fasta=x", "--config", str(file))
 
 
-def test_file_that_is_not_text(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"data: \xff\xfe")
     assert "UTF-8" in fails("--config", str(tmp_path / "bad.yaml"))
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "${data.bed}", "a${x"])
-def test_interpolation_is_refused_not_run(value: str, tmp_path: Path) -> None:
+def test_interpolation_is_refused(value: str, tmp_path: Path) -> None:
     assert "plain values" in fails(f"data.fasta={value}")
     (tmp_path / "bad.yaml").write_text(f"train:\n  names: [b, '{value}']\ndata: {{fasta: x}}\n")
     assert "plain values" in fails("--config", str(tmp_path / "bad.yaml"))
@@ -203,13 +203,13 @@ def test_help_lists_every_key_with_type_default_and_help(capsys: pytest.CaptureF
     page = capsys.readouterr().out
     assert caught.value.code == 0
     assert "python -m pipelines.some_script" in page
-    assert "What it does." in page
+    assert "Description." in page
     assert "[--resume]" in page
     for key, entry in schema_keys(Config).items():
         assert f"  {key}  (" in page
         assert entry.help in page
     assert "data.fasta  (text; required)" in page
-    assert "data.length  (a whole number; default 256)" in page
+    assert "data.length  (an integer; default 256)" in page
     assert "data.bed  (text or null; default null)" in page
 
 
@@ -282,7 +282,7 @@ class Whole:
     dry_run: bool = False
 
 
-def test_keys_are_dotted_and_carry_the_defaults_of_their_place() -> None:
+def test_keys_are_dotted_and_have_the_defaults_of_their_group() -> None:
     assert schema_keys(Whole) == {
         "first.path": Key(str, MISSING, ""),
         "first.count": Key(int, 5, "number"),
@@ -293,11 +293,11 @@ def test_keys_are_dotted_and_carry_the_defaults_of_their_place() -> None:
     }
 
 
-def test_only_true_or_false_keys_of_the_top_level_are_flags() -> None:
+def test_only_boolean_keys_of_the_top_level_are_flags() -> None:
     assert flag_names(schema_keys(Whole)) == ["dry_run"]
 
 
-def test_neighbours_are_alike_in_their_own_name_not_only_in_their_group() -> None:
+def test_neighbours_are_similar_in_their_last_part() -> None:
     assert nearest("data.fast", ["data.fasta", "data.split", "train.steps"]) == ["data.fasta"]
     assert nearest("data.len", ["train.len", "data.len"]) == ["data.len", "train.len"]
     assert nearest("qqq", ["data.len"]) == []
@@ -306,7 +306,7 @@ def test_neighbours_are_alike_in_their_own_name_not_only_in_their_group() -> Non
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        (int, "a whole number"),
+        (int, "an integer"),
         (float | None, "a number or null"),
         (Literal["a", "b"], "one of a, b"),
         (list[str], "a list, each text"),
@@ -315,14 +315,14 @@ def test_neighbours_are_alike_in_their_own_name_not_only_in_their_group() -> Non
         (dict, "dict"),
     ],
 )
-def test_types_are_named_in_the_reader_s_words(kind: Any, text: str) -> None:
+def test_types_have_plain_names(kind: Any, text: str) -> None:
     assert type_text(kind) == text
 
 
-def test_defaults_are_shown_as_they_are_written() -> None:
+def test_defaults_are_shown_as_yaml() -> None:
     known = {"a": Key(str, "", ""), "b": Key(str | None, None, ""), "c": Key(list[int], [1, 2], "")}
-    page = help_text(known, "script", "What it does.", ["one", "two"])
+    page = help_text(known, "script", "Description.", ["one", "two"])
     assert "a  (text; default '')" in page
     assert "b  (text or null; default null)" in page
-    assert "c  (a list, each a whole number; default [1, 2])" in page
+    assert "c  (a list, each an integer; default [1, 2])" in page
     assert "pipelines/configs: one, two." in page
