@@ -1,4 +1,4 @@
-"""Training of any model that maps integers to logits: `train` and what a recipe needs around it."""
+"""Training of any model from integers to logits: `train`, and the data types of a training script."""
 
 from core.training.batches import Batch, Batches
 from core.training.config import TrainingConfig

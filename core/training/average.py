@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's parameters, to be validated and used in their place."""
+"""Exponential moving average of the parameters, validated and used in place of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class ParameterAverage:
-    """`tensors` maps each parameter's name to its average, which starts at the parameter's value.
+    """Moving average of every parameter, by name in `tensors`; it starts at the parameters.
 
-    An update is: average <- decay * average + (1 - decay) * parameter.
+    An update is average <- decay * average + (1 - decay) * parameter.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -21,12 +21,13 @@ class ParameterAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Move the average towards the parameters."""
         for name, parameter in model.named_parameters():
             self.tensors[name].lerp_(parameter, 1.0 - self.decay)
 
     @contextmanager
     def in_place_of_parameters(self, model: nn.Module) -> Iterator[None]:
-        """Let the model compute with the averages inside the block."""
+        """Replace the parameters by their averages inside the block."""
         own = {name: parameter.data for name, parameter in model.named_parameters()}
         try:
             for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The options of a training run."""
+"""Options of a training run."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,59 +6,59 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained. Raises ValueError, naming the option, for a value outside its range."""
+    """Options of training. Raises ValueError, naming the option, for a value out of range."""
 
-    steps: int = field(default=1000, metadata={"help": "optimizer steps in all"})
-    batch_size: int = field(default=8, metadata={"help": "sequences in a step, over all processes"})
+    steps: int = field(default=1000, metadata={"help": "total number of optimizer steps"})
+    batch_size: int = field(default=8, metadata={"help": "sequences per step, over all ranks"})
     micro_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "tokens that one process runs at once, but one sequence at least (less memory, same "
-            "results); null: its whole share"
+            "help": "largest micro-batch of a rank (tokens), at least one sequence; less memory, same "
+            "results; null: all rows"
         },
     )
     backpropagation_length: int | None = field(
         default=None,
         metadata={
-            "help": "run longer sequences in pieces of this many tokens: the state is carried from piece to "
-            "piece, the gradient is not, and memory no longer grows with the length; null: never"
+            "help": "segment length of truncated backpropagation (tokens): the state, but no gradient, "
+            "passes between segments, so that memory does not grow with the length; null: off"
         },
     )
-    learning_rate: float = field(default=8e-3, metadata={"help": "highest learning rate"})
+    learning_rate: float = field(default=8e-3, metadata={"help": "peak learning rate"})
     minimum_learning_rate: float = field(
-        default=1e-5, metadata={"help": "learning rate at the end of the cosine"}
+        default=1e-5, metadata={"help": "final learning rate of the cosine decay"}
     )
     warmup: float = field(
-        default=0.1, metadata={"help": "fraction of the training in which the learning rate rises linearly"}
+        default=0.1, metadata={"help": "fraction of the training with a linearly rising learning rate"}
     )
     weight_decay: float = field(
-        default=0.1, metadata={"help": "AdamW's decay of matrices (not of A_log, D, biases, norms)"}
+        default=0.1, metadata={"help": "AdamW weight decay of matrices (not of A_log, D, biases, norms)"}
     )
     betas: tuple[float, float] = field(
-        default=(0.9, 0.95), metadata={"help": "AdamW's decay rates of the two moments"}
+        default=(0.9, 0.95), metadata={"help": "AdamW decay rates of the two moments"}
     )
     epsilon: float = field(
         default=1e-8,
-        metadata={"help": "AdamW's epsilon: gradients far below it hardly move the parameters any more"},
+        metadata={"help": "AdamW epsilon; gradients far below it hardly move the parameters"},
     )
     clip: float = field(
-        default=1.0, metadata={"help": "largest norm of the gradient; longer ones are scaled"}
+        default=1.0, metadata={"help": "maximum norm of the gradient; larger ones are scaled down"}
     )
-    seed: int = field(default=0, metadata={"help": "seed of the initial parameters and of the order of data"})
+    seed: int = field(default=0, metadata={"help": "seed of the initial parameters and of the data order"})
     precision: Literal["auto", "fp32", "bf16"] = field(
         default="auto",
-        metadata={"help": "of matrix products and activations; auto: bf16 on a GPU, fp32 on a CPU"},
+        metadata={"help": "precision of matrix products and activations; auto: bf16 on a GPU, fp32 on a CPU"},
     )
     ema: float = field(
         default=0.0,
-        metadata={"help": "decay of a moving average of the parameters, validated in their place; 0: none"},
+        metadata={"help": "decay of a moving average of the parameters, used for validation; 0: off"},
     )
     checkpoint_every: int = field(default=1000, metadata={"help": "steps between checkpoints"})
-    keep: int = field(default=3, metadata={"help": "latest checkpoints that are kept, besides the best"})
+    keep: int = field(default=3, metadata={"help": "number of latest checkpoints to keep, besides the best"})
     validate_every: int = field(default=1000, metadata={"help": "steps between validations"})
     log_every: int = field(default=10, metadata={"help": "steps between lines of metrics.jsonl"})
     max_skipped: int = field(
-        default=10, metadata={"help": "steps in a row without a finite loss and gradient that end the run"}
+        default=10, metadata={"help": "consecutive steps without a finite loss and gradient that end the run"}
     )
 
     def __post_init__(self) -> None:
@@ -90,4 +90,4 @@ class TrainingConfig:
 
 def _require(condition: bool, name: str, value: object, range_text: str) -> None:
     if not condition:
-        raise ValueError(f"The training option {name} is {value}, but must be {range_text}.")
+        raise ValueError(f"The training option {name} is {value}; it must be {range_text}.")

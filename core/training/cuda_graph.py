@@ -1,7 +1,7 @@
-"""The training step as a CUDA graph: the same kernels on the same numbers, without Python between them.
+"""Training steps as CUDA graphs: the same kernels on the same numbers, without Python in between.
 
-Python takes milliseconds to start a step's hundreds of kernels, which is most of a small model's time. A
-graph is recorded once, for fixed shapes, and started again by one call.
+Python takes milliseconds to launch the hundreds of kernels of a step, most of the time of a small model. A
+graph is captured once for fixed shapes and replayed with one call.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,34 +16,34 @@ from core.training.distributed import World
 from core.training.step import StepResult, clipped_gradients, training_step
 
 WARM_UP = 3
-"""Ordinary steps of one shape before a graph is recorded: kernels are compiled and chosen in them.
+"""Eager steps of one shape before a capture, in which kernels are compiled and tuned.
 
-Skipped ones do not count: moments that the optimizer made inside a graph would be zeroed at each replay.
+Skipped steps do not count: optimizer moments created inside a graph would be zeroed at each replay.
 """
 
-MEMORY_SHARE = 0.25
-"""Of the GPU's memory, that an ordinary step may have taken. A graph keeps its memory from everything else;
-the kernels of larger steps are long enough to hide Python."""
+MEMORY_FRACTION = 0.25
+"""Largest fraction of the GPU's memory that an eager step may use. The memory of a graph is unusable for
+anything else, and the kernels of larger steps are long enough to hide Python."""
 
 
 @runtime_checkable
 class DeviceBatches(Protocol):
-    """Batches that a GPU can make itself; on the CPU they are like any other."""
+    """Batches that a GPU can generate itself; on the CPU they behave as any other."""
 
     def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
-        """(inputs, targets) of these rows of the global batch of a step, (rows, length) on the CPU."""
+        """Return (inputs, targets) of these rows of the global batch of a step, (rows, length) on the CPU."""
 
     def on_device(self, steps: Tensor, rows: range) -> tuple[Tensor, Tensor]:
-        """The same for each of `steps` (n,) int64, where that is: (n, rows, length), without waiting."""
+        """Return the same for steps (n,) int64 on their device, without a sync: (n, rows, length)."""
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """What does again, on the GPU, all that `work` starts there; nothing is computed yet.
+    """Capture `work` as a CUDA graph and return its replay; nothing is computed yet.
 
-    `work` must have run before. What it reads and writes stays where it is now: give it new values in place.
+    `work` must have run before. Its input and output tensors keep their addresses: update them in place.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may fetch data meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may fetch data
         work()
     return graph.replay
 
@@ -55,24 +55,24 @@ def step_without_sync(
     config: TrainingConfig,
     world: World,
 ) -> Tensor:
-    """training_step for a fused optimizer, deciding on the device whether to skip: nobody waits for it.
+    """Run training_step with a fused optimizer that decides on the device whether to skip.
 
     Returns (2,): the loss, and the norm of the gradient before clipping.
     """
-    told = clipped_gradients(model, batch, config, world)[:2]
-    optimizer.found_inf = (~told.isfinite().all()).float()  # type: ignore[attr-defined]
+    stats = clipped_gradients(model, batch, config, world)[:2]
+    optimizer.found_inf = (~stats.isfinite().all()).float()  # type: ignore[attr-defined]
     try:
         optimizer.step()
     finally:
         del optimizer.found_inf  # type: ignore[attr-defined]
     optimizer.zero_grad()
-    return told
+    return stats
 
 
 class CapturedStep:
-    """training_step of a process alone on a GPU; a graph replays it while the shapes of batches repeat.
+    """training_step of a single process on a GPU, replayed as a graph while the shapes of batches repeat.
 
-    Packed batches, which hardly ever have the same shape again, are left to training_step.
+    Packed batches rarely repeat a shape and run as training_step.
     """
 
     def __init__(
@@ -80,46 +80,45 @@ class CapturedStep:
     ):
         self._model, self._optimizer, self._config, self._world = model, optimizer, config, world
         self._shapes: object = None
-        self._taken = 0  # steps of these shapes that were not skipped
+        self._eager_steps = 0  # of these shapes, skipped ones excluded
         self._batch: Batch | None = None
-        self._told = torch.zeros(2, device=world.device)
+        self._stats = torch.zeros(2, device=world.device)
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch, stop_requested: bool) -> StepResult:
-        """As training_step, with the same numbers."""
+        """Run one step, with the same numbers as training_step."""
         shapes = [(tensor.shape, tensor.dtype) for tensor in batch if tensor is not None]
         if shapes != self._shapes:
-            self._shapes, self._taken, self._batch, self._replay = shapes, 0, None, None
+            self._shapes, self._eager_steps, self._batch, self._replay = shapes, 0, None, None
         is_packed = batch.cu_seqlens is not None
-        is_due = self._taken == WARM_UP and self._replay is None
+        is_due = self._eager_steps == WARM_UP and self._replay is None
         if is_due and not is_packed and _is_small(self._world.device):
             self._batch = batch.map(Tensor.clone)
             self._replay = capture(self._work)
         if self._batch is None or self._replay is None:
             arguments = self._model, self._optimizer, batch, self._config, self._world
             result = training_step(*arguments, stop_requested)
-            self._taken += not result.skipped
+            self._eager_steps += not result.is_skipped
             return result
         self._batch.inputs.copy_(batch.inputs)
         self._batch.targets.copy_(batch.targets)
         self._replay()
-        loss, norm = self._told.tolist()
+        loss, norm = self._stats.tolist()
         return StepResult(loss, norm, stop_requested)
 
     def _work(self) -> None:
         assert self._batch is not None
-        self._told.copy_(
-            step_without_sync(self._model, self._optimizer, self._batch, self._config, self._world)
-        )
+        arguments = self._model, self._optimizer, self._batch, self._config, self._world
+        self._stats.copy_(step_without_sync(*arguments))
 
 
 def _is_small(device: torch.device) -> bool:
     total = torch.cuda.get_device_properties(device).total_memory
-    return torch.cuda.max_memory_allocated(device) <= MEMORY_SHARE * total
+    return torch.cuda.max_memory_allocated(device) <= MEMORY_FRACTION * total
 
 
 class CapturedSteps:
-    """`count` consecutive steps of a process alone, in one graph that makes their data as well."""
+    """Graph of `count` consecutive steps of a single process, including the generation of their batches."""
 
     def __init__(
         self,
@@ -135,23 +134,23 @@ class CapturedSteps:
         self._batches, self._rows = batches, rows
         self._steps = torch.zeros(count, dtype=torch.int64, device=world.device)
         self._rates = torch.zeros(count, device=world.device)
-        self._told = torch.zeros(count, 2, device=world.device)
+        self._stats = torch.zeros(count, 2, device=world.device)
         self._runs = 0
-        self._work = self._take
+        self._work = self._run_eagerly
         self.length = 0  # of the sequences of the last run
         self.tokens = 0  # of each of its steps
 
     def __call__(self, first: int, rates: Sequence[float]) -> list[StepResult]:
-        """Take as many steps of `batches` as there are rates, `count` of them, from number `first` on."""
+        """Run `count` steps of `batches` from number `first` on, one per learning rate."""
         self._steps.copy_(torch.arange(first, first + len(rates)))
         self._rates.copy_(torch.tensor(rates))
-        if self._runs == 1:  # the first run has compiled and chosen the kernels
-            self._work = capture(self._take)
+        if self._runs == 1:  # the first run compiled and tuned the kernels
+            self._work = capture(self._run_eagerly)
         self._runs += 1
         self._work()
-        return [StepResult(loss, norm, stop_requested=False) for loss, norm in self._told.tolist()]
+        return [StepResult(loss, norm, stop_requested=False) for loss, norm in self._stats.tolist()]
 
-    def _take(self) -> None:
+    def _run_eagerly(self) -> None:
         groups = self._optimizer.param_groups
         own_rates = [group["lr"] for group in groups]
         inputs, targets = self._batches.on_device(self._steps, self._rows)
@@ -160,7 +159,7 @@ class CapturedSteps:
         for index, batch in enumerate(zip(inputs, targets, strict=True)):
             for group in groups:
                 group["lr"] = self._rates[index]
-            told = step_without_sync(self._model, self._optimizer, Batch(*batch), self._config, self._world)
-            self._told[index].copy_(told)
+            stats = step_without_sync(self._model, self._optimizer, Batch(*batch), self._config, self._world)
+            self._stats[index].copy_(stats)
         for group, rate in zip(groups, own_rates, strict=True):
             group["lr"] = rate

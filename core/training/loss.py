@@ -1,4 +1,4 @@
-"""Cross entropy, summed over real targets: whoever adds up the parts of a batch divides by their number."""
+"""Cross entropy as a sum over targets; callers that split a batch divide by the number of targets."""
 
 import torch
 from torch import Tensor
@@ -8,19 +8,19 @@ IGNORED = -100
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -log p(target), in nats, over the targets that are not IGNORED; a scalar.
+    """Return the sum of -log p(target), in nats, over the targets that are not IGNORED; a scalar.
 
     logits: (..., vocabulary) of any float dtype; targets: (...) of any integer dtype. The result is fp32
-    (fp64 for fp64 logits). Without a real target it is 0, and so are its gradients.
+    (fp64 for fp64 logits). Without targets the sum and its gradients are 0.
     """
-    with torch.autocast(logits.device.type, enabled=False):  # it would copy the logits to fp32 beforehand
+    with torch.autocast(logits.device.type, enabled=False):  # it would first copy the logits to fp32
         precision = torch.promote_types(logits.dtype, torch.float32)
         log_probabilities = torch.log_softmax(logits.flatten(0, -2), dim=-1, dtype=precision)
-        # summed here: on a GPU nll_loss's own sum runs in a single block
+        # a separate sum: the one of nll_loss runs in a single block of the GPU
         losses = nll_loss(log_probabilities, targets.flatten().long(), ignore_index=IGNORED, reduction="none")
         return losses.sum()
 
 
 def count_targets(targets: Tensor) -> Tensor:
-    """The number of real targets, a scalar int64 on their device."""
+    """Return the number of targets that are not IGNORED, a scalar int64 on their device."""
     return (targets != IGNORED).sum()

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object an event, a line each, in order of steps."""
+"""metrics.jsonl: one JSON object per event and line, in order of steps."""
 
 import json
 import math
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def event_line(event: str, step: int, values: dict[str, Any]) -> str:
-    """One line of metrics.jsonl."""
+    """Return an event as one line of metrics.jsonl."""
     return json.dumps({"event": event, "step": step, **standard_json(values)}, allow_nan=False) + "\n"
 
 
 def standard_json(value: Any) -> Any:
-    """The value with numbers that are not finite, which JSON lacks, as texts: "nan", "inf", "-inf"."""
+    """Replace numbers that are not finite, which JSON lacks, by the strings "nan", "inf" and "-inf"."""
     if isinstance(value, dict):
         return {key: standard_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -22,7 +22,7 @@ def standard_json(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl, without a half-written last line; empty if there is no file."""
+    """Return the events of a metrics.jsonl without an incomplete last line; empty if there is no file."""
     if not path.exists():
         return []
     events = (_parse(line) for line in path.read_bytes().splitlines(keepends=True))
@@ -30,7 +30,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Cut the file before the first event after `step`, or the first line that a killed process left half."""
+    """Truncate the file before the first event after `step` or the first incomplete line."""
     if not path.exists():
         return
     end = 0
@@ -43,7 +43,7 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The event of a line, or None for a part of one."""
+    """Return the event of a line, None for an incomplete one."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint carries besides tensors."""
+"""Progress of a run: the part of a checkpoint besides tensors."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,28 +8,28 @@ from core.training.step import StepResult
 
 @dataclass
 class Progress:
-    """Counts and results up to and with step `step`; every value is plain and fits JSON."""
+    """Counts and results of the first `step` steps; every value is plain and fits JSON."""
 
-    step: int = 0  # steps that are done, the skipped ones included
-    tokens: int = 0  # input positions seen, over all processes
-    seconds: float = 0.0  # spent in training steps
-    waited_seconds: float = 0.0  # of those, spent waiting for data
-    wall_seconds: float = 0.0  # spent in all: with validation, checkpoints and set-up
+    step: int = 0  # completed steps, including skipped ones
+    tokens: int = 0  # input positions over all ranks
+    seconds: float = 0.0  # in training steps
+    waited_seconds: float = 0.0  # part of `seconds` spent waiting for data
+    wall_seconds: float = 0.0  # total, with validation, checkpoints and set-up
     skipped: int = 0
     skipped_in_a_row: int = 0
-    loss: float | None = None  # of the last step that was not skipped, in nats a target
-    validation: dict[str, float] = field(default_factory=dict)  # the last
+    loss: float | None = None  # of the last step that was not skipped, nats per target
+    validation: dict[str, float] = field(default_factory=dict)  # metrics of the last validation
     best_step: int | None = None
     best_loss: float | None = None
-    stages: list[dict[str, float]] = field(default_factory=list)  # of a length warm-up, those that are done
+    stages: list[dict[str, float]] = field(default_factory=list)  # completed stages of a length warm-up
 
-    def add_step(self, result: StepResult, tokens: int, seconds: float, waited: float) -> None:
-        """Take in a step that saw `tokens` and took `seconds`, `waited` of them for data."""
+    def add_step(self, result: StepResult, tokens: int, seconds: float, wait_seconds: float) -> None:
+        """Add one step; `wait_seconds` is the part of `seconds` spent waiting for data."""
         self.step += 1
         self.tokens += tokens
         self.seconds += seconds
-        self.waited_seconds += waited
-        if result.skipped:
+        self.waited_seconds += wait_seconds
+        if result.is_skipped:
             self.skipped += 1
             self.skipped_in_a_row += 1
         else:
@@ -37,7 +37,7 @@ class Progress:
             self.loss = result.loss
 
     def end_stage(self, length: int) -> dict[str, float]:
-        """Take in the end of a stage of sequences of `length`: what has been added since the one before."""
+        """End a stage of sequences of `length`; return its amounts since the previous stage."""
         amounts = {
             name: getattr(self, name) - sum(stage[name] for stage in self.stages)
             for name in ("tokens", "seconds", "waited_seconds")
@@ -51,8 +51,8 @@ class Progress:
         self.stages.append(stage)
         return stage
 
-    def validated(self, metrics: dict[str, float]) -> bool:
-        """Take in a validation; True if its loss is the lowest so far."""
+    def add_validation(self, metrics: dict[str, float]) -> bool:
+        """Add a validation; return True if its loss is the lowest so far."""
         self.validation = metrics
         is_best = metrics["loss"] < (math.inf if self.best_loss is None else self.best_loss)
         if is_best:

@@ -1,4 +1,4 @@
-"""What stays of a run when it has ended: summary.json's content and the picture of its losses."""
+"""Report of a finished run: the content of summary.json and the plot of its losses."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +14,15 @@ from core.training.metrics import read_metrics
 from core.training.progress import Progress
 from kernels.provenance import commit, hardware
 
-SMOOTHED_POINTS = 50
-FEWEST_POINTS = 20
+SMOOTHING_WINDOWS = 50
+MIN_POINTS = 20
 
 
 def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> dict[str, Any]:
-    """The results of a run: final and best loss (nats), amounts, rate, hardware, and the code's commit.
+    """Return the results of a run: final and best loss (nats), amounts, speed, hardware and commit.
 
-    `data_wait` is the fraction of the training that was spent waiting for data; `stages`, of a length
-    warm-up, has it for each length.
+    `data_wait` is the fraction of the training time spent waiting for data; `stages` has it for each length
+    of a length warm-up.
     """
     return {
         "loss": progress.loss,
@@ -47,10 +47,10 @@ def summary(progress: Progress, model: nn.Module, world: World, unit: str) -> di
 
 
 def plot_loss(metrics: Path, picture: Path) -> None:
-    """Draw the training loss (in nats; each value, and smoothed) and the validation loss against the step.
+    """Plot the training loss (nats; raw and smoothed) and the validation loss against the step.
 
-    A line stands at the end of each stage of a length warm-up, beside it the length of its sequences. The
-    steep fall of the first steps runs out of the picture, which would otherwise show nothing else.
+    A vertical line marks the end of each stage of a length warm-up, with the length of its sequences. The
+    axis is limited to the later losses: the steep fall of the first steps would hide all else.
     """
     events = read_metrics(metrics)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -59,15 +59,20 @@ def plot_loss(metrics: Path, picture: Path) -> None:
     if len(steps):
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smoothed(losses), color="tab:blue", label="train (smoothed)")
-    validated_steps, validated = _curve(events, "validation")
-    if len(validated):
+    validation_steps, validation_losses = _curve(events, "validation")
+    if len(validation_losses):
         axes.plot(
-            validated_steps, validated, color="tab:orange", marker="o", markersize=3, label="validation"
+            validation_steps,
+            validation_losses,
+            color="tab:orange",
+            marker="o",
+            markersize=3,
+            label="validation",
         )
     if axes.lines:
         axes.legend()
-    if (shown := limits(losses, validated)) is not None:
-        axes.set_ylim(*shown)
+    if (axis_range := limits(losses, validation_losses)) is not None:
+        axes.set_ylim(*axis_range)
     for stage in (event for event in events if event["event"] == "stage"):
         axes.axvline(stage["step"], color="grey", linewidth=0.6)
         place = {"x": stage["step"], "y": 1.0, "transform": axes.get_xaxis_transform()}
@@ -76,32 +81,35 @@ def plot_loss(metrics: Path, picture: Path) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
-    """The most GPU memory that tensors have taken in this process; None without a GPU."""
+    """Return the peak GPU memory of tensors in this process; None without a GPU."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
 def _curve(events: list[dict[str, Any]], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses of the events of one kind, (n,) each."""
+    """Return the steps and losses of the events of one kind, (n,) each."""
     points = [(event["step"], float(event["loss"])) for event in events if event["event"] == kind]
     steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return steps, losses
 
 
-def limits(losses: np.ndarray, validated: np.ndarray) -> tuple[float, float] | None:
-    """The range of losses (n,) and (m,) that is worth seeing: of all but the first tenth of the training's,
-    and but for their outliers, with the validation's last; None for few."""
+def limits(losses: np.ndarray, validation_losses: np.ndarray) -> tuple[float, float] | None:
+    """Return the range of the axis for training losses (n,) and validation losses (m,).
+
+    It covers the 1st to 99th percentile of the training losses after the first tenth, and the last validation
+    loss. None for fewer than MIN_POINTS training losses.
+    """
     losses = losses[np.isfinite(losses)]
-    if len(losses) < FEWEST_POINTS:
+    if len(losses) < MIN_POINTS:
         return None
     low, high = np.percentile(losses[len(losses) // 10 :], (1, 99))
-    shown = [low, high, *validated[np.isfinite(validated)][-1:]]
-    margin = 0.1 * (max(shown) - min(shown)) or 0.1
-    return min(shown) - margin, max(shown) + margin
+    values = [low, high, *validation_losses[np.isfinite(validation_losses)][-1:]]
+    margin = 0.1 * (max(values) - min(values)) or 0.1
+    return min(values) - margin, max(values) + margin
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """The mean over the last fiftieth of the points, (n,) to (n,)."""
-    window = max(1, len(losses) // SMOOTHED_POINTS)
+    """Return the running mean over a fiftieth of the points, (n,) to (n,)."""
+    window = max(1, len(losses) // SMOOTHING_WINDOWS)
     sums = np.cumsum(np.concatenate([[0.0], losses]))
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(ends - window, 0)

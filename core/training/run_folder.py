@@ -1,4 +1,4 @@
-"""The folder that a run owns: configuration, metrics, TensorBoard events, checkpoints, summary, picture."""
+"""Folder of a run: configuration, metrics, TensorBoard events, checkpoints, summary and plot."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from core.checkpoints.checkpoint import (
     step_checkpoints,
     step_path,
 )
-from core.storage.atomic import TEMPORARY, replaced_atomically
+from core.storage.atomic import TEMPORARY, replaced_atomically, write_json
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.metrics import event_line, standard_json, truncate_metrics
@@ -34,7 +34,7 @@ HOW_TO_RESUME = "Start the same command with resume=true to continue it."
 
 
 class RunFolderError(ValueError):
-    """A run folder that cannot be used: which one, what is wrong, what to do."""
+    """A run folder that cannot be used: the folder, the problem and the remedy."""
 
 
 class RunLocation(Protocol):
@@ -45,7 +45,7 @@ class RunLocation(Protocol):
 
 
 class RunConfiguration(Protocol):
-    """Part of a training script's configuration, a dataclass, that start_run reads."""
+    """The part of a configuration (a dataclass) that start_run reads."""
 
     @property
     def train(self) -> TrainingConfig: ...
@@ -73,14 +73,14 @@ def start_run(config: RunConfiguration, world: World, plan: str) -> "RunFolder |
 
 
 class RunFolder:
-    """Everything that a run writes. Only the process with `is_writer` touches the folder.
+    """All files of a run. Only the process with `is_writer` changes the folder.
 
-    path: the folder; a new run needs it absent or empty, a resumed one needs a run in it.
-    config: the run's resolved configuration, plain values; its "model" must be that of the resumed run.
-    `latest` is the checkpoint to continue from, None at a start from nothing.
+    path: the folder; it must be absent or empty for a new run and hold a run to resume.
+    config: resolved configuration of the run, plain values; a resumed run must have the same "model".
+    `latest` is the checkpoint to resume from, None for a new run.
 
-    Raises RunFolderError if the folder is taken, absent, or cannot be written, CheckpointError if its latest
-    checkpoint is damaged or of another model; the folder is as before then.
+    Raises RunFolderError if the folder is in use, absent or read-only, CheckpointError if its latest
+    checkpoint is damaged or of another model; the folder does not change then.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], resume: bool = False, is_writer: bool = True):
@@ -100,13 +100,13 @@ class RunFolder:
             self._write_config()
 
     def require_space(self, model: nn.Module, keep: int, with_average: bool) -> None:
-        """Raise RunFolderError if the disk cannot hold the checkpoints that the run will keep."""
+        """Raise RunFolderError if the disk is too small for the checkpoints of the run."""
         if not self._is_writer:
             return
         weights = sum(tensor.numel() * tensor.element_size() for tensor in model_tensors(model).values())
-        kept_and_one_in_writing = (keep + 1) * weights * (4 if with_average else 3)
+        kept_and_next = (keep + 1) * weights * (4 if with_average else 3)
         present = sum(file.stat().st_size for file in step_checkpoints(self.checkpoints))
-        needed = kept_and_one_in_writing + 2 * weights - present
+        needed = kept_and_next + 2 * weights - present
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise RunFolderError(
@@ -116,7 +116,7 @@ class RunFolder:
             )
 
     def begin(self, step: int) -> None:
-        """Open the logs to go on after `step`; what an earlier process logged beyond it is dropped."""
+        """Open the logs to continue after `step`; later events of an earlier process are dropped."""
         if not self._is_writer:
             return
         for leftover in self.checkpoints.glob(f"*{TEMPORARY}"):
@@ -126,7 +126,7 @@ class RunFolder:
         self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append an event to metrics.jsonl, and its numbers to TensorBoard."""
+        """Append an event to metrics.jsonl and its numbers to TensorBoard."""
         if self._metrics_file is None or self._tensorboard is None:
             return
         try:
@@ -146,10 +146,10 @@ class RunFolder:
         progress: Progress,
         keep: int,
     ) -> None:
-        """Write the checkpoint of this step, then delete all but the last `keep`."""
+        """Write the checkpoint of this step, then delete all but the latest `keep`."""
         if self._metrics_file is None:
             return
-        os.fsync(self._metrics_file.fileno())  # a checkpoint never outlives the events before it
+        os.fsync(self._metrics_file.fileno())  # events reach the disk before their checkpoint
         path = step_path(self.checkpoints, progress.step)
         save_checkpoint(path, model, self.config, asdict(progress), optimizer, average)
         self.latest = path
@@ -166,10 +166,9 @@ class RunFolder:
         """Write summary.json and loss_curve.png."""
         if not self._is_writer:
             return
-        text = json.dumps(standard_json(dict(summary)), indent=2, allow_nan=False)
+        content = standard_json(dict(summary))
         try:
-            with replaced_atomically(self.path / "summary.json") as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            write_json(self.path / "summary.json", content, indent=2, allow_nan=False)
             with replaced_atomically(self.path / "loss_curve.png") as temporary:
                 plot_loss(self.metrics, temporary)
         except OSError as error:
@@ -183,14 +182,14 @@ class RunFolder:
             self._tensorboard.close()
 
     def _find_run(self) -> None:
-        """Set `latest`; a run that was killed before its first checkpoint starts from nothing."""
+        """Set `latest`; a run killed before its first checkpoint starts again."""
         if not self.path.is_dir():
             raise RunFolderError(f"There is no run folder {self.path} to resume; check its name.")
         if not (self.path / "config.yaml").exists() and self._is_writer:
             self._require_unused()
-        found = step_checkpoints(self.checkpoints)
-        if found:
-            self.latest = found[-1]
+        checkpoints = step_checkpoints(self.checkpoints)
+        if checkpoints:
+            self.latest = checkpoints[-1]
             require_same_model(read_header(self.latest), self.config)
 
     def _require_unused(self) -> None:
@@ -207,7 +206,7 @@ class RunFolder:
             )
 
     def _write_config(self) -> None:
-        """The first file of the run: it shows whether the folder can be written."""
+        """Write config.yaml, the first file of the run, which also tests whether the folder is writable."""
         is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)

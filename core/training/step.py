@@ -1,4 +1,4 @@
-"""One optimizer step on one global batch: the same numbers for any split over processes and micro-batches."""
+"""One optimizer step on one global batch: the same numbers for any world size and micro-batch size."""
 
 import math
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from core.training.loss import count_targets, cross_entropy_sum
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave, the same in every process."""
+    """Result of one step, the same on every rank."""
 
-    loss: float  # nats a target, over the global batch
+    loss: float  # nats per target, over the global batch
     gradient_norm: float  # before clipping
-    stop_requested: bool  # in any process
+    stop_requested: bool  # on any rank
 
     @property
-    def skipped(self) -> bool:
-        """Whether the loss or the gradient was not finite, so that the parameters were left alone."""
+    def is_skipped(self) -> bool:
+        """Whether the loss or the gradient was not finite, so that the parameters did not change."""
         return not (math.isfinite(self.loss) and math.isfinite(self.gradient_norm))
 
 
@@ -39,14 +39,13 @@ def training_step(
 ) -> StepResult:
     """Update the model by the gradient of the loss over the global batch.
 
-    batch: this process's rows, or its packed sequences. The loss is the sum over the real targets of all
-    processes divided by their number (0 if there is none). With `config.backpropagation_length` it is still
-    that of whole sequences, while its gradient leaves out what passes from piece to piece; packed sequences
-    are never cut.
+    batch: rows or packed sequences of this rank. The loss is the sum over the targets of all ranks divided by
+    their number (0 without targets). `config.backpropagation_length` leaves the loss unchanged and cuts the
+    gradient between segments; packed sequences are never cut.
     """
     loss, norm, stop = clipped_gradients(model, batch, config, world, stop_requested).tolist()
     result = StepResult(loss, norm, bool(stop))
-    if not result.skipped:
+    if not result.is_skipped:
         optimizer.step()
     optimizer.zero_grad()
     return result
@@ -59,48 +58,49 @@ def clipped_gradients(
     world: World,
     stop_requested: bool = False,
 ) -> Tensor:
-    """Give every parameter its gradient, clipped; arguments as in training_step.
+    """Compute the clipped gradient of every parameter; arguments as in training_step.
 
-    Returns (3,) on the device: the loss, the norm of the gradient before clipping, and how many processes
-    were asked to stop. Nothing here waits for the device, so that a CUDA graph can hold it.
+    Returns (3,) on the device: the loss, the norm of the gradient before clipping, and the number of ranks
+    with a stop request. A CUDA graph can capture it: nothing waits for the device.
     """
     count = world.sum(count_targets(batch.targets)).clamp(min=1)
     loss = torch.zeros((), device=world.device)
     length = batch.inputs.shape[1]
-    piece = length if batch.cu_seqlens is not None else min(length, config.backpropagation_length or length)
-    for part in micro_batches(batch, piece, config.micro_tokens):
-        logits = _logits_in_pieces(model, part, piece, autocast(config, world.device))
-        for some_logits, their_targets in zip(logits, part.targets.split(piece, dim=1), strict=True):
-            share = cross_entropy_sum(some_logits, their_targets) / count
-            share.backward()
-            loss += share.detach()
+    is_packed = batch.cu_seqlens is not None
+    segment = length if is_packed else min(length, config.backpropagation_length or length)
+    for micro_batch in micro_batches(batch, segment, config.micro_tokens):
+        logits = _segment_logits(model, micro_batch, segment, autocast(config, world.device))
+        for segment_logits, targets in zip(logits, micro_batch.targets.split(segment, dim=1), strict=True):
+            segment_loss = cross_entropy_sum(segment_logits, targets) / count
+            segment_loss.backward()
+            loss += segment_loss.detach()
 
-    told = world.sum_gradients(model, torch.stack([loss, torch.full_like(loss, stop_requested)]))
+    stats = world.sum_gradients(model, torch.stack([loss, torch.full_like(loss, stop_requested)]))
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    return torch.stack([told[0], norm, told[1]])
+    return torch.stack([stats[0], norm, stats[1]])
 
 
-def _logits_in_pieces(model: Any, batch: Batch, piece: int, precision: torch.autocast) -> Iterator[Tensor]:
-    """Logits (rows, piece, vocabulary) of each `piece` of the inputs, the last one may be shorter.
+def _segment_logits(model: Any, batch: Batch, segment: int, precision: torch.autocast) -> Iterator[Tensor]:
+    """Yield logits (rows, segment, vocabulary) of each segment of the inputs; the last may be shorter.
 
-    No gradient flows from a piece into the one before: each starts at the other's final state, detached.
+    Each segment starts at the detached final state of the one before, so no gradient flows between them.
     """
     inputs = batch.inputs
-    if inputs.shape[1] <= piece:
+    if inputs.shape[1] <= segment:
         packing = {} if batch.cu_seqlens is None else {"cu_seqlens": batch.cu_seqlens}
         with precision:
             logits = model(inputs, **packing)
         yield logits
         return
     state = model.initial_state(len(inputs))
-    for some_inputs in inputs.split(piece, dim=1):
+    for segment_inputs in inputs.split(segment, dim=1):
         with precision:
-            logits, state = model(some_inputs, state)
+            logits, state = model(segment_inputs, state)
         state = tree_map_only(Tensor, Tensor.detach, state)
         yield logits
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """The context of forward passes: bf16 where `config.precision` says so; parameters stay fp32."""
+    """Return the context of forward passes: bf16 or fp32 by `config.precision`; parameters stay fp32."""
     is_bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16)

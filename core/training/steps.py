@@ -1,4 +1,4 @@
-"""The steps of a run, one after the other: data, learning rate, update, and what each of them took."""
+"""The steps of a run in order: data, learning rate, update and statistics."""
 
 import math
 import time
@@ -18,20 +18,20 @@ from core.training.optimizer import learning_rate, set_learning_rate
 from core.training.step import StepResult, training_step
 from core.training.stopping import StopRequest
 
-AT_ONCE = 32
-"""Most steps in a graph that makes its own data."""
+STEPS_PER_GRAPH = 32
+"""Largest number of steps in a graph that generates its own batches."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """One step that was taken."""
+class StepStats:
+    """Statistics of one step."""
 
     result: StepResult
     learning_rate: float
-    length: int  # of its sequences
-    tokens: int  # input positions, over all processes
+    length: int  # of the sequences
+    tokens: int  # input positions over all ranks
     seconds: float
-    waited: float  # of those, for data
+    wait_seconds: float  # part of `seconds` spent waiting for data
 
 
 def run_steps(
@@ -43,59 +43,59 @@ def run_steps(
     stop: StopRequest,
     steps: range,
     rows: Callable[[int], range],
-) -> Generator[Taken, None, None]:
-    """Take `steps` (from 0, up to the run's last); `rows` gives this process's rows of a step's batch.
+) -> Generator[StepStats, None, None]:
+    """Run `steps` (from 0, up to the last of the run) and yield their statistics.
 
-    Where the parameters are looked at, after a multiple of `config.validate_every` or `checkpoint_every` and
-    at the end, no later step has been taken yet.
+    rows: maps a step to the rows of this rank. After multiples of `config.validate_every` and
+    `config.checkpoint_every`, and at the end, the parameters are those of the step just yielded.
     """
-    alone_on_gpu = _is_alone_on_gpu(world)
-    parts = _device_parts(batches, steps.stop) if alone_on_gpu and not config.ema else []
-    if parts:
-        for made, part in parts:
-            own = range(max(part.start, steps.start), part.stop)
-            if own:
-                take_many = _takers(model, optimizer, made, rows(part.start), config, world)
-                yield from _many_at_once(take_many, part.start, own, steps.stop, config, world, stop)
+    is_single_gpu = _is_single_gpu(world)
+    stages = _device_stages(batches, steps.stop) if is_single_gpu and not config.ema else []
+    if stages:
+        for stage_batches, stage_steps in stages:
+            remaining = range(max(stage_steps.start, steps.start), stage_steps.stop)
+            if remaining:
+                graphs = _graphs(model, optimizer, stage_batches, rows(stage_steps.start), config, world)
+                yield from _run_graphs(graphs, stage_steps.start, remaining, steps.stop, config, world, stop)
         return
-    captured = CapturedStep(model, optimizer, config, world) if alone_on_gpu else None
+    captured = CapturedStep(model, optimizer, config, world) if is_single_gpu else None
 
-    def take(batch: Batch) -> StepResult:
+    def run_step(batch: Batch) -> StepResult:
         if captured is not None:
-            return captured(batch, stop.requested)
-        return training_step(model, optimizer, batch, config, world, stop.requested)
+            return captured(batch, stop.is_requested)
+        return training_step(model, optimizer, batch, config, world, stop.is_requested)
 
     with closing(prefetch(batches, steps, rows, world.device)) as data:
-        for step, (batch, waited) in zip(steps, data, strict=True):
-            began = time.perf_counter() - waited
+        for step, (batch, wait_seconds) in zip(steps, data, strict=True):
+            start = time.perf_counter() - wait_seconds
             rate = learning_rate((step + 1) / steps.stop, config)
             set_learning_rate(optimizer, rate)
-            _seed_draws(config, step, world)
-            result = take(batch)
-            tokens, seconds = batch.inputs.numel() * world.size, time.perf_counter() - began
-            yield Taken(result, rate, batch.inputs.shape[1], tokens, seconds, waited)
+            _seed_step(config, step, world)
+            result = run_step(batch)
+            tokens, seconds = batch.inputs.numel() * world.size, time.perf_counter() - start
+            yield StepStats(result, rate, batch.inputs.shape[1], tokens, seconds, wait_seconds)
 
 
-def _seed_draws(config: TrainingConfig, step: int, world: World) -> None:
-    """Let whatever a model draws depend on the step alone: there is no state to carry over a resume."""
+def _seed_step(config: TrainingConfig, step: int, world: World) -> None:
+    """Seed the model's random numbers by the step alone, so that a resume needs no generator state."""
     torch.manual_seed(hash((config.seed, step, world.rank)))
 
 
-def _is_alone_on_gpu(world: World) -> bool:
+def _is_single_gpu(world: World) -> bool:
     return world.size == 1 and world.device.type == "cuda"
 
 
-def _device_parts(batches: Batches, steps: int) -> list[tuple[DeviceBatches, range]]:
-    """Batches that the device makes, with the steps of the run that they are of; none if it makes not all."""
+def _device_stages(batches: Batches, steps: int) -> list[tuple[DeviceBatches, range]]:
+    """Return the batches and steps of each stage if the device can generate all of them, else nothing."""
     if isinstance(batches, StagedBatches):
         stages = [(batches.by_length[s.length], range(s.first_step, s.end)) for s in batches.stages]
     else:
         stages = [(batches, range(steps))]
-    made = [(made, part) for made, part in stages if isinstance(made, DeviceBatches)]
-    return made if len(made) == len(stages) else []
+    on_device = [(made, part) for made, part in stages if isinstance(made, DeviceBatches)]
+    return on_device if len(on_device) == len(stages) else []
 
 
-def _takers(
+def _graphs(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: DeviceBatches,
@@ -103,31 +103,34 @@ def _takers(
     config: TrainingConfig,
     world: World,
 ) -> dict[int, CapturedSteps]:
-    """What takes one step, and what takes AT_ONCE or a divisor of it, so that nothing is due in between."""
-    count = math.gcd(AT_ONCE, config.validate_every, config.checkpoint_every)
+    """Return graphs by their number of steps: 1, and a divisor of STEPS_PER_GRAPH.
+
+    The divisor makes validations and checkpoints fall between graphs.
+    """
+    count = math.gcd(STEPS_PER_GRAPH, config.validate_every, config.checkpoint_every)
     return {size: CapturedSteps(model, optimizer, batches, rows, config, world, size) for size in {1, count}}
 
 
-def _many_at_once(
-    takers: dict[int, CapturedSteps],
+def _run_graphs(
+    graphs: dict[int, CapturedSteps],
     offset: int,
     steps: range,
     last: int,
     config: TrainingConfig,
     world: World,
     stop: StopRequest,
-) -> Generator[Taken, None, None]:
-    """Take the steps of a run of `last` in all, whose batches are counted from `offset` on."""
-    count = max(takers)
+) -> Generator[StepStats, None, None]:
+    """Run `steps` of a run of `last` steps; its batches count from step `offset`."""
+    count = max(graphs)
     step = steps.start
     while step < steps.stop:
         size = count if step % count == 0 and step + count <= steps.stop else 1
-        began = time.perf_counter()
+        start = time.perf_counter()
         rates = [learning_rate((step + 1 + index) / last, config) for index in range(size)]
-        _seed_draws(config, step, world)  # steps of one graph go on with the draws of its first
-        results = takers[size](step - offset, rates)
-        seconds = (time.perf_counter() - began) / size
-        results[-1] = replace(results[-1], stop_requested=stop.requested)
+        _seed_step(config, step, world)  # later steps of a graph continue the stream of its first
+        results = graphs[size](step - offset, rates)
+        seconds = (time.perf_counter() - start) / size
+        results[-1] = replace(results[-1], stop_requested=stop.is_requested)
         for result, rate in zip(results, rates, strict=True):
-            yield Taken(result, rate, takers[size].length, takers[size].tokens, seconds, waited=0.0)
+            yield StepStats(result, rate, graphs[size].length, graphs[size].tokens, seconds, wait_seconds=0.0)
         step += size

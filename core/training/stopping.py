@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a signal, or losses that are not finite."""
+"""Early ends of a run: a signal, or losses that are not finite."""
 
 import signal
 from types import FrameType
@@ -6,18 +6,18 @@ from typing import Any, Self
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """The run was stopped on request, after a checkpoint."""
+    """The run stopped on request, after a checkpoint."""
 
 
 class NonFiniteError(ValueError):
-    """Too many steps in a row had no finite loss and gradient."""
+    """Too many consecutive steps without a finite loss and gradient."""
 
 
 class StopRequest:
-    """While entered, the first SIGINT and SIGTERM only set `requested`; a second one acts as ever."""
+    """Handler of SIGINT and SIGTERM: the first signal sets `is_requested`, the second acts as usual."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.is_requested = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -30,5 +30,5 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _request(self, number: int, _: FrameType | None) -> None:
-        self.requested = True
+        self.is_requested = True
         signal.signal(number, self._previous[number])

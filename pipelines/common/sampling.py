@@ -187,9 +187,9 @@ class SamplingRun:
             self._position += steps
             bar.update(steps * len(rows))
             self._piece = next_piece(self._piece, time.perf_counter() - began)
-            if stop.requested or time.perf_counter() - self._saved_at >= self.options.save_every:
+            if stop.is_requested or time.perf_counter() - self._saved_at >= self.options.save_every:
                 self._save(decoder)
-            if stop.requested and (self._position < self.task.length or rows.stop < self.options.count):
+            if stop.is_requested and (self._position < self.task.length or rows.stop < self.options.count):
                 bar.write(self._where_it_stopped(), file=sys.stderr)
                 raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.training.batches import FETCHED_AHEAD, prefetch, rows_per_pass
+from core.training.batches import PREFETCH_DEPTH, prefetch, rows_per_pass
 from tests.core.training.toy import CPU
 
 
@@ -36,15 +36,15 @@ def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
 
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(step)
-        if step == FETCHED_AHEAD:
+        if step == PREFETCH_DEPTH:
             last_is_asked.set()
         return torch.zeros(1), torch.zeros(1)
 
-    stream = prefetch(batches, range(FETCHED_AHEAD + 5), two_rows, CPU)
+    stream = prefetch(batches, range(PREFETCH_DEPTH + 5), two_rows, CPU)
     next(stream)
     assert last_is_asked.wait(timeout=10.0)
     time.sleep(0.02)
-    assert asked == list(range(FETCHED_AHEAD + 1))
+    assert asked == list(range(PREFETCH_DEPTH + 1))
     stream.close()
 
 

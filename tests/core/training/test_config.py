@@ -34,5 +34,5 @@ def test_every_option_has_a_help_text() -> None:
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"option {name} is .* but must be"):
+    with pytest.raises(ValueError, match=f"option {name} is .*; it must be"):
         TrainingConfig(**{name: value})

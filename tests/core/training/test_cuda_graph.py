@@ -195,7 +195,7 @@ def test_steps_on_batches_of_the_device_are_those_on_batches_of_the_cpu(
     made = {length: SyntheticBatches("induction_heads", length, seed=2) for length in (6, 9)}
     runs: dict[bool, list[Any]] = {}
     for is_made_there in (False, True):
-        monkeypatch.setattr(taken, "_is_alone_on_gpu", lambda world, answer=is_made_there: answer)
+        monkeypatch.setattr(taken, "_is_single_gpu", lambda world, answer=is_made_there: answer)
         model = small_model()
         arguments = (
             StagedBatches(stages, made),
@@ -217,7 +217,7 @@ def test_what_steps_on_batches_of_the_device_leave_out_is_the_same_after_a_resum
 ) -> None:
     config = TrainingConfig(steps=12, batch_size=3, validate_every=4, checkpoint_every=4)
     batches = SyntheticBatches("induction_heads", 9, seed=2)
-    monkeypatch.setattr(taken, "_is_alone_on_gpu", lambda world: True)
+    monkeypatch.setattr(taken, "_is_single_gpu", lambda world: True)
     told = []
     for cuts in ([12], [8, 12]):
         model = nn.Sequential(small_model(), nn.Dropout(0.5))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from core.training.report import FEWEST_POINTS, limits, plot_loss
+from core.training.report import MIN_POINTS, limits, plot_loss
 
 STEPS = np.arange(200)
 FALL = 1.3 + 10 * np.exp(-STEPS / 4)
@@ -35,7 +35,7 @@ def test_what_is_not_finite_and_what_stands_still_are_no_trouble() -> None:
 
 
 def test_few_points_are_all_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert limits(FALL[: FEWEST_POINTS - 1], NONE) is None
+    assert limits(FALL[: MIN_POINTS - 1], NONE) is None
     ranges = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: ranges.append(figure.axes[0].get_ylim()))
     for count in (3, len(STEPS)):
