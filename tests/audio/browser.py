@@ -1,8 +1,8 @@
-"""A headless Chromium, driven by its DevTools protocol over two pipes, which needs no driver.
+"""Headless Chromium, controlled by its DevTools protocol over two pipes, without a driver.
 
     python -m tests.audio.browser listening.html picture.png
 
-takes the picture of a listening page, its models side by side, that the README shows.
+takes the picture of a listening page in audio/README.md, with its models side by side.
 """
 
 import base64
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 READS, WRITES = 3, 4
-"""The file descriptors that the option --remote-debugging-pipe speaks of."""
+"""File descriptors that Chromium uses with --remote-debugging-pipe."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless_shell")
 LIMIT = 60.0
-"""Seconds after which a browser is ended that no longer answers."""
+"""Time limit of a browser (seconds)."""
 OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -37,12 +37,12 @@ OPTIONS = (
 
 
 def find_chromium() -> str | None:
-    """The path of a Chromium; None where there is none."""
+    """Return the path of a Chromium, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Page:
-    """An open page: commands go out on one pipe, and answers and events come in on the other."""
+    """Open page: commands go out on one pipe, answers and events come in on the other."""
 
     def __init__(self, out: int, into: int) -> None:
         self._out = os.fdopen(out, "wb", buffering=0)
@@ -53,7 +53,7 @@ class Page:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command of the protocol; AssertionError where the browser refuses it."""
+        """Return the result of a protocol command. Raises AssertionError if the browser refuses it."""
         self._number += 1
         command = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
@@ -67,7 +67,7 @@ class Page:
                 return result
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, awaited if it is a promise; AssertionError if it throws."""
+        """Return the value of a JavaScript expression, awaiting promises. AssertionError if it throws."""
         answer = self.call(
             "Runtime.evaluate",
             expression=expression,
@@ -81,23 +81,23 @@ class Page:
     def _read(self) -> dict[str, Any]:
         text = bytearray()
         while (byte := self._into.read(1)) != b"\0":
-            assert byte, "Chromium has ended, or did not answer in time"
+            assert byte, "Chromium ended or did not answer in time"
             text += byte
         message: dict[str, Any] = json.loads(text)
         return message
 
 
 @contextmanager
-def opened(path: Path, chromium: str, profile: Path) -> Iterator[Page]:
-    """A file in a browser of its own, which ends with the block. profile: an empty folder."""
+def open_page(path: Path, chromium: str, profile: Path) -> Iterator[Page]:
+    """Open a file in a new browser that ends with the block. profile: an empty folder."""
     commands, out = os.pipe()
     into, answers = os.pipe()
 
     def connect() -> None:
-        """Put the browser's ends where it looks for them; out of each other's way first."""
+        """Move the browser's pipe ends to READS and WRITES, by way of free descriptors."""
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]
-        for end, place in zip(ends, (READS, WRITES), strict=True):
-            os.dup2(end, place)
+        for end, descriptor in zip(ends, (READS, WRITES), strict=True):
+            os.dup2(end, descriptor)
 
     process = subprocess.Popen(
         [chromium, *OPTIONS, f"--user-data-dir={profile}"],
@@ -121,8 +121,8 @@ def opened(path: Path, chromium: str, profile: Path) -> Iterator[Page]:
         process.wait()
 
 
-def picture(page: Page, width: int, height: int) -> bytes:
-    """What the window shows, of this size, as a PNG."""
+def screenshot(page: Page, width: int, height: int) -> bytes:
+    """Return the window at this size as PNG."""
     page.call(
         "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
     )
@@ -132,9 +132,9 @@ def picture(page: Page, width: int, height: int) -> bytes:
 if __name__ == "__main__":
     with (
         tempfile.TemporaryDirectory() as profile,
-        opened(
+        open_page(
             Path(sys.argv[1]), find_chromium() or sys.exit("There is no Chromium."), Path(profile)
-        ) as shown,
+        ) as page,
     ):
-        shown.evaluate("document.getElementById('beside').click()")
-        Path(sys.argv[2]).write_bytes(picture(shown, 1200, 900))
+        page.evaluate("document.getElementById('beside').click()")
+        Path(sys.argv[2]).write_bytes(screenshot(page, 1200, 900))

@@ -12,7 +12,7 @@ import soundfile
 
 from audio.data.waveform import RATE
 from audio.listening.page import ListeningClip, listening_page, wav_bytes
-from tests.audio.browser import Page, find_chromium, opened
+from tests.audio.browser import Page, find_chromium, open_page
 from tests.audio.conftest import noise, tone
 
 CLIPS = [
@@ -151,7 +151,7 @@ def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
         pytest.skip("Chromium is not installed; Debian has it in the package chromium")
     folder = tmp_path_factory.mktemp("page")
     (folder / "page.html").write_text(page)
-    with opened(folder / "page.html", chromium, folder / "profile") as opened_page:
+    with open_page(folder / "page.html", chromium, folder / "profile") as opened_page:
         yield opened_page
 
 
