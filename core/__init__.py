@@ -1,1 +1,1 @@
-"""Mamba mixers, blocks and models, their training and their sampling."""
+"""Mamba layers and models, their training, decoding, checkpoints and storage."""

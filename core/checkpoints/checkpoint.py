@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file each, written atomically, read without executing anything.
+"""Checkpoints: safetensors files, written atomically and read without executing code.
 
-Tensors are stored under `model.<name>`, `average.<name>` (the moving average of the parameters, if there is
-one) and `optimizer.<key>.<name>` (exp_avg, exp_avg_sq, step). The header carries JSON: the format version,
-the configuration of the run and its progress. A tied parameter is stored once, under its first name.
+Tensors have the names `model.<name>`, `average.<name>` (moving average of the parameters, if there is one)
+and `optimizer.<key>.<name>` (exp_avg, exp_avg_sq, step). The header holds the format version, and the
+configuration and the progress of the run as JSON. A tied parameter is stored once, under its first name.
 """
 
 import json
@@ -23,19 +23,19 @@ from core.storage.atomic import replaced_atomically
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 CHECKPOINTS = "checkpoints"
-"""The folder of a run's checkpoints in the run folder."""
+"""Name of the folder of checkpoints in a run folder."""
 BEST = "best.safetensors"
 """The checkpoint with the lowest validation loss."""
 _STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, read or used: which one, what is wrong, what to do."""
+    """A checkpoint that cannot be written, read or used: the file, the problem and the remedy."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself: the configuration of its run and its progress (`step` at least)."""
+    """Header of a checkpoint: configuration and progress (at least `step`) of its run."""
 
     path: Path
     config: dict[str, Any]
@@ -54,9 +54,9 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     average: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write one checkpoint; `path` holds either all of it or what it held before.
+    """Write one checkpoint atomically.
 
-    `average` maps names of parameters to their moving averages. Raises CheckpointError if the file cannot be
+    average: moving averages by the names of the parameters. Raises CheckpointError if the file cannot be
     written (no space, no permission).
     """
     tensors = _with_prefix("model", model_tensors(model)) | _with_prefix("average", average or {})
@@ -84,10 +84,10 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     average: dict[str, Tensor] | None = None,
 ) -> Header:
-    """Restore the model, and the optimizer and the moving average where given, in place.
+    """Restore the model, and the optimizer and the moving average if given, in place.
 
-    A checkpoint without an average starts `average` at the model's parameters. Raises CheckpointError if the
-    file is damaged, of a newer format or of another model; nothing is changed then.
+    A checkpoint without an average sets `average` to the model's parameters. Raises CheckpointError if the
+    file is damaged, of a newer format or of another model; nothing changes then.
     """
     header, tensors = _read(path)
     weights = _under("model", tensors)
@@ -102,7 +102,7 @@ def load_checkpoint(
 
 
 def load_weights(path: Path, model: nn.Module) -> Header:
-    """Restore a model for use: the moving average where the checkpoint has one, else the weights themselves.
+    """Restore a model for inference: the moving average if the checkpoint has one, else the parameters.
 
     Raises CheckpointError as load_checkpoint does.
     """
@@ -114,9 +114,9 @@ def load_weights(path: Path, model: nn.Module) -> Header:
 
 
 def read_header(path: Path) -> Header:
-    """The configuration and progress of a checkpoint, without its tensors: enough to build its model.
+    """Return the configuration and progress of a checkpoint without reading its tensors.
 
-    Raises CheckpointError if the file is missing, damaged, no checkpoint, or of a newer format.
+    Raises CheckpointError if the file is missing, damaged, not a checkpoint, or of a newer format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -137,13 +137,13 @@ def read_header(path: Path) -> Header:
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder that are named by their step, oldest first; empty if there are none."""
+    """Return the files step-N.safetensors of a folder, oldest first."""
     steps = {path: _STEP_NAME.fullmatch(path.name) for path in folder.glob(f"step-*{SUFFIX}")}
     return sorted((path for path, match in steps.items() if match), key=lambda path: int(path.stem[5:]))
 
 
 def step_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps lies in a folder."""
+    """Return the path of the checkpoint after `step` steps."""
     return folder / f"step-{step:08d}{SUFFIX}"
 
 
@@ -166,26 +166,26 @@ def resolve_checkpoint(path: Path, prefer_best: bool = False) -> Path:
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder that is named by itself, by its `checkpoints`, or by a file in these.
+    """Return the run folder of a path: the folder itself, its `checkpoints`, or a checkpoint in them.
 
-    Of a checkpoint that lies elsewhere it is the folder that holds it.
+    For a checkpoint elsewhere it is the parent folder.
     """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 
 def require_same_model(header: Header, config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming the keys, if `config["model"]` is not that of the checkpoint."""
+    """Raise CheckpointError, naming the keys, if `config["model"]` differs from the checkpoint."""
     differences = setting_differences(header.config.get("model", {}), config.get("model", {}), prefix="model")
     if differences:
         raise CheckpointError(
             f"The checkpoint {header.path} is of another model: {'; '.join(differences)}. "
-            "Give these keys their old values, or start a new run in another folder."
+            "Restore these values, or start a new run in another folder."
         )
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, each tied one once."""
+    """Return parameters and persistent buffers by name, tied ones once."""
     kept = model.state_dict()
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: tensor for name, tensor in named.items() if name in kept}
@@ -207,7 +207,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def _require_same_tensors(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise CheckpointError, naming names and shapes, if the stored tensors are not the model's."""
+    """Raise CheckpointError if the names or shapes of the stored tensors differ from the model's."""
     own = model_tensors(model)
     problems = [f"{name} is missing there" for name in own.keys() - stored.keys()]
     problems += [f"{name} is not in this model" for name in stored.keys() - own.keys()]
@@ -217,8 +217,8 @@ def _require_same_tensors(path: Path, stored: Mapping[str, Tensor], model: nn.Mo
         if own[name].shape != stored[name].shape
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:10]) + (f"; and {len(problems) - 10} more" * (len(problems) > 10))
-        raise CheckpointError(f"The checkpoint {path} is of another model: {shown}.")
+        text = "; ".join(sorted(problems)[:10]) + (f"; and {len(problems) - 10} more" * (len(problems) > 10))
+        raise CheckpointError(f"The checkpoint {path} is of another model: {text}.")
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -232,7 +232,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> di
 def _restore_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put the stored moments into an optimizer of any device; its own hyperparameters stay."""
+    """Load the stored moments into an optimizer on any device; its hyperparameters do not change."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     by_name: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():

@@ -1,8 +1,8 @@
-"""Published weights: the layouts of the official Mamba code and of Hugging Face transformers.
+"""Conversion of published weights: the official Mamba layout and that of Hugging Face transformers.
 
-Both hold the parameters of SequenceModel (layers.{i}.*, norm_f.weight) behind the prefix "backbone.".
-The embedding is backbone.embedding.weight in the official layout, which MambaByte's checkpoints share, and
-backbone.embeddings.weight in the other. The official files have lm_head.weight even when it is tied.
+Both layouts prefix the parameters of SequenceModel (layers.{i}.*, norm_f.weight) with "backbone.". The
+embedding is backbone.embedding.weight in the official layout, also used by MambaByte, and
+backbone.embeddings.weight in Hugging Face's. Official files contain lm_head.weight even if it is tied.
 """
 
 import re
@@ -34,10 +34,10 @@ BLOCK_PARAMETERS = {"norm.weight"} | {
 
 
 def from_published(published: StateDict) -> StateDict:
-    """SequenceModel's state dict from an official or a Hugging Face one; the tensors are shared, not copied.
+    """Convert an official or Hugging Face state dict to SequenceModel's; tensors are shared, not copied.
 
-    A head that equals the embedding is tied, and dropped. Raises ValueError if the parameters are not those
-    of a published Mamba.
+    A head equal to the embedding is tied and left out. Raises ValueError if the parameters are not those of a
+    published Mamba.
     """
     ours = {
         name.removeprefix("backbone.").replace("embeddings.", "embedding."): value
@@ -50,13 +50,13 @@ def from_published(published: StateDict) -> StateDict:
 
 
 def to_official(ours: StateDict) -> StateDict:
-    """The official layout of SequenceModel's state dict. Raises ValueError if the mixers have none."""
+    """Convert SequenceModel's state dict to the official layout. Raises ValueError for other mixers."""
     _check_names(ours)
     return _with_backbone(ours) | {HEAD: ours.get(HEAD, ours[EMBEDDING])}
 
 
 def to_hugging_face(ours: StateDict) -> StateDict:
-    """The Hugging Face layout of SequenceModel's state dict. Raises ValueError if the mixers have none."""
+    """Convert SequenceModel's state dict to the Hugging Face layout. Raises ValueError for other mixers."""
     _check_names(ours)
     return {
         name.replace("backbone.embedding.", "backbone.embeddings."): value
@@ -65,7 +65,7 @@ def to_hugging_face(ours: StateDict) -> StateDict:
 
 
 def config_of(ours: StateDict) -> SequenceModelConfig:
-    """The configuration whose SequenceModel has these parameters, read off their shapes."""
+    """Return the configuration of a SequenceModel with parameters of these shapes."""
     rows, d_model = ours[EMBEDDING].shape
     mixer = {
         name: ours[f"layers.0.mixer.{name}"].shape for name in ("A_log", "conv1d.weight", "dt_proj.weight")
@@ -83,7 +83,7 @@ def config_of(ours: StateDict) -> SequenceModelConfig:
 
 
 def load_published(path: str | Path) -> SequenceModel:
-    """The SequenceModel in a published weights file: model.safetensors or pytorch_model.bin.
+    """Load the SequenceModel of a published weights file: model.safetensors or pytorch_model.bin.
 
     Raises ValueError if the parameters are not those of a published Mamba.
     """

@@ -1,5 +1,8 @@
 """Counter-based numbers: functions of seed, stream and counter, the same in NumPy and torch, and uniform."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +106,18 @@ def test_the_hash_is_the_published_splitmix64() -> None:
         word = np.array([index * gamma % 2**64], np.uint64).view(np.int64)
         words.append(int(hash_bits(word).view(np.uint64)[0]))
     assert words == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+def test_the_cuda_hash_gives_the_same_words() -> None:
+    """Run the arithmetic of sampling.cuh line by line on Python integers modulo 2**64."""
+    source = Path("kernels/decoding/cuda_source/sampling.cuh").read_text(encoding="ascii")
+    match = re.search(r"u64 hash\(u64 key, u64 index\) \{(.*?)\}", source, re.DOTALL)
+    assert match is not None
+    lines = re.sub(r"u64 |ull|return ", "", match[1]).split(";")[:-1]
+    for key, index in ((0, 0), (2**63 + 5, 2**40), (2**64 - 1, 255)):
+        bits = 0
+        for line in lines:
+            expression = line.strip().removeprefix("bits = ")
+            bits = eval(expression, {"key": key, "index": index, "bits": bits}) % 2**64
+        word = np.array([(key + (index + 1) * 0x9E3779B97F4A7C15) % 2**64], np.uint64).view(np.int64)
+        assert bits == int(hash_bits(word).view(np.uint64)[0])

@@ -12,7 +12,7 @@ from core.synthetic_task import (
     VOCABULARY_SIZE,
     SyntheticBatches,
     TaskName,
-    measured,
+    evaluate,
 )
 from tests.core.training.toy import CPU
 
@@ -85,11 +85,11 @@ class Copier(torch.nn.Module):
 
 
 def test_accuracy_counts_the_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.synthetic_task.TOKENS_AT_ONCE", 1)  # a sequence at a time
+    monkeypatch.setattr("core.synthetic_task.TOKENS_PER_PASS", 1)  # a sequence at a time
     batches = SyntheticBatches("selective_copying", 30, seed=0)
-    assert measured(Copier(0), batches, 3, CPU)["accuracy"] == 1.0  # type: ignore[arg-type]
-    assert measured(Copier(1), batches, 3, CPU)["accuracy"] == 0.0  # type: ignore[arg-type]
-    monkeypatch.setattr("core.synthetic_task.TOKENS_AT_ONCE", 10**6)
-    found = measured(Copier(1), batches, 4, CPU)  # type: ignore[arg-type]
+    assert evaluate(Copier(0), batches, 3, CPU)["accuracy"] == 1.0  # type: ignore[arg-type]
+    assert evaluate(Copier(1), batches, 3, CPU)["accuracy"] == 0.0  # type: ignore[arg-type]
+    monkeypatch.setattr("core.synthetic_task.TOKENS_PER_PASS", 10**6)
+    found = evaluate(Copier(1), batches, 4, CPU)  # type: ignore[arg-type]
     assert found["accuracy"] == 0.75
     assert found["loss"] == pytest.approx(0.25 * 10, abs=0.01)

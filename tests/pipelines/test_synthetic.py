@@ -96,9 +96,9 @@ def test_a_run_of_other_settings_is_refused_by_its_keys(
     [
         (["task.name=copying"], "task.name is 'copying'; it must be"),
         (["mixers=[mamba,s5]"], "mixers is ['mamba', 's5']; it must be"),
-        (["task.warmup_lengths=[8,16]", "task.warmup_steps=[10]"], "must be as many"),
+        (["task.warmup_lengths=[8,16]", "task.warmup_steps=[10]"], "must be equally many"),
         (["task.warmup_lengths=[8]", "task.warmup_steps=[1000]"], "fewer than train.steps, 1,000"),
-        (["task.warmup_lengths=[256]", "task.warmup_steps=[10]"], "different from each other"),
+        (["task.warmup_lengths=[256]", "task.warmup_steps=[10]"], "all lengths different"),
         (["task.length=2"], "The length of induction_heads is 2"),
         (["task.test_lengths=[16,1]"], "The length of induction_heads is 1"),
     ],
