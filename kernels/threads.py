@@ -1,4 +1,4 @@
-"""Threads for compiled kernels that release the interpreter's lock: torch's number of them, safe to fork."""
+"""Threads for compiled kernels that release the interpreter's lock: as many as torch uses, safe after a fork."""
 
 import os
 from collections.abc import Callable
@@ -9,12 +9,17 @@ import torch
 
 
 def run_in_ranges(function: Callable[[int, int], object], count: int, fewest: int = 1) -> None:
-    """Call `function(first, last)` on ranges that together cover [0, count), one a thread, and await them.
+    """Call `function(first, last)` on ranges that cover [0, count), one range per thread, and wait for all.
 
-    A range has at least `fewest` items, so that little work stays in the calling thread. No range may touch
-    what another writes. The first exception of a range is raised again here.
+    Each range has at least `fewest` items, so that the calling thread does a small job alone. A range must
+    not touch data that another range writes.
+
+    Raises the first exception of a range, after all ranges have ended.
     """
     ranges = max(1, min(torch.get_num_threads(), count // fewest))
+    if ranges == 1:
+        function(0, count)
+        return
     bounds = [count * index // ranges for index in range(ranges + 1)]
     futures = [
         _pool(os.getpid(), ranges - 1).submit(function, bounds[index], bounds[index + 1])
@@ -30,5 +35,5 @@ def run_in_ranges(function: Callable[[int, int], object], count: int, fewest: in
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the pool of a process: a forked child has its parent's object, but none of its threads."""
+    """Return the thread pool of a process: a forked child inherits its parent's object but not the threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="kernels")

@@ -93,7 +93,7 @@ def selective_scan_step(
 
 def _check(arguments: ScanArguments) -> None:
     """Raise ValueError unless dtypes, devices and shapes fit x, except the shapes of B and C."""
-    x, A = arguments.x, arguments.A
+    x, dt, A, B, C, D, z, dt_bias, *_ = arguments
     check_float("x", x)
     channels = x.shape[-1]
     is_double = x.dtype == torch.float64
@@ -105,19 +105,17 @@ def _check(arguments: ScanArguments) -> None:
             f"A has shape {tuple(A.shape)}; it should be (channels, N) = ({channels}, 1 or more)."
         )
     check_device("A", A, x)
-    for name in ("dt", "z"):
-        tensor = getattr(arguments, name)
+    for name, tensor in (("dt", dt), ("z", z)):
         if tensor is not None:
             check_float(name, tensor)
             check_shape(name, tensor, x.shape, "the shape of x")
             check_device(name, tensor, x)
-    for name in ("D", "dt_bias"):
-        tensor = getattr(arguments, name)
+    for name, tensor in (("D", D), ("dt_bias", dt_bias)):
         if tensor is not None:
             check_float(name, tensor)
             check_shape(name, tensor, (channels,), "(channels,)")
             check_device(name, tensor, x)
-    for name, tensor in (("B", arguments.B), ("C", arguments.C)):
+    for name, tensor in (("B", B), ("C", C)):
         check_float(name, tensor)
         check_device(name, tensor, x)
 
@@ -132,9 +130,8 @@ def _check_state(name: str, state: Tensor, A: Tensor, sequences: int) -> None:
 
 def _with_groups(arguments: ScanArguments) -> ScanArguments:
     """Return the same arguments with B and C constant (channels, N) or varying (..., groups, N)."""
-    x, A = arguments.x, arguments.A
-    B, C = (_add_group_axis(name, getattr(arguments, name), x, A) for name in ("B", "C"))
-    return arguments._replace(B=B, C=C)
+    x, _, A, B, C, *_ = arguments
+    return arguments._replace(B=_add_group_axis("B", B, x, A), C=_add_group_axis("C", C, x, A))
 
 
 def _add_group_axis(name: str, parameter: Tensor, x: Tensor, A: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class ScanArguments(NamedTuple):
     @property
     def groups(self) -> int:
         """Return the number of groups of channels that share B and C, for both together."""
-        return lcm(*(_groups(weights, self.A) for weights in (self.B, self.C)))
+        return lcm(_groups(self.B, self.A), _groups(self.C, self.A))
 
     @property
     def parts(self) -> int:
@@ -62,10 +62,10 @@ class ScanArguments(NamedTuple):
 
     def with_common_groups(self) -> "ScanArguments":
         """Return the same arguments with B and C repeated to the same number of groups."""
-        groups = self.groups
-        return self._replace(
-            B=_repeat_groups(self.B, self.A, groups), C=_repeat_groups(self.C, self.A, groups)
-        )
+        if _groups(self.B, self.A) == _groups(self.C, self.A):
+            return self
+        B, C = (_repeat_groups(weights, self.A, self.groups) for weights in (self.B, self.C))
+        return self._replace(B=B, C=C)
 
 
 class ScanGradients(NamedTuple):
@@ -101,14 +101,11 @@ def is_constant(weights: Tensor, A: Tensor) -> bool:
 
 
 def _groups(weights: Tensor, A: Tensor) -> int:
-    return 1 if is_constant(weights, A) else weights.shape[_group_axis(A)]
-
-
-def _group_axis(A: Tensor) -> int:
-    return -3 if A.is_complex() else -2
+    return 1 if is_constant(weights, A) else weights.shape[-2 - A.is_complex()]
 
 
 def _repeat_groups(weights: Tensor, A: Tensor, groups: int) -> Tensor:
-    if is_constant(weights, A) or _groups(weights, A) == groups:
+    own = _groups(weights, A)
+    if is_constant(weights, A) or own == groups:
         return weights
-    return weights.repeat_interleave(groups // _groups(weights, A), _group_axis(A))
+    return weights.repeat_interleave(groups // own, -2 - A.is_complex())

@@ -122,7 +122,7 @@ def backward(
 def step(arguments: ScanArguments) -> Tensor:
     """Return y (batch, channels) for one position and update `initial_state` in place."""
     arguments = arguments.with_common_groups()
-    x, A = arguments.x, arguments.A
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, _, _ = arguments
     batch, channels = x.shape
     kind = kind_of(A)
     sizes = Sizes(
@@ -130,16 +130,16 @@ def step(arguments: ScanArguments) -> Tensor:
         length=1,
         channels=channels,
         states=A.shape[1],
-        parts=arguments.parts,
+        parts=kind.parts,
         groups=arguments.groups,
         reverse=False,
-        dt_softplus=arguments.dt_softplus,
+        dt_softplus=dt_softplus,
         constant_B=arguments.has_constant_b,
         constant_C=arguments.has_constant_c,
     )
     tensors = [
         tensor if tensor is None or tensor.dtype in _EXACT else tensor.float()
-        for tensor in (getattr(arguments, name, None) for name in Inputs._fields)
+        for tensor in (x, dt, A, B, C, D, z, dt_bias, state, None)
     ]
     inputs = Inputs(*map(address, tensors))
     y = torch.empty(batch, channels)

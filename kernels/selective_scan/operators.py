@@ -135,7 +135,7 @@ def _step(state: Tensor, x: Tensor, *values: Any) -> Tensor:
     if not state.is_inference():
         torch.autograd.graph.increment_version(state)
     updated = state if state.is_contiguous() else state.contiguous()
-    arguments = ScanArguments(x, *values)._replace(initial_state=updated)
+    arguments = ScanArguments(*(x, *values, updated))
     y = _backend(x).step(arguments.contiguous())
     if not state.is_contiguous():
         state.copy_(updated)
