@@ -1,4 +1,4 @@
-"""Threads for compiled kernels that release the interpreter's lock: as many as torch uses, safe after a fork."""
+"""Threads for compiled kernels that release the GIL: as many as torch uses, safe after a fork."""
 
 import os
 from collections.abc import Callable
@@ -35,5 +35,5 @@ def run_in_ranges(function: Callable[[int, int], object], count: int, fewest: in
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the thread pool of a process: a forked child inherits its parent's object but not the threads."""
+    """Return the pool of a process. A forked child inherits the object of its parent, but no threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="kernels")
