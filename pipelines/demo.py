@@ -1,12 +1,11 @@
-"""Pretrain a small Mamba on a megabase of human DNA, generate from it, and show what it has learnt.
+"""Pretrain a small Mamba on a megabase of human DNA, generate from it, and compare it with baselines.
 
     make demo
 
-The carried sample is 1 Mb of chromosome 20 (GRCh37); its last fifth is held out. Any key of dna_pretrain may
-be given; the defaults are in pipelines/configs/demo.yaml. A second demo replaces the first in runs/demo.
+The bundled sample is 1 Mb of chromosome 20 (GRCh37); its last fifth is held out. Any key of dna_pretrain can
+be set; the defaults are in pipelines/configs/demo.yaml. A second demo replaces the first in runs/demo.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -17,14 +16,14 @@ import numpy as np
 
 from bio.genome.vocabulary import encode, without_mask
 from bio.sample import SAMPLE
+from bio.scoring.evaluation import read_validation
 from bio.scoring.kmer import Spectrum, jensen_shannon, kmer_spectrum, pearson
-from bio.scoring.plots import draw_bits, draw_spectra
+from bio.scoring.plots import plot_bits, plot_spectra
+from bio.windows.training_data import TrainingData, open_data
 from core.training import distributed_world
 from pipelines import dna_generate, dna_pretrain
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.dna import DnaData, open_data
-from pipelines.common.dna_validation import TABLE
 
 FOLDER = Path("runs/demo")
 K = 4
@@ -34,35 +33,35 @@ PICTURES = ("loss_curve.png", "bits_by_context.png", "bits_per_base.png", "spect
 
 @command
 def main(arguments: Sequence[str]) -> None:
-    began = time.perf_counter()
-    given = ["--config", "demo", f"data.fasta={SAMPLE}", *arguments]
-    config = parse_config(dna_pretrain.Config, given, "demo", __doc__ or "")
+    start = time.perf_counter()
+    settings = ["--config", "demo", f"data.fasta={SAMPLE}", *arguments]
+    config = parse_config(dna_pretrain.Config, settings, "demo", __doc__ or "")
     folder = Path(config.run.dir)
     with distributed_world() as world:
         data = open_data(config.data, world)
     if "valid" not in data.held_out:
-        raise ValueError("The demo compares models on held-out bases: let data.valid_fraction be above 0.")
+        raise ValueError("data.valid_fraction is 0; the demo needs held-out bases. Set it above 0.")
     if folder == FOLDER and not (config.resume or config.dry_run):
         shutil.rmtree(folder, ignore_errors=True)
 
     progress = dna_pretrain.pretrain(config)
     if progress is None:
         return
-    table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
-    markov = {f"Markov {row['order']}": row["bits_per_base"] for row in table["markov"]}
+    markov_rows = read_validation(folder)["markov"]
+    markov = {f"Markov {row['order']}": row["bits_per_base"] for row in markov_rows}
     bits = {**markov, "Mamba": progress.validation["bits_per_base"]}
     fasta = dna_generate.generate(dna_generate.Config(str(folder), count=COUNT, length=LENGTH))
     spectra = spectra_by_source(data, fasta)
 
-    draw_bits(bits, folder / "bits_per_base.png")
-    draw_spectra(spectra["held out"], spectra["generated"], K, folder / "spectrum.png")
+    plot_bits(bits, folder / "bits_per_base.png")
+    plot_spectra(spectra["held out"], spectra["generated"], K, folder / "spectrum.png")
     print(bits_table(bits), spectrum_table(spectra), sep="\n\n")
-    print(f"\n{folder} holds the run: {fasta.name}, {', '.join(PICTURES)}, checkpoints, metrics.jsonl.")
-    print(f"{time.perf_counter() - began:.0f} seconds in all.")
+    print(f"\nThe run is in {folder}: {fasta.name}, {', '.join(PICTURES)}, checkpoints, metrics.jsonl.")
+    print(f"Total time: {time.perf_counter() - start:.0f} seconds.")
 
 
-def spectra_by_source(data: DnaData, fasta: Path) -> dict[str, Spectrum]:
-    """The k-mer spectra of the held-out, the training and the generated bases."""
+def spectra_by_source(data: TrainingData, fasta: Path) -> dict[str, Spectrum]:
+    """Return the k-mer spectra of the held-out, the training and the generated bases."""
     lines = fasta.read_text(encoding="ascii").splitlines()
     generated = "".join(line if not line.startswith(">") else "N" for line in lines)
     held_out, train = (
@@ -74,23 +73,23 @@ def spectra_by_source(data: DnaData, fasta: Path) -> dict[str, Spectrum]:
 
 
 def bits_table(bits: dict[str, float]) -> str:
-    """Held-out bits by model, and by how much the Mamba is better or worse than the best of the others."""
+    """Return the held-out bits by model, with the difference between the Mamba and the best other model."""
     best = min((name for name in bits if name != "Mamba"), key=bits.__getitem__)
     gain = bits[best] - bits["Mamba"]
-    verdict = f"{abs(gain):.4f} bits a base {'better' if gain > 0 else 'worse'} than {best}, the best of them"
-    notes = {"Mamba": verdict}
+    sign = "better" if gain > 0 else "worse"
+    notes = {"Mamba": f"{abs(gain):.4f} bits per base {sign} than {best}, the best baseline"}
     lines = [f"{name:<10}  {value:.4f}  {notes.get(name, '')}".rstrip() for name, value in bits.items()]
-    return "\n".join(["held-out bits per base (a guess among A, C, G, T costs 2)", *lines])
+    return "\n".join(["held-out bits per base (a uniform guess costs 2)", *lines])
 
 
 def spectrum_table(spectra: dict[str, Spectrum]) -> str:
-    """How near the generated DNA is to the held-out DNA, beside how near the training DNA is."""
+    """Return the distances of the training and the generated DNA from the held-out DNA."""
     lines = [
         f"{name:<10}  correlation {pearson(spectra['held out'], spectra[name]):.4f}, "
         f"Jensen-Shannon divergence {jensen_shannon(spectra['held out'], spectra[name]):.5f} bits"
         for name in ("train", "generated")
     ]
-    return "\n".join([f"{K}-mer spectrum against that of the held-out bases", *lines])
+    return "\n".join([f"{K}-mer spectrum, compared with the held-out bases", *lines])
 
 
 if __name__ == "__main__":

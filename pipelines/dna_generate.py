@@ -1,14 +1,16 @@
 """Generate DNA from a pretrained model, as FASTA with the log-likelihood of each record.
 
     python -m pipelines.dna_generate checkpoint=runs/mine count=4 length=2000 sampling.temperature=0.9
-    python -m pipelines.dna_generate checkpoint=runs/mine length=1000000 output=- | gzip > drawn.fa.gz
+    python -m pipelines.dna_generate checkpoint=runs/mine length=1000000 output=- | gzip > sampled.fa.gz
 
-Sequence k of a seed is the same whatever the count and the batch. Only A, C, G and T are drawn. The header's
-log_likelihood is that of the bases under the model, in nats, before temperature and filters, and among all
-its symbols, not A, C, G and T alone; without a prompt the first base is any of the four, and costs nothing.
-What goes to stdout has none there, because its header comes first. Memory does not grow with the length. The
-file appears when it is whole; after Ctrl-C or a kill the same command with resume=true continues to the same
-bits.
+Sequence k of a seed is the same for any count and batch size. Only A, C, G and T are sampled.
+
+log_likelihood in the header is the log-likelihood of the bases under the model (nats), before temperature and
+filters, over all symbols of the vocabulary. Without a prompt, the first base is uniform over the four and
+costs nothing. Records on stdout have no log_likelihood, because their header comes first.
+
+Memory does not grow with the length. The file appears when it is complete; after Ctrl-C or a kill, the same
+command with resume=true continues to the same result.
 """
 
 import math
@@ -21,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bio.genome.fasta_writer import FastaWriter, wrapped
+from bio.dna_model import load_model
+from bio.genome.fasta_writer import FastaWriter, wrap_bases
 from bio.genome.vocabulary import A, T, decode, encode
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
 from core.training import single_process_world
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.dna import trained_model
 from pipelines.common.sampling import (
     STDOUT,
     SamplingOptions,
@@ -40,18 +42,18 @@ from pipelines.common.sampling import (
     sampling_settings,
 )
 
-MOST_NATS = 1000.0  # a base, for the room of its likelihood in the header
+MAX_NATS = 1000.0  # per base; sets the width of the header
 
 
 @dataclass(frozen=True)
 class Config(SamplingOptions):
     output: str | None = field(
         default=None,
-        metadata={"help": "FASTA file to write, or - for stdout; null: generated.fa in the run folder"},
+        metadata={"help": "FASTA file to write, - for stdout; null: generated.fa in the run folder"},
     )
-    length: int = field(default=1000, metadata={"help": "bases in a sequence, the prompt not counted"})
+    length: int = field(default=1000, metadata={"help": "length of each sequence without the prompt (bases)"})
     prompt: str | None = field(
-        default=None, metadata={"help": "DNA to continue; a record holds what follows it"}
+        default=None, metadata={"help": "DNA to continue; a record holds only the continuation"}
     )
 
     def __post_init__(self) -> None:
@@ -74,10 +76,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def generate(config: Config) -> Path:
-    """Write the sequences of a configuration and return their file, which is there whole or not at all."""
+    """Write the sequences atomically and return their file."""
     checkpoint = config.checkpoint_file
     world = single_process_world()
-    model = trained_model(checkpoint, world.device)
+    model = load_model(checkpoint, world.device)
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
     if config.output == STDOUT:
         one_by_one = replace(config, batch_size=1)
@@ -89,13 +91,13 @@ def generate(config: Config) -> Path:
 
 
 def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, settings: dict[str, Any]) -> None:
-    """Draw into `NAME.part`, which gets its name when it is whole."""
+    """Sample into `NAME.part`, and rename it when it is complete."""
     part = config.path.with_name(f"{config.path.name}.part")
     state = config.path.with_name(f"{config.path.name}.state.safetensors")
     if not config.resume:
         state.unlink(missing_ok=True)
     if state.exists() and not part.exists():
-        raise ValueError(f"{part} is missing, which {state} continues: delete the latter to begin again.")
+        raise ValueError(f"{part} is missing, but {state} exists. Delete {state.name} to start again.")
     try:
         with FastaWriter(part, config.length, header_width(config), keep=state.exists()) as fasta:
             run = SamplingRun(model, config, task(config, prompt, file_writer(fasta)), state, settings)
@@ -112,12 +114,12 @@ def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, sett
 
 
 def task(config: Config, prompt: Tensor | None, write: Write) -> Task:
-    """The drawing of a configuration: bases behind a prompt (prompt length,), if there is one."""
+    """Return the sampling task: bases after a prompt (prompt length,), if there is one."""
     return Task(config.length, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
 
 
 def file_writer(fasta: FastaWriter) -> Write:
-    """Writes each sequence to its record."""
+    """Return a function that writes each sequence to its record."""
 
     def write(first: int, position: int, tokens: Tensor) -> None:
         for record, row in enumerate(tokens, first):
@@ -128,30 +130,31 @@ def file_writer(fasta: FastaWriter) -> Write:
 
 
 def pipe_writer(config: Config) -> Write:
-    """Writes one sequence after the other to stdout."""
+    """Return a function that writes one sequence after the other to stdout."""
 
     def write(first: int, position: int, tokens: Tensor) -> None:
         before = header(first, config) if position == 0 else ""
         after = "\n" if position + tokens.shape[1] == config.length else ""
-        sys.stdout.write(before + wrapped(decode(tokens[0].numpy()), position) + after)
+        sys.stdout.write(before + wrap_bases(decode(tokens[0].numpy()), position) + after)
         sys.stdout.flush()
 
     return write
 
 
 def header(number: int, config: Config, nats: float | None = None) -> str:
-    """Of a record: all that makes it again, and its log-likelihood where it is known."""
-    known = "" if nats is None else f" log_likelihood={nats:.3f} bits_per_base={bits(nats, config):.4f}"
-    drawing = f"seed={config.seed} temperature={config.sampling.temperature}"
-    return f">sample_{number} length={config.length}{known} {drawing}"
+    """Return the header of a record: the settings that reproduce it, and its log-likelihood if given."""
+    likelihood = "" if nats is None else f" log_likelihood={nats:.3f} bits_per_base={bits(nats, config):.4f}"
+    settings = f"seed={config.seed} temperature={config.sampling.temperature}"
+    return f">sample_{number} length={config.length}{likelihood} {settings}"
 
 
 def header_width(config: Config) -> int:
-    """Characters that hold the header of any record."""
-    return len(header(config.count - 1, config, -MOST_NATS * config.length))
+    """Return the number of characters that hold any header."""
+    return len(header(config.count - 1, config, -MAX_NATS * config.length))
 
 
 def bits(nats: float, config: Config) -> float:
+    """Return bits per base of a sequence from its log-likelihood."""
     return -nats / math.log(2) / config.length
 
 

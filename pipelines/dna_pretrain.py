@@ -1,11 +1,11 @@
-"""Pretrain a Mamba on a genome: predict each base from those before it.
+"""Pretrain a Mamba on a genome: predict each base from the bases before it.
 
     python -m pipelines.dna_pretrain data.fasta=genome.fa.gz run.dir=runs/mine
     python -m pipelines.dna_pretrain run.dir=runs/mine --resume
     torchrun --nproc-per-node 8 -m pipelines.dna_pretrain --config NAME data.fasta=genome.fa.gz
 
 The run folder gets config.yaml, metrics.jsonl, TensorBoard events, checkpoints, the last validation as a
-table and a picture, and at the end summary.json and loss_curve.png.
+table and a plot, and at the end summary.json and loss_curve.png.
 """
 
 import sys
@@ -16,12 +16,21 @@ from pathlib import Path
 import torch
 from omegaconf import MISSING
 
+from bio.dna_model import new_model
 from bio.genome.genome import Genome
 from bio.genome.spans import total
 from bio.genome.vocabulary import VOCABULARY_SIZE
-from bio.windows.leakage import MOST_SHARED, K
-from bio.windows.splits import split_overlap
-from bio.windows.window import TiledWindows
+from bio.scoring.evaluation import validation
+from bio.scoring.markov import check_order, markov_baseline
+from bio.windows.leakage import MAX_SHARED, K
+from bio.windows.splits import separate, split_overlap
+from bio.windows.training_data import (
+    DataConfig,
+    LengthWarmupConfig,
+    TrainingData,
+    open_data,
+    training_batches,
+)
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import (
     Stage,
@@ -33,14 +42,10 @@ from core.training import (
     train,
 )
 from core.training.batches import rows_per_pass
+from core.training.memory import training_gib
 from core.training.progress import Progress
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
-from pipelines.common.dna import DataConfig, DnaData, evenly_spaced, new_model, open_data
-from pipelines.common.dna_markov import markov_baseline
-from pipelines.common.dna_stages import LengthWarmupConfig, training_batches
-from pipelines.common.dna_validation import validation
-from pipelines.common.memory import training_gib
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,12 @@ class Config:
     train: TrainingConfig = field(default_factory=TrainingConfig)
     length_warmup: LengthWarmupConfig = field(default_factory=LengthWarmupConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_pretrain"))
-    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
-    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
+    resume: bool = field(default=False, metadata={"help": "resume the run in run.dir with its configuration"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and exit"})
+
+    def __post_init__(self) -> None:
+        for order in self.data.markov_orders:
+            check_order(order)
 
 
 @command
@@ -65,9 +74,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def pretrain(config: Config, table_folder: Path | None = None) -> Progress | None:
-    """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0.
+    """Train and fill run.dir. Return the progress; None on other ranks, and after a dry run.
 
-    table_folder: where the table of Markov models is read, or left; run.dir if None.
+    table_folder: folder that caches the table of Markov models; run.dir by default.
     """
     with distributed_world() as world:
         try:
@@ -78,7 +87,7 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
             raise
         torch.manual_seed(config.train.seed)
         model = new_model(config.model).to(world.device)
-        windows = validation_windows(config, data)
+        windows = data.validation_windows(config.data.validation_windows)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
         config = replace(config, data=with_checksums(config.data, data))
         run = start_run(config, world, plan(config, data, stages, world))
@@ -87,29 +96,29 @@ def pretrain(config: Config, table_folder: Path | None = None) -> Progress | Non
         validate = None
         if windows is not None:
             markov: dict[int, float] = {}
-            if world.is_rank_0:  # it alone writes, and logs
-                markov = markov_baseline(data, windows, config.data.markov_orders, table_folder or run.path)
-            shorter = [stage.length for stage in stages[:-1]]
-            validate = validation(data.held_out_genome, windows, world, run.path, markov, shorter)
+            if world.is_rank_0:  # only rank 0 logs
+                markov = markov_baseline(
+                    data.genome,
+                    separate(data.splits)["train"],
+                    data.held_out_genome,
+                    windows.coverage(),
+                    config.data.markov_orders,
+                    table_folder or run.path,
+                )
+            shorter_lengths = [stage.length for stage in stages[:-1]]
+            validate = validation(data.held_out_genome, windows, world, run.path, markov, shorter_lengths)
         progress = train(model, batches, config.train, run, world, "base", validate, stages)
         return progress if world.is_rank_0 else None
 
 
-def with_checksums(config: DataConfig, data: DnaData) -> DataConfig:
+def with_checksums(config: DataConfig, data: TrainingData) -> DataConfig:
     """Return the configuration with the checksums of its genomes."""
     held_out = None if config.valid_fasta is None else data.held_out_genome.sha256
     return replace(config, sha256=data.genome.sha256, valid_sha256=held_out or config.valid_sha256)
 
 
-def validation_windows(config: Config, data: DnaData) -> TiledWindows | None:
-    """The windows that measure held-out bits; None where nothing is held out."""
-    if "valid" not in data.held_out:
-        return None
-    return evenly_spaced(data.held_out["valid"], config.data.validation_windows)
-
-
-def plan(config: Config, data: DnaData, stages: Sequence[Stage], world: World) -> str:
-    """What a run will do: the genome, the windows of each split and their overlap, the model, the amount."""
+def plan(config: Config, data: TrainingData, stages: Sequence[Stage], world: World) -> str:
+    """Return the plan: genomes, windows of each split and their overlap, model, steps and memory."""
     lines = [genome_line("genome", config.data.fasta, data.genome)]
     if config.data.valid_fasta is not None:
         lines.append(genome_line("held out", config.data.valid_fasta, data.held_out_genome))
@@ -125,12 +134,12 @@ def plan(config: Config, data: DnaData, stages: Sequence[Stage], world: World) -
 
 
 def model_lines(config: Config, world: World) -> list[str]:
-    """The part of the plan that needs no genome: the model, the amount, the memory."""
+    """Return the part of the plan that needs no genome: model, steps and memory."""
     train = config.train
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in SequenceModel(config.model).parameters())
     tokens = train.steps * train.batch_size * config.data.length
-    gib = training_gib(config.model, parameters, at_once(config, world))
+    gib = training_gib(config.model, parameters, bases_per_pass(config, world))
     return [
         f"model     {config.model.n_layer} blocks of width {config.model.d_model}, {parameters:,} parameters",
         f"training  {train.steps:,} steps of {train.batch_size:,} windows: {tokens:,} bases",
@@ -139,32 +148,34 @@ def model_lines(config: Config, world: World) -> list[str]:
 
 
 def genome_line(title: str, fasta: str, genome: Genome) -> str:
+    """Return the line of the plan for one FASTA file."""
     bases = sum(record.length for record in genome.records.values())
     return f"{title:<9} {fasta}: {len(genome.records)} record(s), {bases:,} bases"
 
 
-def overlap_lines(config: Config, data: DnaData) -> list[str]:
-    """What the splits share: bases of one file by their coordinates, bases of two by their k-mers."""
+def overlap_lines(config: Config, data: TrainingData) -> list[str]:
+    """Return the overlap of the splits: by coordinates within one file, by k-mers between two files."""
     if data.leak is not None:
-        usual = f"repeats share up to {MOST_SHARED:.0%}"
-        return [f"overlap   {data.leak:.2%} of the {K}-mers of valid are in train too ({usual})"]
+        limit = f"limit: {MAX_SHARED:.0%}, for repeats"
+        return [f"overlap   {data.leak:.2%} of the {K}-mers of valid are also in train ({limit})"]
     return [
-        f"overlap   {first} and {second} read {shared:,} bases in common (split: {config.data.split})"
+        f"overlap   {first} and {second} share {shared:,} bases (split: {config.data.split})"
         for (first, second), shared in split_overlap(data.windows).items()
     ]
 
 
-def at_once(config: Config, world: World) -> int:
-    """The bases that one process runs at once, where that is most: at the full length."""
+def bases_per_pass(config: Config, world: World) -> int:
+    """Return the largest number of bases in one forward pass of a rank, at the full length."""
     train, length = config.train, config.data.length
     rows = rows_per_pass(len(world.rows(train.batch_size)), length, train.micro_tokens)
     return rows * min(length, train.backpropagation_length or length)
 
 
 def report(progress: Progress, config: Config) -> str:
+    """Return the last line of the output."""
     bits = progress.validation.get("bits_per_base")
-    measured = f"held-out {bits:.4f} bits per base" if bits is not None else "nothing held out"
-    return f"{progress.step:,} steps done, {measured}; {config.run.dir} holds the run."
+    result = f"held-out {bits:.4f} bits per base" if bits is not None else "nothing held out"
+    return f"{progress.step:,} steps done, {result}; the run is in {config.run.dir}."
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Score sequences under a pretrained model: how many bits each base costs, given those before it.
+"""Score sequences under a pretrained model: bits per base, given the bases before each base.
 
     python -m pipelines.dna_score checkpoint=runs/mine fasta=genome.fa.gz
     python -m pipelines.dna_score checkpoint=runs/mine fasta=hg38.fa.gz records=[chr20] bedgraph=20.bedGraph
     python -m pipelines.dna_score checkpoint=runs/mine fasta=hg38.fa.gz bed=exons.bed context=10000
 
-Each record, or each region of a BED file, is read once from its start, however long it is. The table has a
-row for each: how many A, C, G and T were scored (all that have a base before them), their bits per base and
-perplexity, and the same of its repeats (soft-masked, lower-case bases) and of its unique sequence.
+Each record, or each interval of a BED file, is read once from its start, at any length. The table has a row
+for each: the number of scored bases (A, C, G and T with a base before them), their bits per base and
+perplexity, and bases and bits of its repeats (soft-masked, lower-case bases) and of its unique sequence.
 """
 
 import json
@@ -20,11 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
+from bio.dna_model import load_model
 from bio.genome.genome import Genome, open_genome
-from bio.genome.interval import Region, read_regions
+from bio.genome.interval import Interval, read_intervals, record_intervals
 from bio.genome.spans import Spans, as_spans
 from bio.scoring.likelihood import Score
-from bio.scoring.streaming import PIECE_BASES, repeat_and_unique, stream_losses
+from bio.scoring.streaming import CHUNK_BASES, repeat_and_unique, stream_losses
 from bio.scoring.track import BedGraph, LikelihoodTrack
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
@@ -33,38 +34,35 @@ from core.training.report import peak_memory_gib
 from core.training.step import autocast
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.dna import trained_model
 
 FORMATS = (".tsv", ".json")
 
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = field(metadata={"help": "a run folder (its latest checkpoint), or a checkpoint file"})
-    fasta: str = field(metadata={"help": "genome: a FASTA file, plain, gzip or bgzip; packed beside it once"})
+    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its latest checkpoint)"})
+    fasta: str = field(metadata={"help": "FASTA file, plain, gzip or bgzip; packed on first use"})
     records: list[str] = field(
-        default_factory=list, metadata={"help": "the records to score; none: all of the FASTA"}
+        default_factory=list, metadata={"help": "records to score; empty: all records of the FASTA"}
     )
     bed: str | None = field(
-        default=None, metadata={"help": "instead of records: a BED file of the regions to score"}
+        default=None, metadata={"help": "BED file of the intervals to score, instead of records"}
     )
     context: int = field(
-        default=0, metadata={"help": "bases of its record that are read before each region, and not scored"}
+        default=0, metadata={"help": "bases of the record read before each interval and not scored"}
     )
-    output: str = field(default="score.tsv", metadata={"help": "the table to write: a .tsv, or a .json"})
+    output: str = field(default="score.tsv", metadata={"help": "table to write, .tsv or .json"})
     likelihood: str | None = field(
         default=None,
-        metadata={"help": "a .npy to write: ln p of every base (float32), rows of the table end to end"},
+        metadata={"help": ".npy file to write: ln p of every base (float32), in the order of the table"},
     )
     bedgraph: str | None = field(
-        default=None, metadata={"help": "a bedGraph to write: bits per base in bins along the genome"}
+        default=None, metadata={"help": "bedGraph to write: bits per base in bins along the genome"}
     )
-    bin: int = field(default=1000, metadata={"help": "bases in a bin of the bedGraph"})
-    piece: int = field(
-        default=PIECE_BASES, metadata={"help": "bases that the model runs at once: memory grows with it"}
-    )
+    bin: int = field(default=1000, metadata={"help": "bin size of the bedGraph (bases)"})
+    piece: int = field(default=CHUNK_BASES, metadata={"help": "bases per forward pass; memory grows with it"})
     precision: Literal["auto", "fp32", "bf16"] = field(
-        default="auto", metadata={"help": "of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
+        default="auto", metadata={"help": "precision of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
     )
 
     def __post_init__(self) -> None:
@@ -74,15 +72,15 @@ class Config:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.bed is not None and self.records:
-            raise ValueError("Both bed and records name what to score: give one of the two.")
+            raise ValueError("Both bed and records are set. Give one of the two.")
         if Path(self.output).suffix not in FORMATS:
             raise ValueError(f"output is {self.output}; its name must end in {' or '.join(FORMATS)}.")
 
 
-class RegionScore(NamedTuple):
-    """A region and the scores of its soft-masked and its other bases."""
+class IntervalScore(NamedTuple):
+    """An interval, and the scores of its soft-masked and its other bases."""
 
-    region: Region
+    interval: Interval
     repeat: Score
     unique: Score
 
@@ -90,46 +88,47 @@ class RegionScore(NamedTuple):
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "dna_score", __doc__ or "")
-    print(f"{report(score(config))}; {config.output} holds the table.")
+    print(f"{report(score(config))}; the table is in {config.output}.")
 
 
-def score(config: Config) -> list[RegionScore]:
-    """Score as configured and write the files, each there whole or not at all."""
+def score(config: Config) -> list[IntervalScore]:
+    """Score the sequences and write the output files, each atomically."""
     world = single_process_world()
-    model = trained_model(Path(config.checkpoint), world.device)
+    model = load_model(Path(config.checkpoint), world.device)
     genome = open_genome(config.fasta)
-    regions = chosen_regions(config, genome)
+    intervals = select_intervals(config, genome)
     with ExitStack() as files:
         table = files.enter_context(replaced_atomically(Path(config.output)))
-        table.touch()  # where it cannot be written, that is said now
+        table.touch()  # fails now if the folder cannot be written
         with autocast(TrainingConfig(precision=config.precision), world.device):
-            scores = stream(config, model, genome, regions, files)
+            scores = stream(config, model, genome, intervals, files)
         table.write_text(table_text(scores, config), encoding="utf-8")
     return scores
 
 
-def chosen_regions(config: Config, genome: Genome) -> list[Region]:
-    """The regions of the BED, or the records as regions."""
+def select_intervals(config: Config, genome: Genome) -> list[Interval]:
+    """Return the intervals of the BED, or the records as intervals."""
     if config.bed is not None:
-        return read_regions(config.bed, genome)
-    names = config.records or list(genome.records)
-    records = [genome.resolve(name) for name in names]
-    return [Region(record.name, 0, record.length, "") for record in records]
+        return read_intervals(config.bed, genome)
+    if not config.records:
+        return record_intervals(genome)
+    records = [genome.resolve(name) for name in config.records]
+    return [Interval(record.name, 0, record.length, "") for record in records]
 
 
 def stream(
-    config: Config, model: SequenceModel, genome: Genome, regions: list[Region], files: ExitStack
-) -> list[RegionScore]:
-    """Score the regions in one pass, with a progress bar on stderr, and fill the tracks asked for."""
-    spans = as_spans(genome.span(region.record, region.start, region.end) for region in regions)
+    config: Config, model: SequenceModel, genome: Genome, intervals: list[Interval], files: ExitStack
+) -> list[IntervalScore]:
+    """Score the intervals in one pass and write the tracks, with a progress bar on stderr."""
+    spans = as_spans(genome.span(*interval[:3]) for interval in intervals)
     tracks = open_tracks(config, genome, spans, files)
-    scores = [RegionScore(region, Score(0.0, 0), Score(0.0, 0)) for region in regions]
+    scores = [IntervalScore(interval, Score(0.0, 0), Score(0.0, 0)) for interval in intervals]
     bases = int((spans[:, 1] - spans[:, 0]).sum())
     with tqdm(total=bases, unit="base", unit_scale=True, dynamic_ncols=True) as bar:
         for scored in stream_losses(model, genome, spans, config.context, config.piece):
             repeat, unique = repeat_and_unique(genome, scored)
-            region, repeat_before, unique_before = scores[scored.span]
-            scores[scored.span] = RegionScore(region, repeat_before + repeat, unique_before + unique)
+            interval, repeat_sum, unique_sum = scores[scored.span]
+            scores[scored.span] = IntervalScore(interval, repeat_sum + repeat, unique_sum + unique)
             for track in tracks:
                 track.write(scored)
             bar.update(len(scored.losses))
@@ -141,7 +140,7 @@ def stream(
 def open_tracks(
     config: Config, genome: Genome, spans: Spans, files: ExitStack
 ) -> list[LikelihoodTrack | BedGraph]:
-    """The tracks that are asked for; `files` closes them and gives them their names."""
+    """Open the tracks of the configuration; `files` closes and renames them."""
     tracks: list[LikelihoodTrack | BedGraph] = []
     if config.likelihood is not None:
         path = files.enter_context(replaced_atomically(Path(config.likelihood)))
@@ -154,8 +153,8 @@ def open_tracks(
     return tracks
 
 
-def table_text(scores: list[RegionScore], config: Config) -> str:
-    """The rows as tab-separated values, or as JSON with their sum; what is of no base is empty, or null."""
+def table_text(scores: list[IntervalScore], config: Config) -> str:
+    """Return the rows as tab-separated text, or as JSON with their total; no value is empty or null."""
     rows = [row(score) for score in scores]
     if Path(config.output).suffix == ".json":
         content = {
@@ -170,13 +169,13 @@ def table_text(scores: list[RegionScore], config: Config) -> str:
     return "".join("\t".join("" if value is None else str(value) for value in line) + "\n" for line in lines)
 
 
-def row(score: RegionScore) -> dict[str, Any]:
-    """A line of the table: record, start, end, name, then the columns."""
-    return {**score.region._asdict(), **columns(score.repeat, score.unique)}
+def row(score: IntervalScore) -> dict[str, Any]:
+    """Return a row of the table: record, start, end, name, then the columns."""
+    return {**score.interval._asdict(), **columns(score.repeat, score.unique)}
 
 
 def columns(repeat: Score, unique: Score) -> dict[str, int | float | None]:
-    """Scored bases, bits a base and perplexity over all; bases and bits of repeats and of unique sequence."""
+    """Return bases, bits per base and perplexity, and bases and bits of repeats and of unique sequence."""
     both = repeat + unique
     return {
         "bases": both.bases,
@@ -190,23 +189,23 @@ def columns(repeat: Score, unique: Score) -> dict[str, int | float | None]:
 
 
 def rounded(value: float) -> float | None:
-    """What a table shows of a number; None where it is not finite."""
+    """Return a number rounded for the table; None if it is not finite."""
     return round(value, 6) if math.isfinite(value) else None
 
 
-def total(scores: list[RegionScore]) -> tuple[Score, Score]:
-    """The sums over all regions of the scores of repeats and of unique sequence."""
+def total(scores: list[IntervalScore]) -> tuple[Score, Score]:
+    """Return the sums over all intervals of the scores of repeats and of unique sequence."""
     repeat = sum((score.repeat for score in scores), Score(0.0, 0))
     return repeat, sum((score.unique for score in scores), Score(0.0, 0))
 
 
-def report(scores: list[RegionScore]) -> str:
-    """The sum of the table in words."""
+def report(scores: list[IntervalScore]) -> str:
+    """Return the total of the table as a sentence."""
     repeat, unique = total(scores)
     both = repeat + unique
     if not both.bases:
-        return f"No base to score in {len(scores):,} region(s): only N, or single bases"
-    text = f"{both.bits_per_base:.4f} bits per base over {both.bases:,} bases of {len(scores):,} region(s)"
+        return f"No base to score in {len(scores):,} interval(s): only N, or single bases"
+    text = f"{both.bits_per_base:.4f} bits per base over {both.bases:,} bases of {len(scores):,} interval(s)"
     if not (repeat.bases and unique.bases):
         return text
     return (

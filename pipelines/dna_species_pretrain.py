@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from bio.dna_model import new_model
 from bio.genome.vocabulary import VOCABULARY_SIZE
 from bio.scoring.likelihood import base_losses
 from bio.species.dataset import WindowList
@@ -33,7 +34,6 @@ from core.training import (
 )
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
-from pipelines.common.dna import new_model
 from pipelines.common.dna_classification import BASES_AT_ONCE
 from pipelines.common.dna_species_data import (
     GrowthConfig,

@@ -1,1 +1,1 @@
-"""Genomes: FASTA files, packed bases, intervals, vocabulary."""
+"""Genomes: FASTA files, packed once and memory-mapped, and positions in them."""

@@ -1,7 +1,7 @@
-"""FASTA that is written while its bases are drawn: many records side by side, in constant memory.
+"""FASTA output in constant memory: many records side by side, written while their bases are sampled.
 
-All records of a file have the same length, so that each has its place from the start; headers, which tell
-what is known only at the end, are written last, and padded with blanks to one width.
+All records have the same length, so the offset of each record is known from the start. Headers are written
+last, because they hold results of the sampling; they are padded with blanks to one width.
 """
 
 import math
@@ -13,10 +13,10 @@ LINE = 60
 
 
 class FastaWriter:
-    """A FASTA file of records of `length` bases, whose pieces and headers may be written in any order.
+    """FASTA file with records of `length` bases; chunks of bases and headers may be written in any order.
 
-    width: characters that every header is padded to. keep: go on with a file that is there.
-    A record whose header or pieces were not written holds NUL characters there.
+    width: number of characters of every padded header. keep: continue an existing file.
+    Bases and headers that were not written are NUL characters in the file.
     """
 
     def __init__(self, path: Path, length: int, width: int, keep: bool = False) -> None:
@@ -26,24 +26,24 @@ class FastaWriter:
         self._file = path.open("r+b" if keep else "wb")
 
     def write_header(self, record: int, header: str) -> None:
-        """Write the header, ">" included, of a record. Raises ValueError where it is wider than `width`."""
+        """Write the header of a record, ">" included. Raises ValueError if it is wider than `width`."""
         if len(header) > self._width:
             raise ValueError(f"The header {header!r} is wider than {self._width} characters.")
         self._put(record * self._size, header.ljust(self._width))
 
     def write_bases(self, record: int, position: int, bases: str) -> None:
-        """Write bases that stand at `position` of a record and after it."""
+        """Write consecutive bases of a record, the first of them at `position`."""
         end = "\n" if position + len(bases) == self._length else ""
         before = position + math.ceil(position / LINE)
-        self._put(record * self._size + self._width + before, wrapped(bases, position) + end)
+        self._put(record * self._size + self._width + before, wrap_bases(bases, position) + end)
+
+    def flush(self) -> None:
+        """Pass all writes to the operating system, so that they survive the end of this process."""
+        self._file.flush()
 
     def _put(self, offset: int, text: str) -> None:
         self._file.seek(offset)
         self._file.write(text.encode("ascii"))
-
-    def flush(self) -> None:
-        """Hand everything to the operating system, where it outlives this process."""
-        self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +52,8 @@ class FastaWriter:
         self._file.close()
 
 
-def wrapped(bases: str, position: int) -> str:
-    """Bases that stand at `position` of a record, a line break before each that begins a line."""
+def wrap_bases(bases: str, position: int) -> str:
+    """Return the bases from `position` of a record on, with a line break before each start of a line."""
     head = -position % LINE
     lines = [bases[:head], *(bases[start : start + LINE] for start in range(head, len(bases), LINE))]
     return "\n".join(lines)

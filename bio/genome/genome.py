@@ -1,4 +1,4 @@
-"""A genome: its bases as one memory map, its records by name."""
+"""A genome: the packed bases of a FASTA file as one memory map, with its records by name."""
 
 import difflib
 from functools import cached_property
@@ -24,13 +24,13 @@ class Record(NamedTuple):
 
 
 class Genome:
-    """The packed bases of a FASTA file; a copy in another process opens the same memory map.
+    """Packed bases of a FASTA file. A pickled copy opens the same memory map in another process.
 
-    name: of the FASTA file. sha256: of its bytes.
-    bases: (positions,) uint8 packed bytes (bio.genome.vocabulary), with an N before, between and
-    after the records.
-    records: from name to Record, in the order of the file.
-    Raises ValueError when `index` is no index of a pack.
+    name: name of the FASTA file. sha256: checksum of the FASTA file.
+    bases: (positions,) uint8 packed bytes (see bio.genome.vocabulary), with an N before, between and after
+        the records.
+    records: from name to Record, in file order.
+    Raises ValueError if `index` is not the index of a packed genome.
     """
 
     def __init__(self, index: Path) -> None:
@@ -45,9 +45,9 @@ class Genome:
         return Genome, (self.index,)
 
     def resolve(self, name: str) -> Record:
-        """The record of that name; "chr1" and "1" find each other where only one of them is there.
+        """Return the record of a name; "chr1" finds "1", and "1" finds "chr1", if only one of them exists.
 
-        Raises ValueError for an absent name, with the nearest ones, and for an ambiguous one.
+        Raises ValueError for an unknown name, with the nearest names, and for an ambiguous one.
         """
         if name in self.records:
             return self.records[name]
@@ -60,60 +60,59 @@ class Genome:
         near = difflib.get_close_matches(name, self.records, n=3, cutoff=0.4) or list(self.records)[:3]
         raise ValueError(
             f"There is no chromosome {name} among the {len(self.records)} of {self.name}. "
-            f"Near to it: {', '.join(near)}."
+            f"Nearest names: {', '.join(near)}."
         )
 
     def span(self, name: str, start: int = 0, end: int | None = None) -> tuple[int, int]:
-        """The positions in the pack of bases start .. end-1 (0-based) of a record; all of it by default.
+        """Return the positions in the pack of bases start .. end - 1 (0-based) of a record; by default all.
 
-        Raises ValueError for an unknown record, an inverted interval and one past the record's end.
+        Raises ValueError for an unknown record, an inverted interval, and one past the end of the record.
         """
         record = self.resolve(name)
         end = record.length if end is None else end
         if not 0 <= start < end:
             raise ValueError(
-                f"Interval {name}:{start}-{end} is inverted, empty or negative: write 0 <= start < end."
+                f"Interval {name}:{start}-{end} is inverted, empty or negative. Write 0 <= start < end."
             )
         if end > record.length:
             raise ValueError(
                 f"Interval {name}:{start}-{end} ends past the end of {record.name}, which has "
-                f"{record.length} bases here. It is probably of another assembly: take one of this genome."
+                f"{record.length} bases here. It may come from another assembly; use intervals of this one."
             )
         return record.offset + start, record.offset + end
 
     def tokens(self, name: str, start: int = 0, end: int | None = None) -> Bytes:
-        """Tokens (end - start,) of a record, without the soft-mask flag; errors as in `span`."""
+        """Return tokens (end - start,) of a record, without the soft-mask flag. Raises as `span` does."""
         return without_mask(self.bases[slice(*self.span(name, start, end))])
 
     def repeats(self, name: str, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Which bases (end - start,) of a record are soft-masked, as bool; errors as in `span`."""
+        """Return the soft mask (end - start,) of a record, as bool. Raises as `span` does."""
         return self.bases[slice(*self.span(name, start, end))] >= SOFT_MASK
 
     def locate(self, position: int) -> tuple[str, int]:
-        """The record and the 0-based base of a position in the pack."""
-        record = list(self.records.values())[
-            np.searchsorted(self.record_spans[:, 0], position, side="right") - 1
-        ]
+        """Return the record and the 0-based base of a position in the pack."""
+        index = np.searchsorted(self.record_spans[:, 0], position, side="right") - 1
+        record = list(self.records.values())[index]
         return record.name, int(position) - record.offset
 
     @cached_property
     def record_spans(self) -> Spans:
-        """Where each record lies in the pack, (records, 2)."""
+        """Spans (records, 2) of the records in the pack."""
         return as_spans((record.offset, record.offset + record.length) for record in self.records.values())
 
     @cached_property
     def unknown(self) -> Spans:
-        """The runs of N in the pack, separators included, merged; found by one pass over the pack."""
+        """Runs of N in the pack, separators included, merged; computed in one pass over the pack."""
         return unknown_runs(self.bases)
 
 
 def open_genome(fasta: str | Path, cache: str | Path | None = None) -> Genome:
-    """Open the genome of a FASTA file, packed on first use. See bio.genome.pack for `cache` and errors."""
+    """Open the genome of a FASTA file; pack it on first use. See bio.genome.pack for `cache` and errors."""
     return Genome(pack(fasta, cache))
 
 
 def unknown_runs(bases: Bytes) -> Spans:
-    """The runs of N in packed bytes (positions,), merged; found by one pass over them."""
+    """Return the runs of N in packed bytes (positions,), merged."""
     runs = [as_spans()]
     for start in range(0, bases.size, SCAN_BASES):
         is_unknown = without_mask(bases[start : start + SCAN_BASES]) == N

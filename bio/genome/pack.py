@@ -1,8 +1,7 @@
-"""Packing: a FASTA file made once into a flat file of bytes that is memory-mapped, and a JSON index.
+"""Pack of a FASTA file: a flat file of bytes, made once and memory-mapped, with a JSON index.
 
-The bytes are those of bio.genome.vocabulary (token, soft-mask flag). A separator N stands before,
-between and after
-the records, so that records never touch.
+Each byte is a token with a soft-mask flag (see bio.genome.vocabulary). A separator N stands before, between
+and after the records, so records never touch.
 """
 
 import hashlib
@@ -14,8 +13,8 @@ import numpy as np
 
 from bio.genome.fasta import check_fasta, open_fasta, read_bases
 from bio.genome.vocabulary import N
+from core.storage import memory_map
 from core.storage.memory_map import Index, index_path, new_pack
-from core.storage.memory_map import read_index as read_index_of
 
 KIND = "packed genome"
 VERSION = 2
@@ -24,12 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def pack(fasta: str | Path, cache: str | Path | None = None) -> Path:
-    """The index file of the pack of `fasta`, made now if there is none or it is stale, foreign or cut short.
+    """Return the index file of the pack of `fasta`; make the pack if it is missing, stale or damaged.
 
-    cache: the folder of packs; by default the FASTA's own, or the user's cache where that is not
-    writable.
-    Raises FileNotFoundError and ValueError for a bad FASTA (see bio.genome.fasta), OSError for an
-    unwritable folder.
+    cache: folder of packs; by default the folder of the FASTA, or the user's cache if that is not writable.
+    Raises FileNotFoundError and ValueError for a bad FASTA (see bio.genome.fasta), OSError if the folder
+    cannot be written.
     """
     fasta = Path(fasta).absolute()
     check_fasta(fasta)
@@ -38,24 +36,24 @@ def pack(fasta: str | Path, cache: str | Path | None = None) -> Path:
         reason = _reason_to_rebuild(index, fasta)
         if reason is None:
             return index
-        logger.warning("The pack %s is made again: %s.", index, reason)
+        logger.warning("Packing %s again: %s.", fasta, reason)
     try:
         _write_pack(fasta, index)
     except OSError as error:
         raise OSError(
-            f"{fasta} could not be packed into {index.parent} ({error}): allow writing and free space there, "
-            "or name another cache folder."
+            f"{fasta} could not be packed into {index.parent} ({error}). Free some space and allow writing "
+            "there, or name another cache folder."
         ) from error
     return index
 
 
 def read_index(index: Path) -> Index:
-    """The content of an index; ValueError when it is no index of this format or its bytes are not whole."""
-    return read_index_of(index, KIND, VERSION)
+    """Return the content of an index; ValueError if its format is another one or its bytes are incomplete."""
+    return memory_map.read_index(index, KIND, VERSION)
 
 
 def _reason_to_rebuild(index: Path, fasta: Path) -> str | None:
-    """Why a pack cannot be used for this FASTA; None when it can."""
+    """Return the reason why a pack does not fit this FASTA; None if it fits."""
     try:
         content = read_index(index)
     except ValueError as error:
@@ -79,8 +77,8 @@ def _write_pack(fasta: Path, index: Path) -> None:
         status, content["sha256"] = fasta.stat(), _sha256(fasta)
         file.write(separator)
         for name, entry in faidx.index.items():
-            for piece in read_bases(fasta, faidx, name):
-                file.write(piece.tobytes())
+            for chunk in read_bases(fasta, faidx, name):
+                file.write(chunk.tobytes())
             file.write(separator)
             records.append({"name": name, "length": entry.rlen, "offset": offset})
             offset += entry.rlen + 1

@@ -1,6 +1,6 @@
 """Algebra of spans: rows (start, end), half-open, of positions in a packed genome.
 
-Records never touch in a pack (a separator stands between them), so no span ever joins two records.
+Separators stand between the records of a pack, so a span never joins two records.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ Spans = npt.NDArray[np.int64]
 
 
 def as_spans(rows: Iterable[tuple[int, int]] = ()) -> Spans:
-    """Spans (n, 2) of pairs (start, end), in the order given."""
+    """Return spans (n, 2) of pairs (start, end), in the given order."""
     return np.array(list(rows), np.int64).reshape(-1, 2)
 
 
 def merge(spans: Spans) -> Spans:
-    """The same positions as sorted spans that neither overlap nor touch; empty spans vanish."""
+    """Return the same positions as sorted spans that neither overlap nor touch, without empty spans."""
     spans = spans[spans[:, 0] < spans[:, 1]]
     spans = spans[np.argsort(spans[:, 0], kind="stable")]
     if not len(spans):
@@ -31,17 +31,17 @@ def merge(spans: Spans) -> Spans:
 
 
 def subtract(spans: Spans, removed: Spans) -> Spans:
-    """The positions of `spans` that are not in `removed`, merged."""
+    """Return the positions of `spans` outside `removed`, merged."""
     spans, removed = merge(spans), merge(removed)
     if not len(spans):
         return spans
     bounds = np.array([[spans[0, 0], spans[-1, 1]]])
-    kept = np.concatenate([bounds[:, 0], removed[:, 1]]), np.concatenate([removed[:, 0], bounds[:, 1]])
-    return intersect(spans, np.stack(kept, axis=1))
+    gaps = np.concatenate([bounds[:, 0], removed[:, 1]]), np.concatenate([removed[:, 0], bounds[:, 1]])
+    return intersect(spans, np.stack(gaps, axis=1))
 
 
 def intersect(first: Spans, second: Spans) -> Spans:
-    """The positions in both, merged."""
+    """Return the positions in both, merged."""
     first, second = merge(first), merge(second)
     begin = np.searchsorted(second[:, 1], first[:, 0], side="right")
     count = np.maximum(np.searchsorted(second[:, 0], first[:, 1], side="left") - begin, 0)
@@ -53,25 +53,25 @@ def intersect(first: Spans, second: Spans) -> Spans:
 
 
 def total(spans: Spans) -> int:
-    """How many positions the spans hold, each counted once."""
+    """Return the number of distinct positions in the spans."""
     return int(np.diff(merge(spans)).sum())
 
 
 def overlap(first: Spans, second: Spans) -> int:
-    """How many positions lie in both."""
+    """Return the number of positions in both."""
     return total(intersect(first, second))
 
 
 def contains(spans: Spans, positions: Integers) -> npt.NDArray[np.bool_]:
-    """Which of `positions` (any shape) lie in merged `spans`."""
+    """Return True for each of `positions` (any shape) that lies in the merged `spans`."""
     if not len(spans):
         return np.zeros(np.shape(positions), np.bool_)
     index = np.searchsorted(spans[:, 0], positions, side="right") - 1
     return (index >= 0) & (positions < spans[index, 1])
 
 
-def counted_below(spans: Spans, positions: Integers) -> Integers:
-    """How many positions of merged `spans` lie below each of `positions` (any shape)."""
+def count_below(spans: Spans, positions: Integers) -> Integers:
+    """Return the number of positions of the merged `spans` below each of `positions` (any shape)."""
     if not len(spans):
         return np.zeros_like(positions)
     lengths = spans[:, 1] - spans[:, 0]

@@ -1,7 +1,7 @@
-"""The vocabulary: one token a base, with the ids of HyenaDNA's character tokenizer, in 16 embedding rows.
+"""Vocabulary of DNA: one token per base, with the ids of HyenaDNA's character tokenizer.
 
-A byte of a packed genome is a token with the soft-mask flag in its highest bit, so that one uint8 array
-carries bases and repeats together; `& TOKEN_BITS` gives the token, `& SOFT_MASK` the repeat flag.
+A packed byte is a token with the soft-mask flag in its highest bit, so one uint8 array holds bases and
+repeats: `& TOKEN_BITS` gives the token, `& SOFT_MASK` the repeat flag. Models have 16 embedding rows.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ A, C, G, T, N = range(7, 12)
 VOCABULARY_SIZE = 12
 PADDED_VOCABULARY_SIZE = 16
 BASES = slice(A, T + 1)
-"""The columns of A, C, G, T in logits (..., 16): the only symbols that DNA is scored or generated over."""
+"""Columns of A, C, G, T in logits (..., 16); scores and samples use only these symbols."""
 
 SOFT_MASK = 0x80
 TOKEN_BITS = 0x7F
 INVALID = 0xFF
-"""What ENCODE holds for a character that is no nucleotide code."""
+"""Value in ENCODE of a character that is not a nucleotide code."""
 
 SYMBOLS = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N")
 AMBIGUOUS = "RYSWKMBDHVN"
@@ -44,45 +44,45 @@ def _complement_table() -> Bytes:
 
 
 ENCODE = _encode_table()
-"""(256,) from an ASCII code to a packed byte: IUPAC codes to N, U to T; lower case sets SOFT_MASK."""
+"""Table (256,) from ASCII code to packed byte: IUPAC codes give N, U gives T, lower case sets SOFT_MASK."""
 
 COMPLEMENT = _complement_table()
-"""(256,) from a packed byte to its complement; N, the specials and the soft-mask flag stay as they are."""
+"""Table (256,) from packed byte to complement; N, special tokens and the soft-mask flag do not change."""
 
 
 def encode(sequence: str) -> Bytes:
-    """Tokens (length,) of a sequence; upper and lower case are one, IUPAC codes are N, U is T.
+    """Return tokens (length,) of a sequence in either case; IUPAC codes become N, U becomes T.
 
-    Raises ValueError naming the first character that is no nucleotide code.
+    Raises ValueError with the first character that is not a nucleotide code.
     """
     packed = ENCODE[np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)]
     if (bad := np.flatnonzero(packed == INVALID)).size:
         raise ValueError(
-            f"Character {sequence[bad[0]]!r} at position {bad[0] + 1} is not a nucleotide code: "
-            "write the sequence in A, C, G, T, U, N and the IUPAC codes."
+            f"Character {sequence[bad[0]]!r} at position {bad[0] + 1} is not a nucleotide code. "
+            "Write the sequence in A, C, G, T, U, N and the IUPAC codes."
         )
     return without_mask(packed)
 
 
 def without_mask(packed: Bytes) -> Bytes:
-    """The tokens of packed bytes (any shape)."""
+    """Return the tokens of packed bytes (any shape)."""
     return np.bitwise_and(packed, np.uint8(TOKEN_BITS))
 
 
 def decode(tokens: npt.ArrayLike) -> str:
-    """The text of tokens (length,): bases as letters, specials by name in brackets.
+    """Return the text of tokens (length,): bases as letters, special tokens as names in brackets.
 
-    Raises ValueError naming the first id outside the vocabulary.
+    Raises ValueError with the first id outside the vocabulary.
     """
     ids = np.asarray(tokens).astype(np.int64)
     if (bad := np.flatnonzero((ids < 0) | (ids >= VOCABULARY_SIZE))).size:
         raise ValueError(
-            f"Token {ids[bad[0]]} at position {bad[0] + 1} is not in the vocabulary of {VOCABULARY_SIZE}: "
-            "restrict the logits to the bases before sampling."
+            f"Token {ids[bad[0]]} at position {bad[0] + 1} is not in the vocabulary of {VOCABULARY_SIZE}. "
+            "Restrict the logits to the bases before sampling."
         )
     return "".join(np.asarray(SYMBOLS, dtype=object)[ids])
 
 
 def reverse_complement(tokens: Bytes) -> Bytes:
-    """The other strand of tokens or packed bytes (..., length), read in its own direction."""
+    """Return the reverse complement of tokens or packed bytes (..., length)."""
     return COMPLEMENT[tokens[..., ::-1]]

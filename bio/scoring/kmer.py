@@ -1,4 +1,4 @@
-"""k-mer spectra of sequences and how far two of them are apart."""
+"""k-mer spectra of sequences, and distances between spectra."""
 
 from functools import cache
 
@@ -14,13 +14,13 @@ MAX_K = 13
 
 
 def kmer_ids(tokens: Bytes, k: int) -> Integers:
-    """The k-mer that begins at each position, (length - k + 1,): a number whose base-4 digits are its bases.
+    """Return the id of the k-mer at each position, (length - k + 1,): its bases as base-4 digits.
 
-    -1 where the k-mer holds anything but A, C, G, T. tokens: (length,), without soft-mask flags. Raises
-    ValueError for a k outside 1 .. 13: a table of 4^k entries would not fit in memory.
+    The id is -1 if the k-mer holds any symbol except A, C, G, T. tokens: (length,), without soft-mask flags.
+    Raises ValueError for a k outside 1 to 13, because a table of 4^k entries would not fit in memory.
     """
     if not 1 <= k <= MAX_K:
-        raise ValueError(f"k-mers of length {k} cannot be counted in a table: k must be 1 to {MAX_K}.")
+        raise ValueError(f"The length of a k-mer is {k}; k must be 1 to {MAX_K}.")
     count = max(0, len(tokens) - k + 1)
     digits = tokens.astype(np.int32) - A
     is_unknown = (tokens < A) | (tokens > T)
@@ -35,31 +35,31 @@ def kmer_ids(tokens: Bytes, k: int) -> Integers:
 
 
 def kmer_spectrum(tokens: Bytes, k: int) -> Spectrum:
-    """The share of each k-mer, (4^k,), in tokens (length,) or (sequences, length).
+    """Return the frequency of each k-mer, (4^k,), in tokens (length,) or (sequences, length).
 
-    k-mers with N do not count. Raises ValueError when there is no k-mer to count.
+    k-mers with N do not count. Raises ValueError if there is no k-mer to count.
     """
     ids = np.concatenate([kmer_ids(row, k) for row in np.atleast_2d(tokens)])
     counts = np.bincount(ids[ids >= 0], minlength=4**k)
     if not counts.sum():
-        raise ValueError(f"The sequences hold no {k}-mer of A, C, G, T: give longer ones or a smaller k.")
+        raise ValueError(f"The sequences hold no {k}-mer of A, C, G, T. Use longer sequences or a smaller k.")
     return counts / counts.sum()
 
 
 def strandless_spectrum(tokens: Bytes, k: int) -> Spectrum:
-    """The share of each k-mer or its reverse complement, (strandless k-mers,), in tokens (length,).
+    """Return the frequency (strandless k-mers,) of each k-mer or its reverse complement in tokens (length,).
 
-    It is the same for either strand; zeros where there is no k-mer of A, C, G, T. Raises as kmer_ids does.
+    Both strands give the same spectrum; it is zero without a k-mer of A, C, G, T. Raises as kmer_ids does.
     """
     ids = kmer_ids(tokens, k)
     columns = strandless_columns(k)
-    known = columns[ids[ids >= 0]]
-    return np.bincount(known, minlength=columns.max() + 1) / max(1, len(known))
+    kmers = columns[ids[ids >= 0]]
+    return np.bincount(kmers, minlength=columns.max() + 1) / max(1, len(kmers))
 
 
 @cache
 def strandless_columns(k: int) -> Integers:
-    """(4^k,): the column of each k-mer in a strandless spectrum, shared with its reverse complement."""
+    """Return the column (4^k,) of each k-mer in a strandless spectrum, shared with its reverse complement."""
     ids = np.arange(4**k)
     reverse = np.zeros_like(ids)
     for place in range(k):
@@ -68,7 +68,7 @@ def strandless_columns(k: int) -> Integers:
 
 
 def kmer_names(k: int) -> list[str]:
-    """The k-mers in the order of a spectrum."""
+    """Return the k-mers in the order of a spectrum."""
     names = [""]
     for _ in range(k):
         names = [name + base for name in names for base in "ACGT"]
@@ -76,13 +76,13 @@ def kmer_names(k: int) -> list[str]:
 
 
 def jensen_shannon(first: Spectrum, second: Spectrum) -> float:
-    """The Jensen-Shannon divergence of two spectra in bits: 0 for equal ones, 1 for disjoint (Lin, 1991)."""
+    """Return the Jensen-Shannon divergence (bits) of two spectra: 0 if equal, 1 if disjoint (Lin, 1991)."""
     middle = (first + second) / 2
     return float((_relative_entropy(first, middle) + _relative_entropy(second, middle)) / 2)
 
 
 def pearson(first: Spectrum, second: Spectrum) -> float:
-    """Pearson's correlation of two spectra."""
+    """Return Pearson's correlation of two spectra."""
     return float(np.corrcoef(first, second)[0, 1])
 
 

@@ -1,53 +1,57 @@
-"""Markov models of fixed order: the baseline that a learned model must beat."""
+"""Markov models of fixed order: the baseline for a trained model."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from bio.genome.genome import Genome
-from bio.genome.spans import Integers, Spans
+from bio.genome.spans import Integers, Spans, total
 from bio.genome.vocabulary import without_mask
 from bio.scoring.kmer import kmer_ids
+from core.storage.atomic import write_json
 
 MAX_ORDER = 12
 CHUNK_BASES = 1 << 20
+TABLE = "markov.json"
 
 
 @dataclass(frozen=True)
 class MarkovModel:
-    """counts: (4^order, 4), how often each base followed each context, one added to every count."""
+    """counts: (4^order, 4) number of times that each base followed each context, plus one."""
 
     order: int
     counts: npt.NDArray[np.uint32]
 
 
 def check_order(order: int) -> None:
-    """Raises ValueError for an order outside 0 to 12."""
+    """Raise ValueError for an order outside 0 to 12."""
     if not 0 <= order <= MAX_ORDER:
-        raise ValueError(
-            f"A Markov model of order {order} cannot be counted: the order must be 0 to {MAX_ORDER}."
-        )
+        raise ValueError(f"The order of a Markov model is {order}; it must be 0 to {MAX_ORDER}.")
 
 
 def fit_markov(genome: Genome, spans: Spans, order: int) -> MarkovModel:
-    """The model of an order, 0 to 12, fitted on spans (n, 2) of a genome; contexts with N are passed over.
+    """Fit a model of an order (0 to 12) on spans (n, 2) of a genome, skipping contexts with N.
 
     Raises ValueError for an order outside 0 to 12.
     """
     check_order(order)
     counts = np.ones(4 ** (order + 1), np.uint32)
     for ids in _transitions(genome, spans, order):
-        # A one of another type than the counts would make this fifty times slower.
+        # an addend of another type than the counts is fifty times slower
         np.add.at(counts, ids, np.uint32(1))
     return MarkovModel(order, counts.reshape(-1, 4))
 
 
 def markov_bits(model: MarkovModel, genome: Genome, spans: Spans) -> float:
-    """Bits per base of a model on spans (n, 2), over the bases whose context lies in their span without N.
+    """Return the bits per base of a model on spans (n, 2), over bases with a whole context without N.
 
-    Raises ValueError when there is no such base.
+    Raises ValueError if there is no such base.
     """
     bits, count = 0.0, 0
     for ids in _transitions(genome, spans, model.order):
@@ -56,16 +60,60 @@ def markov_bits(model: MarkovModel, genome: Genome, spans: Spans) -> float:
         bits += np.log2(rows.sum(axis=1)).sum() - np.log2(rows[np.arange(len(ids)), base]).sum()
         count += len(ids)
     if not count:
-        raise ValueError(
-            f"No base to score with a Markov model of order {model.order}: give longer intervals."
-        )
+        raise ValueError(f"No base to score with a Markov model of order {model.order}. Use longer spans.")
     return float(bits / count)
 
 
+def markov_baseline(
+    genome: Genome,
+    spans: Spans,
+    held_out_genome: Genome,
+    held_out_spans: Spans,
+    orders: Sequence[int],
+    folder: Path,
+) -> dict[int, float]:
+    """Return the held-out bits per base of Markov models by order, fitted on the training bases.
+
+    genome, spans: training bases. Results are cached in TABLE in `folder` for the same bases; progress goes
+    to stderr. Raises ValueError for an order outside 0 to 12.
+    """
+    table = folder / TABLE
+    checksum = _checksum((genome, spans), (held_out_genome, held_out_spans))
+    bits = _read_cache(table, checksum)
+    if missing := [order for order in orders if order not in bits]:
+        for order in tqdm(missing, desc="Markov models", unit="order", dynamic_ncols=True):
+            bits[order] = markov_bits(fit_markov(genome, spans, order), held_out_genome, held_out_spans)
+        content = {
+            "bases": checksum,
+            "train_bases": total(spans),
+            "held_out_bases": total(held_out_spans),
+            "rows": [{"order": order, "bits_per_base": bits[order]} for order in sorted(bits)],
+        }
+        write_json(table, content)
+    return {order: bits[order] for order in orders}
+
+
 def _transitions(genome: Genome, spans: Spans, order: int) -> Iterator[Integers]:
-    """The ids of (context, base), base last, for each known one in the spans, in chunks."""
+    """Yield the ids of (context, base), base last, of the spans in chunks, without those that hold N."""
     for start, end in spans.tolist():
         for first in range(start, end - order, CHUNK_BASES):
             tokens = without_mask(genome.bases[first : min(first + CHUNK_BASES + order, end)])
             ids = kmer_ids(tokens, order + 1)
             yield ids[ids >= 0]
+
+
+def _read_cache(table: Path, checksum: str) -> dict[int, float]:
+    """Return the bits by order in the table; empty if the table is missing or of other bases."""
+    if not table.exists():
+        return {}
+    content = json.loads(table.read_text(encoding="utf-8"))
+    if content["bases"] != checksum:
+        return {}
+    return {row["order"]: row["bits_per_base"] for row in content["rows"]}
+
+
+def _checksum(*parts: tuple[Genome, Spans]) -> str:
+    text = hashlib.sha256()
+    for genome, spans in parts:
+        text.update(genome.sha256.encode() + spans.tobytes())
+    return text.hexdigest()

@@ -1,10 +1,10 @@
-"""Any stretch of a genome under a model, in one pass and constant memory, whatever its length.
+"""Losses of any part of a genome in one pass and constant memory, at any length.
 
-The spans to score stand end to end, and the whole is cut into pieces of one size that run one after the
-other. A span that a cut divides goes on with the state (convolution and scan) that its first part left; spans
-that share a piece are packed, and none sees its neighbour. What comes out is that of one forward over each.
+The spans to score are laid end to end and cut into chunks of one size, which run one after the other. A
+span that continues in the next chunk carries its state (convolution and scan). Spans in one chunk are packed
+and do not see each other. The losses equal those of one forward pass over each span.
 
-The host prepares pieces ahead of the device and reads results behind it, so that the device never waits.
+The host prepares chunks ahead of the device and reads results behind it, so the device never waits.
 """
 
 from collections import deque
@@ -24,17 +24,17 @@ from bio.windows.dataset import inputs_and_targets
 from core.layers.mamba import MambaState
 from core.models.sequence import SequenceModel, SequenceState
 
-PIECE_BASES = 1 << 17
-MOST_STRETCHES = 256
-"""In a piece: each has a state of its own, which takes as much memory as the rest of some fifty bases."""
+CHUNK_BASES = 1 << 17
+MAX_SEGMENTS = 256
+"""Segments per chunk; the state of each takes as much memory as the activations of about fifty bases."""
 IN_FLIGHT = 2
 
 
 class ScoredBases(NamedTuple):
     """Consecutive bases of one span.
 
-    span: its number. start: position of the first of them in the pack. losses: (bases,) -ln p of each, given
-    the bases before it; NaN for N, and for a base that has none before it.
+    span: number of the span. start: position of the first base in the pack. losses: (bases,) -ln p of each
+    base given the bases before it; NaN for N, and for a base without bases before it.
     """
 
     span: int
@@ -42,8 +42,8 @@ class ScoredBases(NamedTuple):
     losses: npt.NDArray[np.floating]
 
 
-class Stretch(NamedTuple):
-    """What of one span a piece reads: positions start .. end - 1 in the pack."""
+class Segment(NamedTuple):
+    """Part of a span in one chunk: positions start .. end - 1 in the pack."""
 
     span: int
     start: int
@@ -51,51 +51,51 @@ class Stretch(NamedTuple):
 
 
 def stream_losses(
-    model: SequenceModel, genome: Genome, spans: Spans, context: int = 0, piece: int = PIECE_BASES
+    model: SequenceModel, genome: Genome, spans: Spans, context: int = 0, chunk: int = CHUNK_BASES
 ) -> Iterator[ScoredBases]:
-    """The loss of every base of spans (n, 2), in order, each base once.
+    """Yield the loss of every base of spans (n, 2), in order, each base once.
 
-    context: bases of the record that are read before each span and not scored; fewer where it begins.
-    piece: bases that are run at once. Each span lies within a record. Run it under torch.autocast for bf16.
-    Raises ValueError where the model gives a base no finite probability.
+    context: unscored bases of the record read before each span; fewer at the start of the record.
+    chunk: bases per forward pass. Each span lies within a record. Use torch.autocast for bf16.
+    Raises ValueError if the model gives a base a probability that is not finite.
     """
     index = np.searchsorted(genome.record_spans[:, 0], spans[:, 0], side="right") - 1
-    begins = np.maximum(spans[:, 0] - context, genome.record_spans[index, 0])
-    reach = np.stack([begins, spans[:, 1]], axis=1)
+    starts = np.maximum(spans[:, 0] - context, genome.record_spans[index, 0])
+    read_spans = np.stack([starts, spans[:, 1]], axis=1)
     state: SequenceState | None = None
-    in_flight: deque[tuple[list[Stretch], Tensor, torch.cuda.Event | None]] = deque()
-    for stretches in cut(reach, piece):
-        losses, state = _run(model, genome, stretches, state, reach)
-        in_flight.append((stretches, *_to_host(losses)))
+    in_flight: deque[tuple[list[Segment], Tensor, torch.cuda.Event | None]] = deque()
+    for segments in cut_spans(read_spans, chunk):
+        losses, state = _run(model, genome, segments, state, read_spans)
+        in_flight.append((segments, *_to_host(losses)))
         if len(in_flight) > IN_FLIGHT:
-            yield from _scored(*in_flight.popleft(), genome, spans, reach)
+            yield from _score(*in_flight.popleft(), genome, spans, read_spans)
     while in_flight:
-        yield from _scored(*in_flight.popleft(), genome, spans, reach)
+        yield from _score(*in_flight.popleft(), genome, spans, read_spans)
 
 
-def cut(spans: Spans, piece: int) -> Iterator[list[Stretch]]:
-    """Spans (n, 2), end to end, in pieces of `piece` positions; shorter where MOST_STRETCHES fill one."""
-    stretches: list[Stretch] = []
-    room = piece
+def cut_spans(spans: Spans, chunk: int) -> Iterator[list[Segment]]:
+    """Cut spans (n, 2), end to end, into chunks of `chunk` positions and at most MAX_SEGMENTS segments."""
+    segments: list[Segment] = []
+    room = chunk
     for span, (start, end) in enumerate(spans.tolist()):
         while start < end:
             stop = min(end, start + room)
-            stretches.append(Stretch(span, start, stop))
+            segments.append(Segment(span, start, stop))
             room -= stop - start
             start = stop
-            if room == 0 or len(stretches) == MOST_STRETCHES:
-                yield stretches
-                stretches, room = [], piece
-    if stretches:
-        yield stretches
+            if room == 0 or len(segments) == MAX_SEGMENTS:
+                yield segments
+                segments, room = [], chunk
+    if segments:
+        yield segments
 
 
 def repeat_and_unique(genome: Genome, scored: ScoredBases) -> tuple[Score, Score]:
-    """The sums over the soft-masked bases and over the others."""
+    """Return the sums over the soft-masked bases and over the others."""
     is_repeat = genome.bases[scored.start : scored.start + len(scored.losses)] >= SOFT_MASK
     has_loss = ~np.isnan(scored.losses)
-    sides = (scored.losses[has_loss & side] for side in (is_repeat, ~is_repeat))
-    repeat, unique = (Score(float(losses.sum(dtype=np.float64)), losses.size) for losses in sides)
+    parts = (scored.losses[has_loss & mask] for mask in (is_repeat, ~is_repeat))
+    repeat, unique = (Score(float(losses.sum(dtype=np.float64)), losses.size) for losses in parts)
     return repeat, unique
 
 
@@ -103,86 +103,86 @@ def repeat_and_unique(genome: Genome, scored: ScoredBases) -> tuple[Score, Score
 def _run(
     model: SequenceModel,
     genome: Genome,
-    stretches: list[Stretch],
+    segments: list[Segment],
     state: SequenceState | None,
-    reach: Spans,
+    read_spans: Spans,
 ) -> tuple[Tensor, SequenceState | None]:
-    """The losses (positions,) of the bases that follow each of a piece, and the state that its last stretch
-    leaves to the next piece: None where its span ends. `state` is what the piece before left.
+    """Return the losses (positions,) of the base after each position of a chunk, and the last state.
 
-    The last position of a span has no base to predict: its loss means nothing.
+    state: state of the previous chunk's last segment, if its span continues here. The returned state is that
+    of the last segment, or None if its span ends. The loss at the last position of a span has no meaning.
     """
     device = model.embedding.weight.device
-    last = stretches[-1]
-    read = [genome.bases[stretch.start : stretch.end] for stretch in stretches]
-    packed = np.concatenate([*read, genome.bases[last.end : last.end + 1]])
+    last = segments[-1]
+    bases = [genome.bases[segment.start : segment.end] for segment in segments]
+    packed = np.concatenate([*bases, genome.bases[last.end : last.end + 1]])
     inputs, targets = inputs_and_targets(to_device(torch.from_numpy(packed)[None], device))
-    bounds = None
-    if len(stretches) > 1:
-        ends = np.cumsum([0, *(len(bases) for bases in read)])
-        bounds = to_device(torch.from_numpy(ends), device)
-    losses, state = base_losses(model, inputs, targets, _states(model, len(stretches), state), bounds)
-    if last.end == reach[last.span, 1]:
+    cu_seqlens = None
+    if len(segments) > 1:
+        ends = np.cumsum([0, *(len(part) for part in bases)])
+        cu_seqlens = to_device(torch.from_numpy(ends), device)
+    losses, state = base_losses(model, inputs, targets, _states(model, len(segments), state), cu_seqlens)
+    if last.end == read_spans[last.span, 1]:
         return losses[0], None
     return losses[0], tuple(MambaState(block.conv[-1:], block.ssm[-1:]) for block in state)
 
 
 def _states(model: SequenceModel, count: int, first: SequenceState | None) -> SequenceState:
-    """The states of `count` stretches, of which only the first may go on with another piece's."""
-    fresh = model.initial_state(count)
+    """Return initial states of `count` segments; `first` replaces the state of the first segment."""
+    initial = model.initial_state(count)
     if first is None:
-        return fresh
+        return initial
     return tuple(
         MambaState(*(torch.cat([left, new[1:]]) for left, new in zip(own, others, strict=True)))
-        for own, others in zip(first, fresh, strict=True)
+        for own, others in zip(first, initial, strict=True)
     )
 
 
 def _to_host(losses: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The losses in host memory, and what to wait for until they have arrived."""
+    """Start a copy to host memory; return it with the event of its arrival, if it is asynchronous."""
     host = losses.to("cpu", non_blocking=True)
     if not losses.is_cuda:
         return host, None
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return host, arrived
+    arrival = torch.cuda.Event()
+    arrival.record()
+    return host, arrival
 
 
-def _scored(
-    stretches: list[Stretch],
+def _score(
+    segments: list[Segment],
     host: Tensor,
-    arrived: torch.cuda.Event | None,
+    arrival: torch.cuda.Event | None,
     genome: Genome,
     spans: Spans,
-    reach: Spans,
+    read_spans: Spans,
 ) -> Iterator[ScoredBases]:
-    """Give the losses of a piece to their bases, and leave out the context."""
-    if arrived is not None:
-        arrived.synchronize()
-    read = np.cumsum([stretch.end - stretch.start for stretch in stretches])
-    for (span, start, _), losses in zip(stretches, np.split(host.numpy(), read[:-1]), strict=True):
-        begin, (first, end) = reach[span, 0], spans[span]
-        of_bases = _of_bases(genome, start + 1, losses[: end - start - 1])
-        if start == begin:
-            of_bases = np.append(np.full(1, np.nan, losses.dtype), of_bases)
+    """Yield the losses of a chunk by base, without the context."""
+    if arrival is not None:
+        arrival.synchronize()
+    ends = np.cumsum([segment.end - segment.start for segment in segments])
+    for (span, start, _), losses in zip(segments, np.split(host.numpy(), ends[:-1]), strict=True):
+        read_start, (first, end) = read_spans[span, 0], spans[span]
+        base_loss = _losses_by_base(genome, start + 1, losses[: end - start - 1])
+        if start == read_start:
+            base_loss = np.append(np.full(1, np.nan, losses.dtype), base_loss)
         else:
             start += 1
         skipped = max(0, int(first) - start)
-        if len(of_bases) > skipped:
-            yield ScoredBases(span, start + skipped, of_bases[skipped:])
+        if len(base_loss) > skipped:
+            yield ScoredBases(span, start + skipped, base_loss[skipped:])
 
 
-def _of_bases(genome: Genome, start: int, losses: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """The losses of the positions from `start` on, NaN where there is no base.
+def _losses_by_base(genome: Genome, start: int, losses: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the losses of the positions from `start` on, NaN for N.
 
-    Raises ValueError for a base whose loss is not finite.
+    Raises ValueError for a base with a loss that is not finite.
     """
     tokens = without_mask(genome.bases[start : start + len(losses)])
     is_base = (tokens >= A) & (tokens <= T)
     if (bad := np.flatnonzero(is_base & ~np.isfinite(losses))).size:
         name, base = genome.locate(start + bad[0])
         raise ValueError(
-            f"The model gives base {base + 1:,} of {name} no finite probability: its parameters are not "
+            f"The model gives base {base + 1:,} of {name} no finite probability. Its parameters are not "
             "finite, or bf16 is too coarse for it. Try precision=fp32, or an earlier checkpoint."
         )
     return np.where(is_base, losses, np.array(np.nan, losses.dtype))

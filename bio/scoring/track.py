@@ -1,4 +1,4 @@
-"""Losses along the genome as files: one number a base (.npy), or their mean in bins (bedGraph)."""
+"""Files of losses along the genome: one number per base (.npy), or means of bins (bedGraph)."""
 
 from typing import BinaryIO, NamedTuple, TextIO
 
@@ -11,9 +11,9 @@ from bio.scoring.streaming import ScoredBases
 
 
 class LikelihoodTrack:
-    """ln p of every base of the spans, end to end in their order: a .npy of (bases,) float32.
+    """A .npy file (bases,) float32 with ln p of every base of the spans, end to end in their order.
 
-    NaN where there is none. `numpy.load(path, mmap_mode="r")` reads it without loading it.
+    Bases without a likelihood are NaN. `numpy.load(path, mmap_mode="r")` maps the file.
     """
 
     def __init__(self, file: BinaryIO, spans: Spans) -> None:
@@ -23,12 +23,12 @@ class LikelihoodTrack:
         np.lib.format.write_array_header_1_0(file, header)
 
     def write(self, scored: ScoredBases) -> None:
-        """Append what follows."""
+        """Append the next bases."""
         self._file.write((-scored.losses).astype("<f4").tobytes())
 
 
 class _Bin(NamedTuple):
-    """Bases start .. end - 1 of a record, and their score."""
+    """Bases start .. end - 1 of a record, with their score."""
 
     span: int
     name: str
@@ -38,22 +38,22 @@ class _Bin(NamedTuple):
 
 
 class BedGraph:
-    """Bits a base in bins of `size` bases: lines of record, start, end, value; a bin without a base has none.
+    """bedGraph of bits per base in bins of `size` bases; bins without a scored base are left out.
 
-    Bins begin at multiples of `size` in their record, and are cut where their span begins or ends. Raises
-    ValueError for a size below 1, and for spans that overlap, which the format does not allow.
+    Bins begin at multiples of `size` in their record and are cut at the ends of their span. Raises ValueError
+    for a size below 1, and for overlapping spans, which the format does not allow.
     """
 
     def __init__(self, file: TextIO, genome: Genome, spans: Spans, size: int) -> None:
         if size < 1:
-            raise ValueError(f"A bin of a bedGraph cannot have {size} bases: it must have at least 1.")
+            raise ValueError(f"The bin size of a bedGraph is {size} bases; it must be at least 1.")
         if total(spans) < (spans[:, 1] - spans[:, 0]).sum():
-            raise ValueError("The regions overlap, and a bedGraph holds every base once: merge them first.")
+            raise ValueError("The intervals overlap; a bedGraph holds every base once. Merge them first.")
         self._file, self._genome, self._size = file, genome, size
         self._open: _Bin | None = None
 
     def write(self, scored: ScoredBases) -> None:
-        """Add what follows; a bin is written when its last base has come."""
+        """Add the next bases; a bin is written after its last base."""
         name, start = self._genome.locate(scored.start)
         end = start + len(scored.losses)
         first_edge = start - start % self._size + self._size
@@ -72,9 +72,9 @@ class BedGraph:
         self._open = None
 
     def _add(self, part: _Bin) -> None:
-        before = self._open
-        if before is not None and before.span == part.span and part.start % self._size:
-            part = part._replace(start=before.start, score=before.score + part.score)
+        previous = self._open
+        if previous is not None and previous.span == part.span and part.start % self._size:
+            part = part._replace(start=previous.start, score=previous.score + part.score)
         else:
             self.close()
         self._open = part

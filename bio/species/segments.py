@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bio.genome.genome import Genome, Record, open_genome
-from bio.genome.interval import SPLITS
 from bio.genome.vocabulary import Bytes, N, without_mask
 from bio.species.species_set import BlockSplit, SpeciesFiles, SpeciesSet, fasta_of, records_of
+from bio.windows.splits import SPLITS
 
 
 class Stretch(NamedTuple):

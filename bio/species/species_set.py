@@ -26,7 +26,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bio.genome.interval import SPLITS
+from bio.windows.splits import SPLITS
 from core.storage.download import read_sources
 from core.suggestion import did_you_mean
 

@@ -1,1 +1,1 @@
-"""Windows of a genome: splits, batches, leakage between splits."""
+"""Windows of a genome: splits, batches, leakage between splits, and the data of a training run."""

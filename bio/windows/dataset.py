@@ -1,8 +1,7 @@
-"""Batches of windows, one byte a base: widened only on the device.
+"""Batches of windows with one byte per base, widened on the device.
 
-Windows are read as packed bytes (bio.genome.vocabulary), (rows, length + 1) uint8, which hold
-inputs, targets and
-the repeat mask together. Row i of step s depends on (seed, length, s, i) alone.
+A batch of windows is packed bytes (bio.genome.vocabulary), (rows, length + 1) uint8; it holds inputs, targets
+and the repeat mask together. Row i of step s depends only on (seed, length, s, i).
 """
 
 from collections.abc import Iterator
@@ -23,11 +22,10 @@ NOT_A_TARGET = -100
 
 
 class GenomeDataset:
-    """The training batches of a genome: dataset(step, rows) gives these rows of the global batch of a step.
+    """Training batches of a genome: dataset(step, rows) returns these rows of the global batch of a step.
 
-    batch_size: rows of the global batch. reverse_complement: read each window from the strand that a coin of
-    its own chooses. Windows of another length come from other places in another order, so that the stages of
-    a length warm-up do not repeat each other.
+    batch_size: rows of the global batch. reverse_complement: sample the strand of each window.
+    The random streams of two lengths differ, so the stages of a length warm-up read different windows.
     """
 
     def __init__(
@@ -45,15 +43,15 @@ class GenomeDataset:
         self.reverse_complement = reverse_complement
 
     def __len__(self) -> int:
-        """Steps in an epoch, the last one included that runs into the next."""
+        """Return the number of steps per epoch, including a last step that continues in the next epoch."""
         return -(-len(self.windows) // self.batch_size)
 
     def __call__(self, step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs uint8 and targets int8 (rows, length); a target that is none is NOT_A_TARGET."""
+        """Return inputs uint8 and targets int8 (rows, length); a position without target is NOT_A_TARGET."""
         return inputs_and_targets(self.packed(step, rows))
 
     def packed(self, step: int, rows: range) -> torch.Tensor:
-        """The same rows as packed bytes (rows, length + 1)."""
+        """Return the same rows as packed bytes (rows, length + 1)."""
         counter = step * self.batch_size + np.arange(rows.start, rows.stop, rows.step)
         starts = self.windows.sample(counter, self.seed)
         is_reverse = np.zeros(len(starts), np.bool_)
@@ -63,14 +61,14 @@ class GenomeDataset:
 
 
 def evaluation_batches(
-    genome: Genome, windows: TiledWindows, batch_size: int, rank: int = 0, world: int = 1
+    genome: Genome, windows: TiledWindows, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[torch.Tensor]:
-    """The windows of one of `world` ranks, in order, forward strand: packed bytes (batch_size, length + 1).
+    """Yield the windows of one rank in order, forward strand, as packed bytes (batch_size, length + 1).
 
-    The ranks together see every window once. Batches are filled up with rows of N, which have no target, so
-    that all ranks see equally many of one shape.
+    Together the ranks read every window once. Batches are padded with rows of N, which have no target, so
+    every rank yields the same number of batches of one shape.
     """
-    for first in range(0, len(windows), batch_size * world):
+    for first in range(0, len(windows), batch_size * world_size):
         begin = first + rank * batch_size
         starts = windows.starts[begin : begin + batch_size]
         batch = torch.full((batch_size, windows.length + 1), N, dtype=torch.uint8)
@@ -81,9 +79,10 @@ def evaluation_batches(
 def read_windows(
     genome: Genome, windows: Windows, starts: Integers, is_reverse: npt.NDArray[np.bool_]
 ) -> torch.Tensor:
-    """The windows at `starts` (rows,), or their other strand where `is_reverse` (rows,), as packed bytes.
+    """Read the windows at `starts` (rows,), reverse complemented where `is_reverse` (rows,) is True.
 
-    (rows, length + 1) uint8. A window whose extra base may not be read ends in N on either strand.
+    Returns packed bytes (rows, length + 1) uint8. The last base of a row is N if the extra base of its window
+    is not readable, on either strand.
     """
     length, bases = windows.length, genome.bases
     rows = np.empty((len(starts), length + 1), np.uint8)
@@ -93,15 +92,15 @@ def read_windows(
     rows[lacks_extra, length] = N
     if is_reverse.any():
         rows[is_reverse] = COMPLEMENT.take(rows[is_reverse][:, ::-1])
-        turned = is_reverse & lacks_extra
-        rows[turned] = np.roll(rows[turned], -1, axis=1)
+        begins_with_n = is_reverse & lacks_extra
+        rows[begins_with_n] = np.roll(rows[begins_with_n], -1, axis=1)
     return torch.from_numpy(rows)
 
 
 def inputs_and_targets(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs uint8 and targets int8, both (rows, length), of packed bytes (rows, length + 1) on any device.
+    """Return inputs uint8 and targets int8 (rows, length) of packed bytes (rows, length + 1), on any device.
 
-    Target t is the base after input t; anything but A, C, G, T is NOT_A_TARGET.
+    Target t is the base after input t; any byte other than A, C, G, T becomes NOT_A_TARGET.
     """
     following = packed[:, 1:]
     targets = torch.index_select(_target_table(packed.device), 0, following.reshape(-1).int())
@@ -109,13 +108,13 @@ def inputs_and_targets(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def target_repeats(packed: torch.Tensor) -> torch.Tensor:
-    """Which targets (rows, length) of packed bytes (rows, length + 1) are soft-masked, as bool."""
+    """Return the soft mask (rows, length) of the targets of packed bytes (rows, length + 1), as bool."""
     return packed[:, 1:] >= SOFT_MASK
 
 
 @cache
 def _target_table(device: torch.device) -> torch.Tensor:
-    """(256,) int8 from a packed byte to a target: a table lookup is the fastest way to mask."""
+    """Return a table (256,) int8 from packed byte to target; a table lookup is the fastest mask."""
     table = torch.full((256,), NOT_A_TARGET, dtype=torch.int8)
     for base in range(A, T + 1):
         table[[base, base | SOFT_MASK]] = base

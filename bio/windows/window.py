@@ -1,7 +1,7 @@
-"""Windows: which stretch of the genome is sample number k, by arithmetic alone.
+"""Windows: stretches of a genome by number, computed by arithmetic alone.
 
-A window of length L reads L + 1 bases, so that all its L inputs have a target. Where the extra base may not
-be read (the record ends there, or the stretch that a split may read) it reads as N, which is never a target.
+A window of length L reads L + 1 bases, so each of its L inputs has a target. The extra base reads as N, which
+is never a target, if the record or the readable part of the split ends before it.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bio.genome.genome import Genome
-from bio.genome.spans import Integers, Spans, contains, counted_below, intersect, merge, total
+from bio.genome.spans import Integers, Spans, contains, count_below, intersect, merge, total
 from core.random import random_uniform, shuffled
 
 START_STREAM = 1
@@ -17,9 +17,9 @@ START_STREAM = 1
 
 @dataclass(frozen=True)
 class TiledWindows:
-    """A fixed list of windows; sampling walks through it in shuffled epochs.
+    """Fixed list of windows, sampled in shuffled epochs.
 
-    length: bases in a window. starts: (windows,) positions in the pack. readable: what may be read, merged.
+    length: bases per window. starts: (windows,) positions in the pack. readable: merged spans.
     """
 
     length: int
@@ -30,19 +30,19 @@ class TiledWindows:
         return len(self.starts)
 
     def sample(self, counter: Integers, seed: int) -> Integers:
-        """The starts (n,) of samples number `counter` (n,): every window once in each epoch."""
+        """Return the starts (n,) of samples number `counter` (n,): every window once per epoch."""
         return self.starts[shuffled(counter, len(self), seed, START_STREAM)]
 
     def coverage(self) -> Spans:
-        """All positions that the windows read, merged."""
+        """Return all positions that the windows read, merged."""
         return intersect(np.stack([self.starts, self.starts + self.length + 1], axis=1), self.readable)
 
 
 @dataclass(frozen=True)
-class DrawnWindows:
-    """Windows drawn uniformly over every start that leaves them whole.
+class RandomWindows:
+    """Windows sampled uniformly over all valid starts.
 
-    length: bases in a window. start_spans: where windows may start. readable: what may be read, merged.
+    length: bases per window. start_spans: valid starts. readable: merged spans.
     """
 
     length: int
@@ -50,76 +50,69 @@ class DrawnWindows:
     readable: Spans
 
     def __len__(self) -> int:
-        """Windows in an epoch: as many as would tile what may be read."""
+        """Return the number of windows per epoch: as many as would tile the readable spans."""
         return max(1, total(self.readable) // self.length)
 
     def sample(self, counter: Integers, seed: int) -> Integers:
-        """The starts (n,) of samples number `counter` (n,)."""
+        """Return the starts (n,) of samples number `counter` (n,)."""
         cumulative = np.cumsum(self.start_spans[:, 1] - self.start_spans[:, 0])
         choice = (random_uniform(seed, START_STREAM, counter) * cumulative[-1]).astype(np.int64)
         span = np.searchsorted(cumulative, choice, side="right")
         return self.start_spans[span, 1] - (cumulative[span] - choice)
 
     def coverage(self) -> Spans:
-        """All positions that windows can read, merged."""
+        """Return all positions that windows can read, merged."""
         return intersect(self.start_spans + np.array([0, self.length]), self.readable)
 
 
-Windows = TiledWindows | DrawnWindows
+Windows = TiledWindows | RandomWindows
 
 
 def tiled_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: float = 0.5) -> TiledWindows:
-    """The windows that tile merged regions (n, 2) from their starts; a rest under `length` is left out.
-
-    Raises ValueError when there are none.
-    """
-    return listed_windows(genome, tile(regions, length), regions, regions, length, max_n_fraction)
+    """Tile merged regions (n, 2) from their starts with whole windows; ValueError if there are none."""
+    return select_windows(genome, tile(regions, length), regions, regions, length, max_n_fraction)
 
 
-def drawn_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: float = 0.5) -> DrawnWindows:
-    """Windows drawn uniformly inside merged regions (n, 2); ValueError when none fits."""
+def random_windows(genome: Genome, regions: Spans, length: int, max_n_fraction: float = 0.5) -> RandomWindows:
+    """Return windows sampled uniformly inside merged regions (n, 2); ValueError if none fits."""
     starts = regions - np.array([0, length - 1])
     starts = starts[starts[:, 0] < starts[:, 1]]
     allowed = starts_with_few_n(genome.unknown, starts, length, int(max_n_fraction * length))
-    _require(len(allowed), total(starts), genome, regions, length, max_n_fraction)
-    return DrawnWindows(length, allowed, regions)
+    _require_windows(len(allowed), total(starts), genome, regions, length, max_n_fraction)
+    return RandomWindows(length, allowed, regions)
 
 
 def cut_windows(windows: TiledWindows, length: int) -> TiledWindows:
-    """The same bases in windows of `length`, which must divide that of the windows."""
+    """Cut the windows into shorter ones of `length`, a divisor of their length."""
     offsets = np.arange(0, windows.length, length)
     return TiledWindows(length, np.add.outer(windows.starts, offsets).ravel(), windows.readable)
 
 
-def listed_windows(
-    genome: Genome, starts: Integers, readable: Spans, holders: Spans, length: int, max_n_fraction: float
+def select_windows(
+    genome: Genome, starts: Integers, readable: Spans, regions: Spans, length: int, max_n_fraction: float
 ) -> TiledWindows:
-    """The windows at `starts` without those of too many N; ValueError, by `holders`, when there are none.
+    """Return the windows at `starts` without those of too many N; ValueError if there are none.
 
-    holders: the stretches (n, 2) that windows were sought in.
+    regions: spans (n, 2) that the starts come from, for the error message.
     """
-    few = _n_count(genome.unknown, starts, length) <= int(max_n_fraction * length)
-    _require(int(few.sum()), len(starts), genome, holders, length, max_n_fraction)
-    return TiledWindows(length, starts[few], readable)
+    has_few_n = _n_count(genome.unknown, starts, length) <= int(max_n_fraction * length)
+    _require_windows(int(has_few_n.sum()), len(starts), genome, regions, length, max_n_fraction)
+    return TiledWindows(length, starts[has_few_n], readable)
 
 
 def tile(spans: Spans, length: int) -> Integers:
-    """The starts of windows that tile each of spans (n, 2) from its start, whole windows only."""
+    """Return the starts of whole windows that tile each of spans (n, 2) from its start."""
     count = (spans[:, 1] - spans[:, 0]) // length
     first = np.cumsum(count) - count
     return np.repeat(spans[:, 0] - first * length, count) + np.arange(count.sum()) * length
 
 
-def _n_count(unknown: Spans, starts: Integers, length: int) -> Integers:
-    return counted_below(unknown, starts + length) - counted_below(unknown, starts)
-
-
 def starts_with_few_n(unknown: Spans, start_spans: Spans, length: int, limit: int) -> Spans:
-    """The part of `start_spans` from where a window holds at most `limit` N, as sorted spans.
+    """Return the part of `start_spans` whose windows hold at most `limit` N, as sorted spans.
 
-    The count of N is a function of the start that rises, falls or stays by one a step, and changes its course
-    only where an edge of the window meets an edge of a run: between two such starts the sign of its slope is
-    known from its two ends, and so is where it crosses the limit.
+    As the start moves by one, the number of N changes by -1, 0 or 1, and the slope changes only where an edge
+    of the window meets an edge of a run of N. Between two such starts, the counts at both ends give the slope
+    and the start that crosses the limit.
     """
     cuts = np.unique(np.concatenate([unknown.ravel(), unknown.ravel() - length, start_spans.ravel()]))
     first, last = cuts[:-1], cuts[1:] - 1
@@ -131,23 +124,26 @@ def starts_with_few_n(unknown: Spans, start_spans: Spans, length: int, limit: in
     return merge(np.stack([first + excess_first, last + 1 - excess_last], axis=1)[~never])
 
 
-def _require(
-    kept: int, found: int, genome: Genome, holders: Spans, length: int, max_n_fraction: float
+def _n_count(unknown: Spans, starts: Integers, length: int) -> Integers:
+    return count_below(unknown, starts + length) - count_below(unknown, starts)
+
+
+def _require_windows(
+    count: int, candidates: int, genome: Genome, regions: Spans, length: int, max_n_fraction: float
 ) -> None:
-    """Raise ValueError unless a window is left."""
-    if kept:
+    """Raise ValueError if `count` is 0: there are no bases, too many N, or no region is long enough."""
+    if count:
         return
-    if not len(holders):
-        raise ValueError("There are no bases in it: name intervals, chromosomes or a fraction for it.")
-    if found:
+    if not len(regions):
+        raise ValueError("It has no bases. Give it intervals, chromosomes or a fraction.")
+    if candidates:
         raise ValueError(
-            f"All {found:,} windows of {length:,} bases hold more than {max_n_fraction:.0%} N: allow more N, "
-            "or name other intervals."
+            f"All {candidates:,} windows of {length:,} bases hold more than {max_n_fraction:.0%} N. Allow "
+            "more N, or choose other intervals."
         )
-    sizes = holders[:, 1] - holders[:, 0]
-    longest = holders[np.argmax(sizes)]
-    name, start = genome.locate(longest[0])
+    sizes = regions[:, 1] - regions[:, 0]
+    name, start = genome.locate(regions[np.argmax(sizes), 0])
     raise ValueError(
-        f"No window of {length:,} bases fits: the longest stretch, from {name}:{start}, has {sizes.max():,}. "
-        "Choose a shorter length, or longer intervals."
+        f"No window of {length:,} bases fits: the longest interval, from {name}:{start}, has "
+        f"{sizes.max():,}. Choose a shorter length, or longer intervals."
     )

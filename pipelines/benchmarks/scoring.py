@@ -20,7 +20,7 @@ from bio.genome.genome import Genome, open_genome
 from bio.genome.spans import as_spans
 from bio.genome.vocabulary import VOCABULARY_SIZE
 from bio.scoring.likelihood import base_losses, to_device
-from bio.scoring.streaming import PIECE_BASES, stream_losses
+from bio.scoring.streaming import CHUNK_BASES, stream_losses
 from bio.windows.dataset import inputs_and_targets
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from kernels.provenance import write_results
@@ -62,7 +62,7 @@ def checked(model: SequenceModel, genome: Genome, record: str, dtype: torch.dtyp
     known = start + int(np.argmax(genome.bases[start:end] & 0x7F != genome.bases[start]))
     span = (known, min(known + WINDOW, end))
     with torch.autocast(model.embedding.weight.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        difference = np.abs(streamed(model, genome, span, PIECE_BASES) - whole(model, genome, span))
+        difference = np.abs(streamed(model, genome, span, CHUNK_BASES) - whole(model, genome, span))
     largest = float(np.nanmax(difference))
     bases = int(np.isfinite(difference).sum())
     print(
@@ -77,7 +77,7 @@ def checked(model: SequenceModel, genome: Genome, record: str, dtype: torch.dtyp
 
 def streamed(model: SequenceModel, genome: Genome, span: tuple[int, int], piece: int) -> Losses:
     """The losses of a span's bases by streaming."""
-    pieces = stream_losses(model, genome, as_spans([span]), piece=piece)
+    pieces = stream_losses(model, genome, as_spans([span]), chunk=piece)
     return np.concatenate([scored.losses for scored in pieces])
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
+from bio.dna_model import load_model, new_model
 from bio.genome.vocabulary import VOCABULARY_SIZE
 from core.models.classifier import HeadConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import TrainingConfig
 from pipelines.common.config import RunConfig
-from pipelines.common.dna import new_model, trained_model
 from pipelines.common.dna_classification import EvaluationConfig
 from pipelines.common.dna_species_data import GrowthConfig, SpeciesConfig
 
@@ -41,5 +41,5 @@ class Config:
 def initial_backbone(config: Config) -> SequenceModel:
     """What training starts from: the checkpoint's model, or new parameters drawn from the seed."""
     if config.checkpoint is not None:
-        return trained_model(Path(config.checkpoint), torch.device("cpu")).train()
+        return load_model(Path(config.checkpoint), torch.device("cpu")).train()
     return new_model(config.model)

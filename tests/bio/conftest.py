@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from bio.genome.genome import Genome, open_genome
 
-# A busy machine makes an example slow, which says nothing of the code.
+# Examples are slow on a busy machine.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
@@ -19,7 +19,7 @@ MakeGenome = Callable[[Mapping[str, str]], Genome]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_cpu_thread() -> Iterator[None]:
-    """Tiny models run on one thread: two spend most of their time waiting for each other."""
+    """Run tiny models on one thread; two threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,12 +28,20 @@ def one_cpu_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_genome(tmp_path_factory: pytest.TempPathFactory) -> MakeGenome:
-    """A genome of records given as text; in session scope, so that hypothesis may call it again and again."""
+    """Make a genome from records as text; session scope, so that hypothesis can call it repeatedly."""
 
     def make(records: Mapping[str, str]) -> Genome:
         return open_genome(write_fasta(tmp_path_factory.mktemp("genome") / "genome.fa", records))
 
     return make
+
+
+@pytest.fixture
+def run_fasta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """FASTA of 3000 and 2000 bases, outside the new and empty working folder."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    return write_fasta(tmp_path / "tiny.fa", {"chr1": random_bases(3000, 1), "chr2": random_bases(2000, 2)})
 
 
 def write_fasta(path: Path, records: Mapping[str, str], width: int = 60) -> Path:
@@ -47,5 +55,5 @@ def write_fasta(path: Path, records: Mapping[str, str], width: int = 60) -> Path
 
 
 def random_bases(length: int, seed: int = 0, letters: str = "ACGT") -> str:
-    """A random sequence of `letters`."""
+    """Return a random sequence of `letters`."""
     return "".join(np.random.default_rng(seed).choice(list(letters), length))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from bio.dna_model import load_model
 from bio.genome.vocabulary import encode
 from core.models.classifier import pooled_hidden
 from pipelines import dna_embed
 from pipelines.common.config import schema_keys
-from pipelines.common.dna import trained_model
 from tests.bio.conftest import random_bases, write_fasta
 
 TEXTS = {"a": random_bases(130), "b": random_bases(64, 1), "c": random_bases(101, 2)}
@@ -29,7 +29,7 @@ def embedded(*arguments: str) -> tuple[np.ndarray, list[dict[str, str]]]:
 
 
 def alone(run: Path, text: str) -> torch.Tensor:
-    model = trained_model(run, torch.device("cpu"))
+    model = load_model(run, torch.device("cpu"))
     with torch.no_grad():
         return model.hidden(torch.from_numpy(encode(text))[None])[0]
 
@@ -42,7 +42,7 @@ def test_a_record_s_vector_is_that_of_one_forward(run: Path, genome: Path, pooli
         ("b", "1", "1"),
         ("c", "2", "1"),
     ]
-    model = trained_model(run, torch.device("cpu"))
+    model = load_model(run, torch.device("cpu"))
     for vector, text in zip(vectors, TEXTS.values(), strict=True):
         expected = pooled_hidden(model, torch.from_numpy(encode(text))[None], pooling)[0].detach()
         torch.testing.assert_close(torch.from_numpy(vector), expected, rtol=1e-4, atol=1e-5)

@@ -73,7 +73,7 @@ def test_a_run_in_the_usual_folder_resumes_as_it_was_configured(
     capsys.readouterr()
     write_fasta(Path("other.fa"), {"a": 3000}, seed=8)
     assert dna_pretrain.main([*TINY, "data.fasta=other.fa", "resume=true"]) == 1
-    assert "other.fa is not the file that is meant" in capsys.readouterr().err
+    assert "other.fa is not the expected file" in capsys.readouterr().err
 
 
 def test_a_resumed_run_may_go_further(run: Path) -> None:
@@ -117,7 +117,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(fasta: Path, capsys: pytest.
     plan = capsys.readouterr().out
     assert "2 record(s), 5,000 bases" in plan
     assert "train     4,000 bases, 83 windows of 48" in plan
-    assert "train and valid read 0 bases in common (split: strict)" in plan
+    assert "train and valid share 0 bases (split: strict)" in plan
     assert "4 steps of 3 windows: 576 bases" in plan
     assert "7,024 parameters" in plan
     assert list(Path().iterdir()) == []
@@ -143,7 +143,7 @@ def test_the_paper_s_longest_run_prints_its_whole_plan(
     plan = capsys.readouterr().out
     assert f"train     {48 * INTERVAL:,} bases, {6 if split == 'strict' else 96} windows of 1,048,576" in plan
     assert f"valid     {8 * INTERVAL:,} bases" in plan
-    assert f"train and valid read {overlap:,} bases in common (split: {split})" in plan
+    assert f"train and valid share {overlap:,} bases (split: {split})" in plan
     assert "12 blocks of width 128, 1,401,472 parameters" in plan
     assert f"600 steps of 1 windows: {600 * 2**20:,} bases" in plan
     assert "GiB on a GPU" in plan
@@ -181,7 +181,7 @@ def test_a_warm_up_is_validated_at_its_lengths(fasta: Path) -> None:
 def test_paper_split_says_what_overlaps(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, f"data.fasta={fasta}", "data.length=800", "data.split=paper", "--dry-run"]
     assert dna_pretrain.main(arguments) == 0
-    assert "train and valid read 602 bases in common (split: paper)" in capsys.readouterr().out
+    assert "train and valid share 602 bases (split: paper)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("splits", ["data.bed=segments.bed", "data.valid_chromosomes=[chr2]"])
@@ -220,7 +220,7 @@ def test_validation_in_another_file(fasta: Path, capsys: pytest.CaptureFixture[s
     assert f"held out  {other}: 1 record(s), 2,000 bases" in plan
     assert "train     4,500 bases, 93 windows of 48" in plan
     assert "valid     1,000 bases, 20 windows of 48" in plan
-    assert "overlap   0.00% of the 128-mers of valid are in train too" in plan
+    assert "overlap   0.00% of the 128-mers of valid are also in train" in plan
     table = json.loads(Path("run/markov.json").read_text())
     assert [row["order"] for row in table["rows"]] == [0, 3]
     best = min(row["bits_per_base"] for row in table["rows"])
@@ -272,7 +272,7 @@ class TestBadInput:
             (["data.valid_fasta=absent.fa"], "absent.fa"),
             (["data.bed=inverted.bed", "data.train_chromosomes=[chr1]"], "data.bed"),
             (["data.train_chromosomes=[chr1:9]"], "'chr1:9' is not a region"),
-            (["data.markov_orders=[2, 13]"], "A Markov model of order 13 cannot be counted"),
+            (["data.markov_orders=[2, 13]"], "The order of a Markov model is 13"),
             (["data.length=5000"], "No window of 5,000 bases fits"),
             (["data.length=0"], "data.length is 0"),
             (["data.length=0", "--dry-run", "data.fasta=absent.fa", "train.micro_tokens=9"], "length is 0"),

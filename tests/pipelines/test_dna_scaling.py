@@ -13,21 +13,12 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
+from bio.dna_model import SIZES
+from bio.scoring.scaling import best_rows, length_texts, power_laws, results_text
 from core.training import NonFiniteError
 from pipelines import dna_pretrain, dna_scaling
 from pipelines.common.config import schema_keys
-from pipelines.common.dna_sizes import SIZES
-from pipelines.common.scaling_table import (
-    BY_CONTEXT,
-    BY_LENGTH,
-    BY_PARAMETERS,
-    LAWS,
-    TABLE,
-    best_rows,
-    length_texts,
-    power_laws,
-    results_text,
-)
+from pipelines.dna_scaling import BY_CONTEXT, BY_LENGTH, BY_PARAMETERS, LAWS, TABLE
 from tests.pipelines.conftest import TINY
 
 OF_A_RUN = [*TINY, "train.steps=2", "train.checkpoint_every=1", "model.d_state=2"]
@@ -186,7 +177,7 @@ def test_dry_run_prints_the_runs_and_writes_nothing(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("sizes=[huge]", "no model of size 'huge': it must be one of 250k, 700k"),
+        ("sizes=[huge]", "no model of size 'huge'; it must be one of 250k, 700k"),
         ("lengths=[48,36,7]", "A step of 144 tokens .* whole windows of 7 bases"),
         ("lengths=[0]", "whole windows of 0 bases"),
         ("lengths=[289]", "whole windows of 289 bases"),
@@ -217,13 +208,13 @@ def test_a_window_longer_than_a_step_is_a_step_and_there_are_fewer(
     assert imread("results/tiny_context.png").ndim == 3
 
 
-def test_the_best_length_is_told() -> None:
+def test_texts_name_the_best_length() -> None:
     rows = [row("a", 8, 1.3), row("a", 16, 1.2), row("b", 8, 1.3)]
-    told = length_texts(rows)
-    assert told[0].startswith(
+    texts = length_texts(rows)
+    assert texts[0].startswith(
         "a: windows of 16 are best, 1.7312 bits per base, 0.1443 less than windows of 8"
     )
-    assert told[1:] == ["Markov models of the training bases: 1.9000 bits per base at best"]
+    assert texts[1:] == ["best Markov model of the training bases: 1.9000 bits per base"]
 
 
 def test_without_held_out_bases_there_is_nothing_to_compare(

@@ -96,14 +96,14 @@ def _bad_files() -> dict[str, tuple[str, bytes, str]]:
     flipped = bytearray(gzip.compress(good))
     flipped[len(flipped) // 2] ^= 0xFF
     return {
-        "empty": ("x.fa", b"", "is empty: download it again"),
+        "empty": ("x.fa", b"", "is empty. Download it again"),
         "empty once decompressed": ("x.fa.gz", gzip.compress(b""), "is empty once decompressed"),
         "truncated gzip": ("x.fa.gz", gzip.compress(good)[:-20], "is truncated"),
         "truncated bgzip, in a block": ("x.fa.gz", as_bgzip(good)[:-40], "is truncated"),
         "truncated bgzip, between blocks": ("x.fa.gz", as_bgzip(good)[:-28], "bgzip end block is missing"),
         "damaged gzip": ("x.fa.gz", bytes(flipped), "is damaged gzip data|is truncated"),
-        "gzip by name alone": ("x.fa.gz", good, "is not gzip data though its name says so"),
-        "binary": ("x.fa", b"BZh9\xff\xfe\x00\x01", "is not text, so not a FASTA file"),
+        "gzip by name alone": ("x.fa.gz", good, "name of a compressed file but is not gzip data"),
+        "binary": ("x.fa", b"BZh9\xff\xfe\x00\x01", "is not text, so it is not a FASTA file"),
         "no header": ("x.fa", b"ACGT\nACGT\n", "not a FASTA file .* at line 1"),
         "web page": ("x.fa", b"<!DOCTYPE html>\n<html>\n", "not a FASTA file .* at line 1"),
         "blank": ("x.fa", b"\n\n", "not a FASTA file"),

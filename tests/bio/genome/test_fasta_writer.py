@@ -6,7 +6,7 @@ import numpy as np
 import pyfaidx
 import pytest
 
-from bio.genome.fasta_writer import FastaWriter, wrapped
+from bio.genome.fasta_writer import FastaWriter, wrap_bases
 
 
 def drawn(length: int, seed: int = 0) -> str:
@@ -54,5 +54,5 @@ def test_a_header_has_its_width(tmp_path: Path) -> None:
 
 def test_pieces_that_follow_each_other_make_lines() -> None:
     bases = drawn(130)
-    text = "".join(wrapped(bases[start : start + 50], start) for start in (0, 50, 100))
+    text = "".join(wrap_bases(bases[start : start + 50], start) for start in (0, 50, 100))
     assert text == f"\n{bases[:60]}\n{bases[60:120]}\n{bases[120:]}"

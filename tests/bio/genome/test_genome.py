@@ -28,7 +28,7 @@ def test_names_with_and_without_chr_find_each_other(genome: Genome, asked: str, 
 
 
 def test_absent_name_lists_the_nearest(genome: Genome) -> None:
-    with pytest.raises(ValueError, match=r"no chromosome chr12 among the 3 of genome.fa. Near to it: chr1"):
+    with pytest.raises(ValueError, match=r"no chromosome chr12 among the 3 of genome.fa.*names: chr1"):
         genome.resolve("chr12")
 
 
@@ -45,7 +45,7 @@ def test_exact_name_wins_and_otherwise_ambiguity_is_an_error(make_genome: MakeGe
         (5, 5, "inverted, empty or negative"),
         (9, 5, "inverted, empty or negative"),
         (-1, 5, "inverted, empty or negative"),
-        (0, 101, "ends past the end of chr1, which has 100 bases here. It is probably of another assembly"),
+        (0, 101, "ends past the end of chr1, which has 100 bases here. It may come from another assembly"),
     ],
 )
 def test_bad_interval_is_refused(genome: Genome, start: int, end: int, message: str) -> None:

@@ -8,7 +8,7 @@ from bio.genome.spans import (
     Spans,
     as_spans,
     contains,
-    counted_below,
+    count_below,
     intersect,
     merge,
     overlap,
@@ -54,6 +54,6 @@ def test_contains_and_counted_below_look_up_positions(spans: Spans) -> None:
     at = np.arange(-2, END + 3)
     members = positions(spans)
     assert contains(merged, at).tolist() == [position in members for position in at.tolist()]
-    assert counted_below(merged, at).tolist() == [
+    assert count_below(merged, at).tolist() == [
         sum(m < position for m in members) for position in at.tolist()
     ]

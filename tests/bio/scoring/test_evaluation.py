@@ -1,20 +1,23 @@
 """One evaluation for any number of processes, rows and pieces; its parts add up; the context of a target."""
 
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 
-from bio.genome.genome import Genome
+from bio.genome.genome import Genome, open_genome
 from bio.genome.spans import as_spans
-from bio.scoring.evaluation import Evaluation, evaluate
+from bio.scoring.evaluation import PICTURE, TABLE, Evaluation, evaluate, validation
 from bio.scoring.likelihood import Score, base_losses
 from bio.scoring.streaming import repeat_and_unique, stream_losses
 from bio.windows.dataset import NOT_A_TARGET, inputs_and_targets, read_windows, target_repeats
-from bio.windows.window import TiledWindows, tiled_windows
-from core.models.sequence import SequenceModel
+from bio.windows.window import TiledWindows, cut_windows, tiled_windows
+from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 from tests.bio.conftest import MakeGenome, random_bases
 from tests.bio.scoring.test_likelihood import model_of
@@ -148,3 +151,52 @@ def test_windows_of_n_alone_are_refused(make_genome: MakeGenome, model: Sequence
     only_n = tiled_windows(genome, as_spans([genome.span("a", 8)]), 8, max_n_fraction=1)
     with pytest.raises(ValueError, match="hold only N"):
         evaluate(model, genome, only_n, ALONE)
+
+
+class OtherRank(World):
+    """A rank that sees all windows and does not write."""
+
+    is_rank_0 = False  # type: ignore[assignment]
+
+
+def test_validation_reads_the_same_bases_at_every_length(run_fasta: Path) -> None:
+    genome = open_genome(run_fasta)
+    windows = tiled_windows(genome, genome.record_spans, 48)
+    model = SequenceModel(SequenceModelConfig(12, 8, 1))
+    world = World(0, 1, torch.device("cpu"))
+
+    metrics = validation(genome, windows, world, Path(), shorter_lengths=[12, 24])(model)
+
+    for length in (12, 24):
+        cut = cut_windows(windows, length)
+        assert cut.coverage().tolist() == windows.coverage().tolist()
+        evaluation = evaluate(model, genome, cut, world)
+        assert evaluation.all.bases == evaluate(model, genome, windows, world).all.bases
+        assert metrics[f"bits_per_base_{length}"] == pytest.approx(evaluation.all.bits_per_base)
+    rows = json.loads(Path(TABLE).read_text())["by_length"]
+    assert [row["length"] for row in rows] == [12, 24, 48]
+    assert rows[-1]["bits_per_base"] == pytest.approx(metrics["bits_per_base"])
+
+
+@pytest.mark.parametrize("kind", [World, OtherRank])
+def test_every_rank_returns_the_metrics_and_rank_0_writes(run_fasta: Path, kind: type[World]) -> None:
+    genome = open_genome(run_fasta)
+    windows = tiled_windows(genome, genome.record_spans, 48)
+    model = SequenceModel(SequenceModelConfig(12, 8, 1))
+    world = kind(0, 1, torch.device("cpu"))
+
+    markov = {1: 1.95, 2: 1.9, 3: 2.1} if kind is World else {}
+    metrics = validation(genome, windows, world, Path(), markov)(model)
+
+    evaluation = evaluate(model, genome, windows, world)
+    best = {"markov_bits_per_base": 1.9} if markov else {}
+    assert metrics == pytest.approx({**evaluation.metrics(), **best})
+    if kind is OtherRank:
+        assert list(Path().iterdir()) == []
+        return
+    content = json.loads(Path(TABLE).read_text())
+    assert content["parts"]["all"]["bits_per_base"] == pytest.approx(metrics["bits_per_base"])
+    assert "repeat" not in content["parts"]
+    assert content["by_context"] == evaluation.context_rows()
+    assert [row["bits_per_base"] for row in content["markov"]] == list(markov.values())
+    assert imread(PICTURE).ndim == 3

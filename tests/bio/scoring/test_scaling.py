@@ -14,7 +14,7 @@ def test_an_exact_law_is_found() -> None:
     law = fit_power_law(PARAMETERS, [3.0 * size**-0.07 for size in PARAMETERS])
     assert law.scale == pytest.approx(3.0)
     assert list(law[1:]) == pytest.approx([0.07, 0.07, 0.07])
-    assert law.at(1e6) == pytest.approx(3.0 * 1e6**-0.07)
+    assert law.loss(1e6) == pytest.approx(3.0 * 1e6**-0.07)
 
 
 def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
@@ -30,7 +30,7 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
 
 def test_two_points_have_a_law_and_no_interval() -> None:
     law = fit_power_law([1e6, 1e7], [1.3, 1.2])
-    assert law.at(1e7) == pytest.approx(1.2)
+    assert law.loss(1e7) == pytest.approx(1.2)
     assert math.isnan(law.low)
     assert math.isnan(law.high)
 

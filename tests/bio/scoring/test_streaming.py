@@ -1,4 +1,4 @@
-"""Streaming in pieces of any size is one forward over each span, whatever shares a piece with it."""
+"""Streaming in chunks of any size is one forward over each span, whatever shares a chunk with it."""
 
 from collections import defaultdict
 
@@ -13,7 +13,7 @@ from bio.genome.spans import Spans, as_spans
 from bio.genome.vocabulary import SOFT_MASK, A, T
 from bio.scoring import streaming
 from bio.scoring.likelihood import base_losses
-from bio.scoring.streaming import cut, repeat_and_unique, stream_losses
+from bio.scoring.streaming import cut_spans, repeat_and_unique, stream_losses
 from bio.windows.dataset import inputs_and_targets
 from core.models.sequence import SequenceModel
 from tests.bio.conftest import MakeGenome, random_bases
@@ -62,21 +62,21 @@ def assert_close(left: np.ndarray, right: np.ndarray, tolerance: float = 1e-5) -
 
 @given(
     bounds=st.lists(st.tuples(st.integers(0, 149), st.integers(1, 60)), min_size=1, max_size=5),
-    piece=st.integers(1, 230),
+    chunk=st.integers(1, 230),
 )
 @settings(max_examples=25)
-def test_any_spans_in_any_pieces_are_one_forward_each(
-    genome: Genome, model: SequenceModel, bounds: list[tuple[int, int]], piece: int
+def test_any_spans_in_any_chunks_are_one_forward_each(
+    genome: Genome, model: SequenceModel, bounds: list[tuple[int, int]], chunk: int
 ) -> None:
     spans = as_spans(genome.span("a", start, min(150, start + length)) for start, length in bounds)
-    losses = streamed(model, genome, spans, piece=piece)
+    losses = streamed(model, genome, spans, chunk=chunk)
     for span, (start, end) in enumerate(spans.tolist()):
         assert_close(losses[span], forward_over(model, genome, start, end))
 
 
-@pytest.mark.parametrize("piece", [1, 2, 13, 150, 151, 217, 1000])
-def test_records_of_every_kind(genome: Genome, model: SequenceModel, piece: int) -> None:
-    losses = streamed(model, genome, genome.record_spans, piece=piece)
+@pytest.mark.parametrize("chunk", [1, 2, 13, 150, 151, 217, 1000])
+def test_records_of_every_kind(genome: Genome, model: SequenceModel, chunk: int) -> None:
+    losses = streamed(model, genome, genome.record_spans, chunk=chunk)
     for span, (start, end) in enumerate(genome.record_spans.tolist()):
         assert_close(losses[span], forward_over(model, genome, start, end))
     assert np.isfinite(losses[0]).sum() > 100
@@ -85,10 +85,10 @@ def test_records_of_every_kind(genome: Genome, model: SequenceModel, piece: int)
     assert np.isnan(losses[3]).all()
 
 
-@pytest.mark.parametrize("piece", [1, 17, 1000])
-def test_context_is_read_and_not_scored(genome: Genome, model: SequenceModel, piece: int) -> None:
+@pytest.mark.parametrize("chunk", [1, 17, 1000])
+def test_context_is_read_and_not_scored(genome: Genome, model: SequenceModel, chunk: int) -> None:
     spans = as_spans([genome.span("a", 70, 90), genome.span("a", 4, 9), genome.span("b", 0, 5)])
-    losses = streamed(model, genome, spans, context=30, piece=piece)
+    losses = streamed(model, genome, spans, context=30, chunk=chunk)
     first, second, third = (forward_over(model, genome, *genome.span(*at)) for at in CONTEXTS)
     assert_close(losses[0], first[30:])
     assert_close(losses[1], second[4:])
@@ -98,14 +98,14 @@ def test_context_is_read_and_not_scored(genome: Genome, model: SequenceModel, pi
 CONTEXTS = [("a", 40, 90), ("a", 0, 9), ("b", 0, 5)]
 
 
-def test_many_spans_take_several_pieces(
+def test_many_spans_take_several_chunks(
     genome: Genome, model: SequenceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans = as_spans(genome.span("b", start, start + 7) for start in range(50))
     together = streamed(model, genome, spans)
-    monkeypatch.setattr(streaming, "MOST_STRETCHES", 3)
+    monkeypatch.setattr(streaming, "MAX_SEGMENTS", 3)
     apart = streamed(model, genome, spans)
-    assert all(len(stretches) <= 3 for stretches in cut(spans, 1000))
+    assert all(len(segments) <= 3 for segments in cut_spans(spans, 1000))
     for span in range(50):
         assert_close(apart[span], together[span])
 
@@ -113,22 +113,22 @@ def test_many_spans_take_several_pieces(
 def test_complex_and_bf16_models_stream_too(genome: Genome, model: SequenceModel) -> None:
     spans = genome.record_spans[:2]
     complex_model = model_of(complex=True)
-    for span, losses in streamed(complex_model, genome, spans, piece=40).items():
+    for span, losses in streamed(complex_model, genome, spans, chunk=40).items():
         assert_close(losses, forward_over(complex_model, genome, *spans[span]))
     with torch.autocast("cpu", torch.bfloat16):
-        pieces, whole = (streamed(model, genome, spans, piece=piece) for piece in (40, 1000))
-    assert_close(pieces[0], whole[0], 0.1)
+        chunks, whole = (streamed(model, genome, spans, chunk=chunk) for chunk in (40, 1000))
+    assert_close(chunks[0], whole[0], 0.1)
     assert not np.array_equal(whole[0], streamed(model, genome, spans)[0], equal_nan=True)
 
 
-def test_pieces_are_full_but_the_last(genome: Genome) -> None:
-    pieces = list(cut(genome.record_spans, 40))
-    sizes = [sum(stretch.end - stretch.start for stretch in stretches) for stretches in pieces]
+def test_chunks_are_full_but_the_last(genome: Genome) -> None:
+    chunks = list(cut_spans(genome.record_spans, 40))
+    sizes = [sum(segment.end - segment.start for segment in segments) for segments in chunks]
     assert sizes == [40] * 5 + [17]
-    assert list(cut(as_spans(), 40)) == []
+    assert list(cut_spans(as_spans(), 40)) == []
 
 
-def test_memory_is_of_a_few_pieces(genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_of_a_few_chunks(genome: Genome, monkeypatch: pytest.MonkeyPatch) -> None:
     model, lengths = model_of(), []
     original = model.hidden
 
@@ -137,7 +137,7 @@ def test_memory_is_of_a_few_pieces(genome: Genome, monkeypatch: pytest.MonkeyPat
         return original(inputs, *arguments)
 
     monkeypatch.setattr(model, "hidden", counted)
-    losses = stream_losses(model, genome, genome.record_spans, piece=10)
+    losses = stream_losses(model, genome, genome.record_spans, chunk=10)
     next(losses)
     assert lengths == [10] * (streaming.IN_FLIGHT + 1)
     next(losses)
@@ -145,7 +145,7 @@ def test_memory_is_of_a_few_pieces(genome: Genome, monkeypatch: pytest.MonkeyPat
 
 
 def test_sums_are_of_the_bases_that_have_a_loss(genome: Genome, model: SequenceModel) -> None:
-    for scored in stream_losses(model, genome, genome.record_spans, piece=50):
+    for scored in stream_losses(model, genome, genome.record_spans, chunk=50):
         is_repeat = genome.bases[scored.start : scored.start + len(scored.losses)] >= SOFT_MASK
         repeat, unique = repeat_and_unique(genome, scored)
         for score, losses in ((repeat, scored.losses[is_repeat]), (unique, scored.losses[~is_repeat])):

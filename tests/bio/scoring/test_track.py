@@ -87,7 +87,7 @@ def test_likelihoods_are_a_memory_mappable_file(spans: Spans, cuts: list[int], t
 
 def test_what_a_bedgraph_cannot_hold_is_refused(genome: Genome, spans: Spans) -> None:
     overlapping = as_spans([genome.span("a", 0, 10), genome.span("a", 9, 20)])
-    with pytest.raises(ValueError, match=r"overlap.*merge them first"):
+    with pytest.raises(ValueError, match=r"overlap.*Merge them first"):
         BedGraph(io.StringIO(), genome, overlapping, 5)
-    with pytest.raises(ValueError, match="cannot have 0 bases"):
+    with pytest.raises(ValueError, match="is 0 bases"):
         BedGraph(io.StringIO(), genome, spans, 0)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bio.genome.interval import SPLITS
 from bio.species.species_set import BlockSplit, fasta_of, read_species, records_of, set_names
+from bio.windows.splits import SPLITS
 from tests.bio.species_sets import write_set
 
 SPLIT = {"train": ["1"], "test": ["2"]}

@@ -18,7 +18,7 @@ from bio.windows.dataset import (
     target_repeats,
 )
 from bio.windows.splits import paper_windows
-from bio.windows.window import Windows, drawn_windows, tiled_windows
+from bio.windows.window import Windows, random_windows, tiled_windows
 from core.training import StagedBatches, doubling_lengths, plan_stages
 from tests.bio.conftest import MakeGenome, random_bases
 
@@ -34,7 +34,7 @@ def windows(genome: Genome, request: pytest.FixtureRequest) -> Windows:
     if request.param == "tiled":
         return tiled_windows(genome, regions, 33)
     if request.param == "drawn":
-        return drawn_windows(genome, regions, 33)
+        return random_windows(genome, regions, 33)
     return paper_windows(genome, as_spans([genome.span("a", 0, 20), genome.span("b", 290, 300)]), 33)
 
 
@@ -64,7 +64,7 @@ def test_rows_depend_on_seed_and_step_and_not_on_what_ran_before(genome: Genome,
 
 def test_another_length_reads_other_places_in_another_order(genome: Genome) -> None:
     regions, counter = as_spans([genome.span("b")]), np.arange(1000)
-    drawn = [GenomeDataset(genome, drawn_windows(genome, regions, length), 8) for length in (20, 40)]
+    drawn = [GenomeDataset(genome, random_windows(genome, regions, length), 8) for length in (20, 40)]
     starts = [dataset.windows.sample(counter, dataset.seed) for dataset in drawn]
     assert abs(np.corrcoef(starts)[0, 1]) < 0.15  # beyond once in 400,000
     segments = as_spans([genome.span("b", start, start + 10) for start in range(0, 300, 10)])

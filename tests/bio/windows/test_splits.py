@@ -1,16 +1,27 @@
 """The paper's rule gives the paper's counts; the strict rule never lets two splits read one base."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bio.genome.genome import Genome
-from bio.genome.interval import SPLITS, Splits
 from bio.genome.spans import as_spans, overlap, subtract, total
 from bio.genome.vocabulary import A, C, G, N, T
 from bio.windows.dataset import GenomeDataset, evaluation_batches
-from bio.windows.splits import paper_windows, separate, split_overlap, split_windows
+from bio.windows.splits import (
+    SPLITS,
+    Splits,
+    paper_windows,
+    read_bed_splits,
+    separate,
+    split_by_fraction,
+    split_by_region,
+    split_overlap,
+    split_windows,
+)
 from tests.bio.conftest import MakeGenome, random_bases
 
 SEGMENT = 1 << 17
@@ -144,18 +155,139 @@ def test_unknown_rule_and_impossible_lengths_are_refused(genome: Genome) -> None
         "valid": as_spans([genome.span("b")]),
         "test": as_spans(),
     }
-    with pytest.raises(
-        ValueError, match="The rule of windows 'loose' is unknown: it must be one of paper, strict"
-    ):
+    with pytest.raises(ValueError, match="window rule 'loose' is unknown; it must be one of paper, strict"):
         split_windows(genome, splits, 10, "loose")
     for rule in ("paper", "strict"):
-        with pytest.raises(ValueError, match="A window cannot have 0 bases"):
+        with pytest.raises(ValueError, match="window length is 0"):
             split_windows(genome, splits, 0, rule)
         with pytest.raises(
-            ValueError, match=r"Split train: No window of 601 bases fits: the longest .* has 600"
+            ValueError, match=r"Split train: No window of 601 bases fits: the longest interval.* has 600"
         ):
             split_windows(genome, splits, 601, rule)
         with pytest.raises(ValueError, match="Split valid: No window of 200 bases fits"):
             split_windows(genome, splits, 200, rule)
         with pytest.raises(ValueError, match="Split train: There are no bases in it"):
             split_windows(genome, splits | {"train": as_spans()}, 10, rule)
+
+
+RECORDS = {"chr1": 1000, "chr2": 501, "chrX": 1}
+
+
+@pytest.fixture(scope="module")
+def records(make_genome: MakeGenome) -> Genome:
+    return make_genome({name: random_bases(length, length) for name, length in RECORDS.items()})
+
+
+def write_bed(folder: Path, *lines: str) -> Path:
+    path = folder / "x.bed"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_bed_keeps_order_overlap_and_split(tmp_path: Path, records: Genome) -> None:
+    bed = write_bed(
+        tmp_path, "chr1\t300\t500\ttrain", "1\t100\t400\ttrain", "", "chr2\t0\t501\tvalid\r", "X\t0\t1\ttest"
+    )
+    splits = read_bed_splits(bed, records)
+    assert list(splits) == list(SPLITS)
+    assert splits["train"].tolist() == [
+        list(records.span("chr1", 300, 500)),
+        list(records.span("chr1", 100, 400)),
+    ]
+    assert splits["valid"].tolist() == [list(records.span("chr2"))]
+    assert splits["test"].tolist() == [list(records.span("chrX"))]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chr1\t20\t10\ttrain", "chr1:20-10 is inverted"),
+        ("chr1\t10\t10\ttrain", "chr1:10-10 is inverted, empty"),
+        ("chr1\t0\t1001\ttrain", "ends past the end of chr1, which has 1000 bases .* another assembly"),
+        ("chr7\t0\t10\ttrain", "no chromosome chr7 .* Nearest names: chr"),
+        ("chr1\t0\t10\tholdout", "Split 'holdout' is unknown: it must be one of train, valid, test"),
+        ("1\t0\t5\ttest", "already on line 1"),
+        ("chr1\t0\t10", "is not an interval"),
+        ("chr1 0 10 train", "is not an interval"),
+        ("chrom\tstart\tend\tsplit", "is not an interval.* no header"),
+        ("chr1\t-5\t10\ttrain", "is not an interval"),
+        ("chr1\t1.5\t10\ttrain", "is not an interval"),
+        ("chr1\t0\t10\ttrain\textra", "is not an interval"),
+    ],
+)
+def test_bad_line_is_named_with_file_and_number(
+    tmp_path: Path, records: Genome, line: str, message: str
+) -> None:
+    bed = write_bed(tmp_path, "chr1\t0\t5\ttrain", line)
+    with pytest.raises(ValueError, match=f"x.bed, line 2: .*{message}"):
+        read_bed_splits(bed, records)
+
+
+def test_missing_empty_and_compressed_bed_are_refused(tmp_path: Path, records: Genome) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no BED file"):
+        read_bed_splits(tmp_path / "absent.bed", records)
+    with pytest.raises(ValueError, match="holds no intervals"):
+        read_bed_splits(write_bed(tmp_path), records)
+    (tmp_path / "x.bed").write_bytes(b"\x1f\x8b\x08\xff")
+    with pytest.raises(ValueError, match="is not a text file. Decompress it"):
+        read_bed_splits(tmp_path / "x.bed", records)
+
+
+def test_regions_go_to_the_split_that_names_them(records: Genome) -> None:
+    splits = split_by_region(records, {"valid": ["2"], "train": ["chr1:101-1,000"]})
+    assert splits["train"].tolist() == [list(records.span("chr1", 100, 1000))]
+    assert splits["valid"].tolist() == [list(records.span("chr2"))]
+    assert not len(splits["test"])
+
+
+def test_a_mark_at_the_start_of_a_file_is_no_part_of_a_name(tmp_path: Path, records: Genome) -> None:
+    bed = write_bed(tmp_path, "chr1\t0\t10\ttrain")
+    bed.write_bytes(b"\xef\xbb\xbf" + bed.read_bytes())
+    assert read_bed_splits(bed, records)["train"].tolist() == [list(records.span("chr1", 0, 10))]
+
+
+def test_what_no_split_names_is_training(records: Genome) -> None:
+    splits = split_by_region(records, {"valid": ["chr1:1-300", "chr2"], "test": ["chr1:901-"]})
+    kept = [
+        list(records.span("chr1", 300, 900)),
+        *(list(records.span(name)) for name in RECORDS if name > "chr2"),
+    ]
+    assert splits["train"].tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ({"train": ["chr1"], "valid": ["1"]}, "1 are in split train and again in valid"),
+        ({"train": ["chr1", "1"]}, "1 are in split train and again in train"),
+        ({"train": ["chr1:1-500"], "test": ["chr1:500-600"]}, "in split train and again in test"),
+        ({"train": ["chr9"]}, "no chromosome chr9"),
+        ({"train": ["chr9:1-5"]}, "no chromosome chr9"),
+        ({"train": ["chr1:5"]}, "'chr1:5' is not a region"),
+        ({"train": ["chr1:a-b"]}, "'chr1:a-b' is not a region"),
+        ({"train": ["chr1:0-5"]}, "The region chr1:0-5 .* begins before base 1"),
+        ({"train": ["chr1:9-5"]}, "The region chr1:9-5 is inverted"),
+        ({"train": ["chr1:1,001-"]}, "The region chr1:1,001- .* past the end of chr1, which has 1,000 bases"),
+        ({"train": ["chr1:1-1001"]}, "ends past the end of chr1, which has 1000 bases"),
+        ({"dev": ["chr1"]}, "Split 'dev' is unknown"),
+    ],
+)
+def test_bad_regions_are_refused(records: Genome, regions: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_by_region(records, regions)
+
+
+@given(valid=st.floats(0, 0.6), test=st.floats(0, 0.39))
+def test_fractions_part_every_record_without_loss(records: Genome, valid: float, test: float) -> None:
+    splits = split_by_fraction(records, valid, test)
+    assert sum(total(spans) for spans in splits.values()) == sum(RECORDS.values())
+    for name, length in RECORDS.items():
+        record = records.record_spans[list(RECORDS).index(name)][None]
+        assert abs(overlap(splits["valid"], record) - valid * length) <= 1
+        assert abs(overlap(splits["test"], record) - test * length) <= 1
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.5, 0.5), (1.0, 0.0), (-0.1, 0.2), (0.2, -0.1)])
+def test_fractions_without_training_are_refused(records: Genome, valid: float, test: float) -> None:
+    with pytest.raises(ValueError, match="leave nothing for training"):
+        split_by_fraction(records, valid, test)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bio.genome.genome import Genome
 from bio.genome.spans import Spans, as_spans, contains, merge, overlap, total
 from bio.genome.vocabulary import N
-from bio.windows.window import drawn_windows, tiled_windows
+from bio.windows.window import random_windows, tiled_windows
 from tests.bio.conftest import MakeGenome, random_bases
 
 RECORDS = {
@@ -47,7 +47,7 @@ def test_tiles_are_whole_disjoint_and_as_many_as_fit(
     fitting = ((regions[:, 1] - regions[:, 0]) // length).sum()
     if not fitting:
         with pytest.raises(
-            ValueError, match=f"No window of {length} bases fits: the longest stretch, from a:"
+            ValueError, match=f"No window of {length} bases fits: the longest interval, from a:"
         ):
             tiled_windows(genome, regions, length)
         return
@@ -68,9 +68,9 @@ def test_drawn_starts_are_exactly_those_with_few_n(
     expected = starts_of(genome, regions, length, int(fraction * length))
     if not expected:
         with pytest.raises(ValueError, match=r"No window of|hold more than"):
-            drawn_windows(genome, regions, length, fraction)
+            random_windows(genome, regions, length, fraction)
         return
-    windows = drawn_windows(genome, regions, length, fraction)
+    windows = random_windows(genome, regions, length, fraction)
     allowed = {start for begin, end in windows.start_spans.tolist() for start in range(begin, end)}
     assert allowed == expected
     assert set(windows.sample(np.arange(200), 0).tolist()) <= expected
@@ -87,7 +87,7 @@ def test_tiles_with_too_many_n_are_left_out(genome: Genome, length: int, fractio
 
 def test_drawing_is_uniform_over_all_starts_and_reaches_both_ends(make_genome: MakeGenome) -> None:
     genome = make_genome({"a": random_bases(20, 1), "b": random_bases(12, 2), "c": random_bases(5, 3)})
-    windows = drawn_windows(genome, genome.record_spans, 8)
+    windows = random_windows(genome, genome.record_spans, 8)
     starts, counts = np.unique(windows.sample(np.arange(100_000), 5), return_counts=True)
     assert starts.tolist() == sorted(starts_of(genome, genome.record_spans, 8, 8))
     expected = 100_000 / len(starts)
@@ -107,7 +107,7 @@ def test_tiled_sampling_sees_every_window_once_an_epoch(genome: Genome) -> None:
 def test_coverage_of_drawn_windows_is_all_that_they_can_read(genome: Genome) -> None:
     """Of windows without N among others, whose starts end before their region does."""
     regions = merge(as_spans([genome.span("a", 3, 50), genome.span("a", 60, 75), genome.span("c")]))
-    windows = drawn_windows(genome, regions, 10, 0.0)
+    windows = random_windows(genome, regions, 10, 0.0)
     read = np.unique((windows.sample(np.arange(5000), 1)[:, None] + np.arange(11)).ravel())
     read = read[contains(regions, read)]
     assert sorted(read.tolist()) == [
@@ -117,10 +117,10 @@ def test_coverage_of_drawn_windows_is_all_that_they_can_read(genome: Genome) -> 
 
 def test_only_n_and_no_regions_say_so(genome: Genome) -> None:
     middle = as_spans([genome.span("c", 0, 10)])
-    with pytest.raises(ValueError, match=r"All 2 windows of 5 bases hold more than 50% N: allow more N"):
+    with pytest.raises(ValueError, match=r"All 2 windows of 5 bases hold more than 50% N. Allow more N"):
         tiled_windows(genome, middle, 5)
     with pytest.raises(ValueError, match=r"All 6 windows of 5 bases hold more than 50% N"):
-        drawn_windows(genome, middle, 5)
-    for make in (tiled_windows, drawn_windows):
-        with pytest.raises(ValueError, match="There are no bases in it"):
+        random_windows(genome, middle, 5)
+    for make in (tiled_windows, random_windows):
+        with pytest.raises(ValueError, match="It has no bases"):
             make(genome, as_spans(), 5)

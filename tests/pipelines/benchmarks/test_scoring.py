@@ -18,7 +18,7 @@ def test_streaming_is_checked_from_the_first_known_base(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(benchmark_gpu, "WINDOW", 300)
-    monkeypatch.setattr(benchmark_gpu, "PIECE_BASES", 64)
+    monkeypatch.setattr(benchmark_gpu, "CHUNK_BASES", 64)
     genome = make_genome({"chr1": "N" * 50 + random_bases(400)})
     largest = benchmark_gpu.checked(model_of(), genome, "chr1", dtype)
     assert math.isfinite(largest)

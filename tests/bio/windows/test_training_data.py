@@ -1,25 +1,30 @@
-"""A warm-up reads whole epochs of doubling windows, as many bases a step, and ends with the run."""
+"""A warm-up reads whole epochs of doubling windows at constant bases per step, and ends with the run."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from bio.windows.training_data import (
+    DataConfig,
+    LengthWarmupConfig,
+    TrainingData,
+    open_data,
+    training_batches,
+)
 from core.training import Stage, TrainingConfig, World
-from pipelines.common.dna import DataConfig, DnaData, open_data
-from pipelines.common.dna_stages import LengthWarmupConfig, training_batches
 
 
-def opened(fasta: Path, length: int, **options: object) -> tuple[DnaData, DataConfig]:
+def open_tiny(fasta: Path, length: int, **options: object) -> tuple[TrainingData, DataConfig]:
     config = DataConfig(str(fasta), length=length, **options)  # type: ignore[arg-type]
     return open_data(config, World(0, 1, torch.device("cpu"))), config
 
 
-def test_stages_are_epochs_and_the_last_takes_the_rest(fasta: Path) -> None:
+def test_stages_are_epochs_and_the_last_takes_the_rest(run_fasta: Path) -> None:
     """16 segments of 64 bases, tiled up to 64 and with two windows each above (section E.3)."""
     rows = [f"chr1\t{start}\t{start + 64}\ttrain" for start in range(0, 1024, 64)]
     Path("segments.bed").write_text("\n".join([*rows, "chr2\t0\t512\tvalid\n"]))
-    data, config = opened(fasta, 256, bed="segments.bed", split="paper")
+    data, config = open_tiny(run_fasta, 256, bed="segments.bed", split="paper")
     train = TrainingConfig(steps=40, batch_size=1)
     batches, stages = training_batches(data, config, train, LengthWarmupConfig(start=16, epochs=1.0))
     assert stages == [
@@ -35,8 +40,8 @@ def test_stages_are_epochs_and_the_last_takes_the_rest(fasta: Path) -> None:
         assert inputs.shape == targets.shape == (stage.batch_size, stage.length)
 
 
-def test_a_stage_of_one_epoch_reads_every_window_once(fasta: Path) -> None:
-    data, config = opened(fasta, 32, split="paper", valid_fraction=0.5)
+def test_a_stage_of_one_epoch_reads_every_window_once(run_fasta: Path) -> None:
+    data, config = open_tiny(run_fasta, 32, split="paper", valid_fraction=0.5)
     train = TrainingConfig(steps=200, batch_size=1)
     batches, stages = training_batches(data, config, train, LengthWarmupConfig(start=16, epochs=1.0))
     read = [tuple(row.tolist()) for step in range(stages[0].steps) for row in batches(step, range(2))[0]]
@@ -44,8 +49,8 @@ def test_a_stage_of_one_epoch_reads_every_window_once(fasta: Path) -> None:
     assert len(read) == len(set(read)) + 1  # an odd number of windows fills its last step
 
 
-def test_without_a_warm_up_there_is_one_length(fasta: Path) -> None:
-    data, config = opened(fasta, 48)
+def test_without_a_warm_up_there_is_one_length(run_fasta: Path) -> None:
+    data, config = open_tiny(run_fasta, 48)
     batches, stages = training_batches(data, config, TrainingConfig(batch_size=3), LengthWarmupConfig())
     assert stages == []
     assert batches(7, range(3))[0].shape == (3, 48)
@@ -54,18 +59,18 @@ def test_without_a_warm_up_there_is_one_length(fasta: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "steps", "message"),
     [
-        (10, 100, "double from 10 never come to 32"),
-        (8, 3, "before 32 bases take 17,984 bases, and the run has 768: raise train.steps"),
-        (64, 100, "double from 64 never come to 32"),
+        (10, 100, "Doubling 10 never gives 32"),
+        (8, 3, "before 32 bases take 17,984 bases; the run has 768. Raise train.steps"),
+        (64, 100, "Doubling 64 never gives 32"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(fasta: Path, start: int, steps: int, message: str) -> None:
-    data, config = opened(fasta, 32)
+def test_impossible_plans_are_errors(run_fasta: Path, start: int, steps: int, message: str) -> None:
+    data, config = open_tiny(run_fasta, 32)
     with pytest.raises(ValueError, match=message):
         training_batches(data, config, TrainingConfig(steps=steps), LengthWarmupConfig(start))
 
 
 @pytest.mark.parametrize(("options", "key"), [({"start": 0}, "start"), ({"epochs": 0.0}, "epochs")])
-def test_values_outside_their_range_are_refused(options: dict[str, float], key: str) -> None:
+def test_values_outside_their_range_are_errors(options: dict[str, float], key: str) -> None:
     with pytest.raises(ValueError, match=f"length_warmup.{key} is 0"):
         LengthWarmupConfig(**options)  # type: ignore[arg-type]

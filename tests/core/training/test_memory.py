@@ -5,7 +5,7 @@ import torch
 
 from core.layers.recompute import LEVELS
 from core.models.sequence import SequenceModel, SequenceModelConfig
-from pipelines.common.memory import KEPT, training_gib
+from core.training.memory import SAVED, training_gib
 
 TOKENS = 4096
 
@@ -41,7 +41,7 @@ def test_a_block_more_costs_what_autograd_keeps_of_it(level: str) -> None:
 
 def test_it_grows_with_tokens_and_parameters_and_shrinks_by_recomputation() -> None:
     models = [SequenceModelConfig(12, 128, 12, recompute=level) for level in LEVELS]
-    assert set(KEPT) == set(LEVELS)
+    assert set(SAVED) == set(LEVELS)
     sizes = [training_gib(model, 1_400_000, 2**20) for model in models]
     assert sizes == sorted(sizes, reverse=True)
     assert training_gib(models[0], 0, 2**21) == 2 * training_gib(models[0], 0, 2**20)
