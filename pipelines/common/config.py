@@ -326,7 +326,9 @@ def help_text(known: Mapping[str, Key], script: str, description: str, configs: 
         "",
         description.strip(),
         "",
-        f"--config takes a YAML file, or a name in pipelines/configs: {', '.join(configs)}.",
+        *textwrap.wrap(
+            f"--config takes a YAML file, or a name in pipelines/configs: {', '.join(configs)}.", WIDTH
+        ),
         "An argument key=value overrides the file; the file overrides the default.",
         "",
         "keys:",
@@ -346,13 +348,18 @@ def type_text(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin is list:
-        return f"a list, each {type_text(arguments[0])}"
+        return f"a list of {_plural(arguments[0])}"
     if origin is tuple:
-        return f"a list of {len(arguments)}, each {type_text(arguments[0])}"
+        return f"a list of {len(arguments)} {_plural(arguments[0])}"
     if kind is Any:
         return "a value"
     plain = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
     return plain.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _plural(kind: Any) -> str:
+    plural = {bool: "true or false values", int: "integers", float: "numbers", str: "texts"}
+    return plural.get(kind, f"values, each {type_text(kind)}")
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

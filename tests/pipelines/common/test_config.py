@@ -144,11 +144,11 @@ def test_a_group_lists_its_keys() -> None:
         ("train.lr=fast", "a number"),
         ("resume=perhaps", "true or false"),
         ("data.split=loose", "one of paper, strict"),
-        ("train.betas=[1]", "a list of 2, each a number"),
-        ("train.names=a", "a list, each text"),
-        ("train.names=[chr20: 1-100]", "a list, each text"),
-        ("train.names=[chr20:]", "a list, each text"),
-        ("train.names=[[a]]", "a list, each text"),
+        ("train.betas=[1]", "a list of 2 numbers"),
+        ("train.names=a", "a list of texts"),
+        ("train.names=[chr20: 1-100]", "a list of texts"),
+        ("train.names=[chr20:]", "a list of texts"),
+        ("train.names=[[a]]", "a list of texts"),
     ],
 )
 def test_a_wrong_type_names_key_value_and_expectation(argument: str, expected: str) -> None:
@@ -309,8 +309,8 @@ def test_neighbours_are_similar_in_their_last_part() -> None:
         (int, "an integer"),
         (float | None, "a number or null"),
         (Literal["a", "b"], "one of a, b"),
-        (list[str], "a list, each text"),
-        (tuple[float, float], "a list of 2, each a number"),
+        (list[str], "a list of texts"),
+        (tuple[float, float], "a list of 2 numbers"),
         (Any, "a value"),
         (dict, "dict"),
     ],
@@ -324,5 +324,5 @@ def test_defaults_are_shown_as_yaml() -> None:
     page = help_text(known, "script", "Description.", ["one", "two"])
     assert "a  (text; default '')" in page
     assert "b  (text or null; default null)" in page
-    assert "c  (a list, each an integer; default [1, 2])" in page
+    assert "c  (a list of integers; default [1, 2])" in page
     assert "pipelines/configs: one, two." in page
