@@ -1,8 +1,8 @@
-"""The short way through an operator: straight to its Python functions where nothing needs the dispatcher.
+"""Shortcuts around torch's dispatcher: call the Python functions of an operator directly.
 
-In eager mode the dispatcher's way through Python (boxing, an autograd function of its own making, and both
-again for the backward) takes longer than the kernels of a small model. torch.compile, fake tensors, dispatch
-modes such as those of selective checkpointing, tensor subclasses and torch.func need it, and get it.
+In eager mode the Python overhead of the dispatcher (boxing and its own autograd function, in both passes)
+exceeds the run time of small kernels. The dispatcher still handles torch.compile, fake tensors, dispatch
+modes (such as those of selective checkpointing), tensor subclasses and torch.func.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
-def differentiable(
+def shortcut_with_autograd(
     operator: Callable[..., Any],
     forward: Callable[..., Any],
-    save: Callable[..., None],
-    differentiate: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """Return a function of `operator`'s arguments that gives what it gives, by the shorter way if it can.
+    """Return a function equivalent to `operator` that avoids the dispatcher where possible.
 
-    forward, save, differentiate: what `operator` was registered with: its implementation, and the
-        setup_context and the backward of its derivative.
+    forward: the implementation registered with `operator`.
+    setup_context, backward: the functions given to `torch.library.register_autograd`.
     """
 
     class Direct(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
             output = forward(*arguments)
-            save(ctx, arguments, output)
+            setup_context(ctx, arguments, output)
             return output
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
-            return differentiate(ctx, *gradients)
+            return backward(ctx, *gradients)
 
     def call(*arguments: Any) -> Any:
         if _needs_dispatcher(arguments):
@@ -46,8 +46,10 @@ def differentiable(
     return call
 
 
-def backward(operator: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """As `differentiable`, for a derivative: where it may be differentiated in turn, it dispatches."""
+def shortcut_without_grad(
+    operator: Callable[..., Any], implementation: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a shortcut to the backward of an operator; it calls `operator` if gradients are enabled."""
 
     def call(*arguments: Any) -> Any:
         needs_dispatcher = torch.is_grad_enabled() or _needs_dispatcher(arguments)
@@ -56,8 +58,8 @@ def backward(operator: Callable[..., Any], implementation: Callable[..., Any]) -
     return call
 
 
-def undifferentiated(operator: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """As `differentiable`, for an operator without a derivative."""
+def shortcut(operator: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a shortcut to an operator that has no gradient."""
 
     def call(*arguments: Any) -> Any:
         return (operator if _needs_dispatcher(arguments) else implementation)(*arguments)

@@ -1,4 +1,4 @@
-"""Causal depthwise convolution over time, with its state in and out, and its one-step form."""
+"""Causal depthwise convolution over time, with its state, and its one-step form."""
 
 import torch
 from torch import Tensor
@@ -21,19 +21,18 @@ def causal_conv1d(
     """Filter each channel over time: y_t = activation(bias + sum_k weight_k x_{t-(K-1)+k}).
 
     x: (batch, length, channels), float64, float32, bfloat16 or float16.
-    weight: (channels, K), K from 1 to 8. The last tap meets the present position, as in torch's conv1d.
+    weight: (channels, K), K from 1 to 8. The last tap is for the current position, as in torch's conv1d.
     bias: (channels,) or None.
     activation: None or "silu".
-    initial_state: (batch, K - 1, channels), the positions before the first, oldest first; None stands for
-        zeros.
-    cu_seqlens: (sequences + 1,) int32 or int64, rising from 0 to length, when x (1, length, channels) packs
-        sequences end to end; states are then (sequences, K - 1, channels) and no sequence sees its neighbour.
-        Its values are checked on the CPU only: on a GPU the check would stall the stream.
+    initial_state: (batch, K - 1, channels), the positions before the first, oldest first; None means zeros.
+    cu_seqlens: (sequences + 1,) int32 or int64, the bounds of sequences packed end to end in x (1, length,
+        channels), from 0 to length. States are then (sequences, K - 1, channels), and no sequence reads its
+        neighbours. Values are checked on the CPU only, since the check would stall a GPU stream.
 
-    Returns y, shaped and typed as x; with `return_final_state` (y, final_state), final_state being the last
-    K - 1 positions in the dtype of x, the initial state of what follows. Arithmetic is in fp32, or in fp64 if
-    x is. Differentiable once in every float argument, deterministic.
-    Raises ValueError for an argument that does not fit the others.
+    Returns y, with the shape and dtype of x; with `return_final_state` (y, final_state), where final_state
+    has the last K - 1 positions in the dtype of x and is the initial state of the next chunk. Arithmetic is
+    fp32, or fp64 for fp64 x. Differentiable once in every float argument, deterministic.
+    Raises ValueError if an argument does not fit the others.
 
     The short convolution of the Mamba block (Gu and Dao 2023, figure 3, section 3.4).
     """
@@ -58,8 +57,8 @@ def causal_conv1d_step(
 ) -> Tensor:
     """Return y (batch, channels) for the next position x (batch, channels), updating `state` in place.
 
-    state: (batch, K - 1, channels), oldest first, of any float dtype; the rest as in `causal_conv1d`.
-    Has no gradient.
+    state: (batch, K - 1, channels), oldest first, any float dtype. Other arguments as in `causal_conv1d`.
+    Has no gradient. Raises ValueError if an argument does not fit the others.
     """
     if x.dim() != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; it should be (batch, channels).")

@@ -1,6 +1,6 @@
-"""The causal convolution as operators of torch: traced by torch.compile, differentiated, sent by device.
+"""Causal convolution as torch operators: dispatch by device, autograd, fake tensors for torch.compile.
 
-Nothing here is fp64.
+The public function has checked the arguments. No argument is fp64.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import dispatch as direct
+from kernels import dispatch
 from kernels.checks import check_bounds, refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -25,12 +25,13 @@ _library.define(
 )
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    """Return the module whose `forward`, `backward` and `step` run where x lives."""
+# This function imports inside: Triton must not load on a machine without a GPU.
+def _backend(x: Tensor) -> ModuleType:
+    """Return the module with `forward`, `backward` and `step` for the device of x."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.causal_conv1d import triton as gpu
+        from kernels.causal_conv1d import triton
 
-        return gpu
+        return triton
     from kernels.causal_conv1d import cpu
 
     return cpu
@@ -47,7 +48,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     if cu_seqlens is not None and cu_seqlens.is_cpu:
         check_bounds(cu_seqlens, x.shape[1])
-    return _implementation(x).forward(x, weight, bias, initial_state, cu_seqlens, silu, return_final_state)
+    return _backend(x).forward(x, weight, bias, initial_state, cu_seqlens, silu, return_final_state)
 
 
 def _forward_fake(
@@ -67,9 +68,9 @@ def _forward_fake(
 
 
 def _backward(grad_y: Tensor, grad_final_state: Tensor | None, *arguments: Any) -> list[Tensor]:
-    """Return the gradients of the float arguments that are there, in their order and dtypes."""
+    """Return the gradients of the present float arguments, in their order and dtypes."""
     *inputs, return_final_state = arguments
-    gradients = _implementation(inputs[0]).backward(
+    gradients = _backend(inputs[0]).backward(
         grad_y, grad_final_state if return_final_state else None, *inputs
     )
     present = [pair for pair in zip(inputs[:4], gradients, strict=True) if pair[0] is not None]
@@ -88,8 +89,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, grad_y: Tensor, grad_final_state: Tensor) -> tuple[Tensor | None, ...]:
     arguments = ctx.saved_tensors
     gradients = iter(_run_backward(grad_y, grad_final_state, *arguments, *ctx.flags))
-    placed = [None if argument is None else next(gradients) for argument in arguments[:4]]
-    return (*placed, None, None, None)
+    grads = [None if argument is None else next(gradients) for argument in arguments[:4]]
+    return (*grads, None, None, None)
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def _step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: b
     if not state.is_inference():
         torch.autograd.graph.increment_version(state)
     updated = state.contiguous()
-    y = _implementation(x).step(updated, x, weight, bias, silu)
+    y = _backend(x).step(updated, x, weight, bias, silu)
     if updated is not state:
         state.copy_(updated)
     return y
@@ -121,6 +122,8 @@ torch.library.register_autograd(
 _library.impl("causal_conv1d_step", torch.library.fallthrough_kernel, "Autograd")
 
 _operators = torch.ops.helixwave
-causal_conv1d = direct.differentiable(_operators.causal_conv1d.default, _forward, _save, _differentiate)
-_run_backward = direct.backward(_operators.causal_conv1d_backward.default, _backward)
-causal_conv1d_step = direct.undifferentiated(_operators.causal_conv1d_step.default, _step)
+causal_conv1d = dispatch.shortcut_with_autograd(
+    _operators.causal_conv1d.default, _forward, _save, _differentiate
+)
+_run_backward = dispatch.shortcut_without_grad(_operators.causal_conv1d_backward.default, _backward)
+causal_conv1d_step = dispatch.shortcut(_operators.causal_conv1d_step.default, _step)

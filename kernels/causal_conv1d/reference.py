@@ -1,4 +1,4 @@
-"""The definition of the causal depthwise convolution: any dtype, differentiable by autograd."""
+"""Definition of the causal depthwise convolution: any dtype, differentiable by autograd."""
 
 import itertools
 
@@ -15,9 +15,9 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return y, shaped and typed as x, and the final state (sequences, K - 1, channels).
+    """Return y, with the shape and dtype of x, and the final state (sequences, K - 1, channels).
 
-    Arguments as in `kernels.causal_conv1d`. Arithmetic is fp32, or fp64 where x is fp64.
+    Arguments as in `kernels.causal_conv1d`. Arithmetic is fp32, or fp64 for fp64 x.
     """
     channels, width = weight.shape
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -43,13 +43,13 @@ def causal_conv1d(
 def causal_conv1d_step(
     state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
-    """Return y (batch, channels) for one position; `state` (batch, K - 1, channels) is updated in place."""
+    """Return y (batch, channels) for one position and update `state` (batch, K - 1, channels) in place."""
     y, _ = causal_conv1d(x.unsqueeze(1), weight, bias, activation, state)
-    push(state, x)
+    push_position(state, x)
     return y.squeeze(1)
 
 
-def push(state: Tensor, x: Tensor) -> None:
+def push_position(state: Tensor, x: Tensor) -> None:
     """Drop the oldest position of `state` and append x (batch, channels), in place."""
     state.copy_(torch.cat([state, x.unsqueeze(1).to(state.dtype)], dim=1)[:, 1:])
 

@@ -1,11 +1,4 @@
-"""The causal convolution in Triton: a warp owns a few channels and walks down the rows of (batch x length).
-
-The K - 1 rows before the present one (the window, oldest first) stay in registers, so that each row is read
-once; so do, on the way back, the gradients of the rows that later rows still add to. Where a sequence starts,
-its state takes the place of the rows before: batches, packed sequences and sequences shorter than the filter
-are all one case. Rows go in groups: the next group is loaded before the present one is computed, and a group
-that lies within one sequence takes a path without tests.
-"""
+"""Launches of the Triton kernels of the causal convolution."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,30 +16,32 @@ from kernels.causal_conv1d.triton_kernels import (
 )
 from kernels.layout import as_rows, multiprocessors
 
-GROUP = 4
-PROGRAMS_PER_MULTIPROCESSOR = 64  # a few times what it holds at once, so that they end together
-
 
 class Tile(NamedTuple):
-    """What one program, a warp, works on."""
+    """Work of one program, which is one warp."""
 
-    bytes: int  # of a row
-    fewest_rows: int  # with fewer, filter and halo would cost too much
-    most_rows: int
-    registers: int  # of a thread; a multiprocessor has 65,536
+    row_bytes: int  # channels of a program, in bytes of x; half of it for filters of more than 4 taps
+    min_rows: int  # with fewer rows, loading the filter and the window costs too much
+    max_rows: int
+    registers: int  # limit per thread; a multiprocessor has 65,536
 
 
 class _Plan(NamedTuple):
-    """How programs share the rows and channels."""
+    """Partition of the rows and channels over programs."""
 
-    block: int  # channels of a program
-    blocks: int  # that make all channels
+    block: int  # channels per program
+    blocks: int  # number of blocks that cover all channels
     rows_per_program: int
-    programs: int  # that make all rows
+    programs: int  # number of programs that cover all rows
 
 
-FORWARD = Tile(bytes=512, fewest_rows=32, most_rows=256, registers=128)
-BACKWARD = Tile(bytes=256, fewest_rows=64, most_rows=512, registers=168)
+# Tuned by hand on one H200; results/conv.json has the times with these numbers (kernels/benchmarks/conv.py).
+# They hold for other GPUs too: the number of programs scales with the multiprocessors, and all GPUs since
+# Volta have the same number of registers per multiprocessor.
+FORWARD = Tile(row_bytes=512, min_rows=32, max_rows=256, registers=128)
+BACKWARD = Tile(row_bytes=256, min_rows=64, max_rows=512, registers=168)
+GROUP = 4  # rows loaded ahead
+PROGRAMS_PER_MULTIPROCESSOR = 64  # several times the resident number, which evens out the end of the launch
 
 
 def forward(
@@ -58,7 +53,7 @@ def forward(
     silu: bool,
     return_final_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return y and the final state, the latter without elements where it is not asked for."""
+    """Return y and the final state, which is empty unless `return_final_state`."""
     rows, channels, width = as_rows(x), x.shape[2], weight.shape[1]
     initial_state = _contiguous(initial_state)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -66,8 +61,9 @@ def forward(
     with torch.cuda.device_of(x):
         if y.numel() > 0:
             forward_kernel[(plan.programs * plan.blocks,)](
-                rows, weight.contiguous(), _contiguous(bias), initial_state, *_places(cu_seqlens, len(rows)),
-                y, len(rows), x.shape[1], channels, plan.rows_per_program, rows.stride(0),
+                rows, weight.contiguous(), _contiguous(bias), initial_state,
+                *_locate_rows(cu_seqlens, len(rows)), y, len(rows), x.shape[1], channels,
+                plan.rows_per_program, rows.stride(0),
                 silu, width, GROUP, plan.block, num_warps=1, maxnreg=FORWARD.registers,
             )  # fmt: skip
         if not return_final_state:
@@ -104,7 +100,7 @@ def backward(
     with torch.cuda.device_of(x):
         if dx.numel() > 0:
             backward_kernel[(plan.programs * plan.blocks,)](
-                grads, rows, weight, bias, initial_state, *_places(cu_seqlens, len(rows)), dx, partials,
+                grads, rows, weight, bias, initial_state, *_locate_rows(cu_seqlens, len(rows)), dx, partials,
                 len(rows), x.shape[1], channels, plan.rows_per_program, grads.stride(0), rows.stride(0),
                 silu, width, GROUP, plan.block, num_warps=1, maxnreg=BACKWARD.registers,
             )  # fmt: skip
@@ -119,7 +115,7 @@ def backward(
 
 
 def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-    """Return y for one position and update the state, which is contiguous, in place."""
+    """Return y for one position and update the contiguous state in place."""
     rows, channels, width = as_rows(x), x.shape[1], weight.shape[1]
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     plan = _plan(rows, width, BACKWARD)
@@ -140,8 +136,8 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def _places(cu_seqlens: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor | None]:
-    """Return the sequence of each row and its position there, where sequences are packed."""
+def _locate_rows(cu_seqlens: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the sequence of each row and its position there; (None, None) without packing."""
     if cu_seqlens is None:
         return None, None
     bounds, row = cu_seqlens.long(), torch.arange(rows, device=cu_seqlens.device)
@@ -157,10 +153,10 @@ def _plan(rows: Tensor, width: int, tile: Tile) -> _Plan:
 def _plan_for(
     rows: int, channels: int, element_size: int, width: int, device: torch.device, tile: Tile
 ) -> _Plan:
-    """Share the rows over programs; with a long filter, fewer channels fit in a program's registers."""
-    block = tile.bytes // element_size // (2 if width > 4 else 1)
+    """Return the partition of the rows; cached, because planning would delay short kernels."""
+    block = tile.row_bytes // element_size // (2 if width > 4 else 1)
     block = min(block, triton.next_power_of_2(max(1, channels)))
     blocks = -(-channels // block)
-    even = rows * blocks // (multiprocessors(device) * PROGRAMS_PER_MULTIPROCESSOR)
-    rows_per_program = -(-min(max(even, tile.fewest_rows), tile.most_rows) // GROUP) * GROUP
+    even_rows = rows * blocks // (multiprocessors(device) * PROGRAMS_PER_MULTIPROCESSOR)
+    rows_per_program = -(-min(max(even_rows, tile.min_rows), tile.max_rows) // GROUP) * GROUP
     return _Plan(block, blocks, rows_per_program, -(-rows // rows_per_program))

@@ -1,4 +1,4 @@
-"""Root-mean-square norm with a fused residual add."""
+"""RMS norm (root mean square) with a fused residual add."""
 
 import torch
 from torch import Tensor
@@ -10,19 +10,19 @@ from kernels.rms_norm import operators, reference
 def rms_norm(
     x: Tensor, weight: Tensor, residual: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Add x to the residual stream and normalise the sum over its channels.
+    """Add x to the residual stream and normalize the sum over its channels.
 
     x: (..., channels), float64, float32, bfloat16 or float16.
     weight: (channels,).
-    residual: shaped as x, or None where the stream begins.
-    eps: added to the mean square before its root.
+    residual: the shape of x, or None at the start of the stream.
+    eps: added to the mean square before the square root.
 
     Returns (y, residual_out): residual_out = x + residual in fp32 (fp64 for fp64 x), and
     y = residual_out / sqrt(mean(residual_out^2) + eps) * weight in the dtype of x.
     Differentiable once in x, weight and residual, through both outputs; deterministic.
-    Raises ValueError for an argument that does not fit the others.
+    Raises ValueError if an argument does not fit the others.
 
-    Zhang and Sennrich 2019, equation 4; the fp32 residual stream is that of the published Mamba models.
+    Zhang and Sennrich 2019, equation 4; the published Mamba models have the same fp32 residual stream.
     """
     check_float("x", x)
     if x.dim() == 0:

@@ -1,10 +1,10 @@
-"""The root-mean-square norm on the CPU, compiled by numba: sixteen channels a vector, rows over threads.
+"""RMS norm on the CPU, compiled by numba: LANES channels per vector, rows split over threads.
 
-In the kernels tensors are addresses of contiguous fp32 rows, filled with zeros to whole vectors.
+The kernels take addresses of contiguous fp32 rows, padded with zeros to whole vectors.
 """
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows. Its argument `kind` has no use but its type, which makes
-# numba's cache heed changes of what is called in other files.
+# Only numba knows the types in compiled code. Nothing reads the argument `kind`: its type makes numba's cache
+# notice changes in the functions of kernels.simd.
 
 import math
 
@@ -16,13 +16,13 @@ from kernels.layout import address, as_rows, in_vectors
 from kernels.simd import LANES, REAL, load, splat, store, total
 from kernels.threads import run_in_ranges
 
-ROWS_PER_SUM = 64  # each block of rows sums the weight's gradient by itself, whichever thread has it
-FEWEST_NUMBERS = 1 << 14  # for which a thread is worth waking
+ROWS_PER_SUM = 64  # rows per partial sum of dweight; sums do not depend on the number of threads
+MIN_ELEMENTS = 1 << 14  # elements per thread; fewer do not pay for the thread
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _forward(x, weight, residual, y, residual_out, extent, channels, eps, first, last, kind):
-    """Compute rows first to last, `extent` numbers apart."""
+    """Compute rows first to last; `extent` is the padded number of channels."""
     for row in range(first, last):
         squares = splat(0.0)
         for channel in range(0, extent, LANES):
@@ -42,17 +42,17 @@ def _forward(x, weight, residual, y, residual_out, extent, channels, eps, first,
 def _backward(
     grad_y, grad_residual_out, residual_out, weight, dx, sums, rows, extent, channels, eps, first, last, kind
 ):
-    """Compute blocks first to last of ROWS_PER_SUM rows, and add to the sum of each."""
+    """Compute the blocks of ROWS_PER_SUM rows from first to last, and the sums of each block."""
     for block in range(first, last):
         for row in range(block * ROWS_PER_SUM, min(rows, (block + 1) * ROWS_PER_SUM)):
-            squares, along = splat(0.0), splat(0.0)
+            squares, product = splat(0.0), splat(0.0)
             for channel in range(0, extent, LANES):
                 at = row * extent + channel
                 value = load(residual_out, at)
                 squares = squares + value * value
-                along = along + value * load(grad_y, at) * load(weight, channel)
+                product = product + value * load(grad_y, at) * load(weight, channel)
             scale = 1.0 / math.sqrt(total(squares) / channels + eps)
-            projection = total(along) * scale * scale / channels
+            projection = total(product) * scale * scale / channels
             for channel in range(0, extent, LANES):
                 at = row * extent + channel
                 value = load(residual_out, at)
@@ -66,7 +66,7 @@ def _backward(
 
 
 def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """Return y and the residual stream after x."""
+    """Return y and the residual stream after adding x."""
     rows, gain = in_vectors(as_rows(x), LANES), in_vectors(weight, LANES)
     stream = None if residual is None else in_vectors(as_rows(residual), LANES)
     y, residual_out = torch.empty_like(rows), torch.empty_like(rows)
@@ -77,7 +77,7 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
             rows.shape[1], x.shape[-1], eps, first, last, REAL,
         )  # fmt: skip
 
-    run_in_ranges(run, len(rows), FEWEST_NUMBERS // max(1, rows.shape[1]) + 1)
+    run_in_ranges(run, len(rows), MIN_ELEMENTS // max(1, rows.shape[1]) + 1)
     return _unpad(y, x.shape).to(x.dtype), _unpad(residual_out, x.shape)
 
 
@@ -89,24 +89,24 @@ def backward(
     eps: float,
     has_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, in the dtype of y, of weight, and of residual, in that of the stream."""
+    """Return the gradients of x (dtype of y), weight, and residual (fp32; None without residual)."""
     rows, grads, gain = (
         in_vectors(as_rows(residual_out), LANES),
         in_vectors(as_rows(grad_y), LANES),
         in_vectors(weight, LANES),
     )
-    passed = None if grad_residual_out is None else in_vectors(as_rows(grad_residual_out), LANES)
+    grad_stream = None if grad_residual_out is None else in_vectors(as_rows(grad_residual_out), LANES)
     dx = torch.empty_like(rows)
     blocks = -(-len(rows) // ROWS_PER_SUM)
     sums = torch.zeros(blocks, rows.shape[1])
 
     def run(first: int, last: int) -> None:
         _backward(
-            grads.data_ptr(), address(passed), rows.data_ptr(), gain.data_ptr(), dx.data_ptr(),
+            grads.data_ptr(), address(grad_stream), rows.data_ptr(), gain.data_ptr(), dx.data_ptr(),
             sums.data_ptr(), len(rows), rows.shape[1], len(weight), eps, first, last, REAL,
         )  # fmt: skip
 
-    run_in_ranges(run, blocks, FEWEST_NUMBERS // max(1, ROWS_PER_SUM * rows.shape[1]) + 1)
+    run_in_ranges(run, blocks, MIN_ELEMENTS // max(1, ROWS_PER_SUM * rows.shape[1]) + 1)
     dresidual = _unpad(dx, residual_out.shape)
     dweight = sums.sum(0)[: len(weight)]
     if not has_residual:

@@ -1,6 +1,6 @@
-"""The root-mean-square norm as operators of torch: traced by torch.compile, differentiated, sent by device.
+"""RMS norm as torch operators: dispatch by device, autograd, fake tensors for torch.compile.
 
-Nothing here is fp64.
+The public function has checked the arguments. No argument is fp64.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import dispatch as direct
+from kernels import dispatch
 from kernels.checks import refuse_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -23,19 +23,20 @@ _library.define(
 )
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    """Return the module whose `forward` and `backward` run where x lives."""
+# This function imports inside: Triton must not load on a machine without a GPU.
+def _backend(x: Tensor) -> ModuleType:
+    """Return the module with `forward` and `backward` for the device of x."""
     if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.rms_norm import triton as gpu
+        from kernels.rms_norm import triton
 
-        return gpu
+        return triton
     from kernels.rms_norm import cpu
 
     return cpu
 
 
 def _forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    return _implementation(x).forward(x, weight, residual, eps)
+    return _backend(x).forward(x, weight, residual, eps)
 
 
 def _forward_fake(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
@@ -50,8 +51,8 @@ def _backward(
     eps: float,
     has_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and residual, the last without elements where there is none."""
-    dx, dweight, dresidual = _implementation(grad_y).backward(
+    """Return the gradients of x, weight and residual; the last is empty without a residual."""
+    dx, dweight, dresidual = _backend(grad_y).backward(
         grad_y, grad_residual_out, residual_out, weight, eps, has_residual
     )
     return dx, dweight.to(weight.dtype), residual_out.new_empty(0) if dresidual is None else dresidual
@@ -100,5 +101,5 @@ torch.library.register_autograd(
 )
 
 _operators = torch.ops.helixwave
-rms_norm = direct.differentiable(_operators.rms_norm.default, _forward, _save, _differentiate)
-_run_backward = direct.backward(_operators.rms_norm_backward.default, _backward)
+rms_norm = dispatch.shortcut_with_autograd(_operators.rms_norm.default, _forward, _save, _differentiate)
+_run_backward = dispatch.shortcut_without_grad(_operators.rms_norm_backward.default, _backward)

@@ -1,4 +1,4 @@
-"""The definition of the root-mean-square norm with a fused residual add, differentiable by autograd."""
+"""Definition of the RMS norm with a fused residual add, differentiable by autograd."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def rms_norm(
     x: Tensor, weight: Tensor, residual: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Return (y, residual_out), arguments as in `kernels.rms_norm`; arithmetic in fp32, or in fp64."""
+    """Return (y, residual_out), arguments as in `kernels.rms_norm`; in fp32, or fp64 for fp64 x."""
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     residual_out = x.to(work) if residual is None else x.to(work) + residual.to(work)
     mean_square = residual_out.square().mean(-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""The root-mean-square norm with its residual add in Triton: a program holds whole rows and reads them once.
+"""RMS norm with residual add in Triton: a program holds whole rows and reads them once.
 
-Where rows are short a program is one warp with a few of them, so that no sum crosses warps. Lanes take
-channels by fours, 16 bytes of the fp32 residual stream: by eights, as Triton would choose for bf16, each
-access to the stream would go through shared memory.
+A program of short rows is one warp with several rows, so no sum crosses warps. A lane takes 4 adjacent
+channels, 16 bytes of the fp32 residual stream. Triton's choice for bf16, 8 channels, would pass every access
+to the stream through shared memory.
 """
 # mypy: allow-untyped-defs
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from kernels.layout import as_rows, multiprocessors
 
-FORWARD_ELEMENTS = 1024  # of a warp
-BACKWARD_ELEMENTS = 512
-BACKWARD_WARPS = (
-    16  # of a multiprocessor; each program of them leaves a row of sums for the weight's gradient
-)
-MOST_WARPS = 32  # of a program
+# Tuned by hand on one H200; results/norm.json has the times with these numbers (kernels/benchmarks/norm.py).
+# They hold for other GPUs too: the number of backward programs scales with the multiprocessors.
+FORWARD_ELEMENTS = 1024  # per warp
+BACKWARD_ELEMENTS = 512  # per warp
+BACKWARD_WARPS = 16  # per multiprocessor; each program leaves one row of partial sums for dweight
+MAX_WARPS = 32  # per program
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -43,7 +43,7 @@ def _forward_kernel(
 @triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
     grad_y, grad_residual_out, residual_out, weight, dx, dresidual, partials, rows, channels, eps, stride,
-    residual_stride, passed_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    residual_stride, grad_residual_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     channel = tl.max_contiguous(tl.arange(0, BLOCK), 4)[None, :]
     gain = tl.load(weight + channel, mask=channel < channels, other=0.0).to(tl.float32)
@@ -54,14 +54,14 @@ def _backward_kernel(
         value = tl.load(residual_out + row * residual_stride + channel, mask=mask, other=0.0)
         grad = tl.load(grad_y + row * stride + channel, mask=mask, other=0.0).to(tl.float32)
         scale = tl.rsqrt(tl.sum(value * value, axis=1, keep_dims=True) / channels + eps)
-        normal = value * scale
-        total += grad * normal
+        normalized = value * scale
+        total += grad * normalized
         grad *= gain
-        along = tl.sum(grad * normal, axis=1, keep_dims=True) / channels
-        grad = (grad - normal * along) * scale
+        projection = tl.sum(grad * normalized, axis=1, keep_dims=True) / channels
+        grad = (grad - normalized * projection) * scale
         if grad_residual_out is not None:
-            passed = grad_residual_out + row * passed_stride + channel
-            grad += tl.load(passed, mask=mask, other=0.0).to(tl.float32)
+            source = grad_residual_out + row * grad_residual_stride + channel
+            grad += tl.load(source, mask=mask, other=0.0).to(tl.float32)
         tl.store(dx + row * channels + channel, grad.to(dx.dtype.element_ty), mask=mask)
         if dresidual is not None:
             tl.store(dresidual + row * channels + channel, grad, mask=mask)
@@ -70,7 +70,7 @@ def _backward_kernel(
 
 
 def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """Return y and the residual stream after x."""
+    """Return y and the residual stream after adding x."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     residual_out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     if x.numel() > 0:
@@ -92,7 +92,7 @@ def backward(
     eps: float,
     has_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, in the dtype of y, of weight, and of residual, in that of the stream."""
+    """Return the gradients of x (dtype of y), weight, and residual (fp32; None without residual)."""
     dx = torch.empty(grad_y.shape, dtype=grad_y.dtype, device=grad_y.device)
     dresidual = torch.empty(grad_y.shape, dtype=torch.float32, device=grad_y.device) if has_residual else None
     if dx.numel() == 0:
@@ -100,8 +100,8 @@ def backward(
     grad_y, residual_out = as_rows(grad_y), as_rows(residual_out)
     grad_residual_out = None if grad_residual_out is None else as_rows(grad_residual_out)
     rows, block, warps = _tile(len(weight), BACKWARD_ELEMENTS)
-    busy = multiprocessors(dx.device) * max(1, BACKWARD_WARPS // warps)
-    programs = min(-(-len(residual_out) // rows), busy)
+    max_programs = multiprocessors(dx.device) * max(1, BACKWARD_WARPS // warps)
+    programs = min(-(-len(residual_out) // rows), max_programs)
     partials = torch.empty((programs, len(weight)), dtype=torch.float32, device=dx.device)
     with torch.cuda.device_of(dx):
         _backward_kernel[(programs,)](
@@ -115,6 +115,6 @@ def backward(
 
 @lru_cache
 def _tile(channels: int, elements: int) -> tuple[int, int, int]:
-    """Return the rows of a program, its channels padded to a power of two, and its warps."""
+    """Return rows per program, channels padded to a power of two, and warps per program."""
     block = triton.next_power_of_2(channels)
-    return max(1, elements // block), block, min(max(1, block // elements), MOST_WARPS)
+    return max(1, elements // block), block, min(max(1, block // elements), MAX_WARPS)

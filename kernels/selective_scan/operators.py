@@ -162,6 +162,8 @@ torch.library.register_autograd(
 _library.impl("selective_scan_step", torch.library.fallthrough_kernel, "Autograd")
 
 _operators = torch.ops.helixwave
-selective_scan = dispatch.differentiable(_operators.selective_scan.default, _forward, _save, _differentiate)
-_run_backward = dispatch.backward(_operators.selective_scan_backward.default, _backward)
-selective_scan_step = dispatch.undifferentiated(_operators.selective_scan_step.default, _step)
+selective_scan = dispatch.shortcut_with_autograd(
+    _operators.selective_scan.default, _forward, _save, _differentiate
+)
+_run_backward = dispatch.shortcut_without_grad(_operators.selective_scan_backward.default, _backward)
+selective_scan_step = dispatch.shortcut(_operators.selective_scan_step.default, _step)

@@ -11,7 +11,7 @@ BOUNDS = [0, 0, 1, 3, 3, 12, 37]  # packed sequences: empty, of length 1 and 2, 
 
 @dataclass(frozen=True)
 class Case:
-    """A variant: which arguments are there and in which form."""
+    """Variant of the arguments."""
 
     name: str
     width: int = 4
@@ -45,9 +45,9 @@ def make_arguments(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Return keyword arguments of `causal_conv1d`, the float ones leaves that want a gradient.
+    """Return keyword arguments of `causal_conv1d`, float ones as leaves that require gradients.
 
-    `dtype` is that of x; the others are fp32 (fp64 where dtype is). A packed case has batch 1.
+    `dtype` is the dtype of x; other arguments are fp32, or fp64 for fp64 x. A packed case has batch 1.
     """
     generator = torch.Generator().manual_seed(0)
     wide = torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""Triton kernels compiled for an absent GPU: the interpreter takes much that the compiler does not."""
+"""Compile Triton kernels without a GPU: the interpreter accepts code that the compiler rejects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from triton.runtime.jit import JITFunction
 
 
 class _AbsentGpu:
-    """As much of a driver as compiling takes: an H100 or H200."""
+    """Minimal driver for the compiler: an H100 or H200."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
@@ -25,7 +25,7 @@ class _AbsentGpu:
 
 @contextmanager
 def compiling_only() -> Iterator[list[Any]]:
-    """Compile each kernel that would be launched, and yield the list to which they are added."""
+    """Compile kernels where they would be launched, and yield the growing list of them."""
     compiled: list[Any] = []
     launch = JITFunction.run
 

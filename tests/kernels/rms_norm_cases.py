@@ -1,4 +1,4 @@
-"""Random arguments for the root-mean-square norm."""
+"""Random arguments for the RMS norm."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SHAPES = ((2, 7, 20), (5,), (3, 1), (67, 48), (1, 1, 300))
 def make_arguments(
     shape: tuple[int, ...], *, residual: bool, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Return keyword arguments of `rms_norm`, leaves that want a gradient; `dtype` is that of x."""
+    """Return keyword arguments of `rms_norm`, leaves that require gradients; `dtype` is the dtype of x."""
     generator = torch.Generator().manual_seed(0)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -24,10 +24,10 @@ def make_arguments(
 
 
 def outputs_and_gradients(norm: Any, arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """Return y, residual_out and, named as the arguments, the gradients of a random sum of both."""
+    """Return y, residual_out and, by argument name, the gradients of a random sum of both."""
     y, residual_out = norm(**arguments)
     generator = torch.Generator().manual_seed(1)
-    # Rounded to bfloat16 first, so that y of any dtype has the same weights to the bit.
+    # Rounding to bfloat16 first gives y of any dtype exactly the same weights.
     weight = torch.randn(y.shape, generator=generator).bfloat16()
     loss = (y * weight.to(y.device, y.dtype)).double().sum()
     loss = loss + (residual_out * weight.cos().to(residual_out.device, residual_out.dtype)).double().sum()

@@ -1,4 +1,4 @@
-"""The causal convolution: one definition, whatever computes it and however a sequence is cut."""
+"""The causal convolution against its definition: in one call, in chunks, in steps and packed."""
 
 from itertools import pairwise
 from typing import Any
@@ -26,7 +26,7 @@ def test_is_the_depthwise_convolution_of_torch() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_definition_has_the_gradients_of_its_differences(case: Case) -> None:
+def test_definition_passes_gradcheck(case: Case) -> None:
     arguments = make_arguments(case, length=13, channels=2, dtype=torch.float64)
     names = [name for name, value in arguments.items() if isinstance(value, Tensor) and value.requires_grad]
 
@@ -50,10 +50,10 @@ def test_equals_the_definition(case: Case, length: int) -> None:
 def test_equals_the_definition_within_rounding(case: Case, dtype: torch.dtype) -> None:
     arguments = make_arguments(case, dtype=dtype)
     truth = outputs_and_gradients(causal_conv1d, in_double(arguments))
-    found = outputs_and_gradients(causal_conv1d, arguments)
-    assert_close(found, truth, torch.finfo(dtype).eps)
-    assert found["y"].dtype == found["final_state"].dtype == found["x"].dtype == dtype
-    assert found["weight"].dtype == torch.float32
+    output = outputs_and_gradients(causal_conv1d, arguments)
+    assert_close(output, truth, torch.finfo(dtype).eps)
+    assert output["y"].dtype == output["final_state"].dtype == output["x"].dtype == dtype
+    assert output["weight"].dtype == torch.float32
 
 
 def test_sums_gradients_over_many_rows() -> None:
@@ -65,17 +65,17 @@ def test_sums_gradients_over_many_rows() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 16, 40])
-def test_threads_do_not_change_a_bit(channels: int) -> None:
+def test_number_of_threads_does_not_change_results(channels: int) -> None:
     arguments = make_arguments(STATE, batch=4, length=300, channels=channels)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = outputs_and_gradients(causal_conv1d, arguments)
+        one_thread = outputs_and_gradients(causal_conv1d, arguments)
         torch.set_num_threads(3)
-        together = outputs_and_gradients(causal_conv1d, arguments)
+        three_threads = outputs_and_gradients(causal_conv1d, arguments)
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(alone[name], together[name]) for name in alone)
+    assert all(torch.equal(one_thread[name], three_threads[name]) for name in one_thread)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.initial_state and not case.packed], ids=str)
@@ -155,15 +155,15 @@ def test_strided_and_expanded_inputs_equal_contiguous_ones() -> None:
 
 
 @pytest.mark.parametrize(("batch", "length", "channels"), [(0, 5, 20), (2, 0, 20), (0, 0, 20), (2, 3, 0)])
-def test_nothing_gives_nothing(batch: int, length: int, channels: int) -> None:
+def test_empty_input_gives_empty_output(batch: int, length: int, channels: int) -> None:
     arguments = make_arguments(STATE, batch=batch, length=length, channels=channels)
-    found = outputs_and_gradients(causal_conv1d, arguments)
-    assert found["y"].shape == (batch, length, channels)
-    assert torch.equal(found["final_state"], arguments["initial_state"])
-    assert not found["weight"].any()
+    output = outputs_and_gradients(causal_conv1d, arguments)
+    assert output["y"].shape == (batch, length, channels)
+    assert torch.equal(output["final_state"], arguments["initial_state"])
+    assert not output["weight"].any()
 
 
-def test_gradient_through_the_final_state_alone() -> None:
+def test_gradient_through_the_final_state_only() -> None:
     arguments = make_arguments(STATE, length=2)
     _, final_state = causal_conv1d(**arguments, return_final_state=True)
     dx, dstate = torch.autograd.grad(final_state.sum(), [arguments["x"], arguments["initial_state"]])
@@ -172,7 +172,7 @@ def test_gradient_through_the_final_state_alone() -> None:
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
-def test_is_a_proper_operator(case: Case) -> None:
+def test_passes_opcheck(case: Case) -> None:
     arguments = make_arguments(case, length=5, channels=3)
     names = ("x", "weight", "bias", "initial_state", "cu_seqlens")
     inputs = (*(arguments.get(name) for name in names), True, True)
@@ -180,11 +180,11 @@ def test_is_a_proper_operator(case: Case) -> None:
     assert set(torch.library.opcheck(operator, inputs).values()) == {"SUCCESS"}
     step = torch.ops.helixwave.causal_conv1d_step.default
     weight = arguments["weight"].detach()
-    outcome = torch.library.opcheck(step, (torch.randn(2, 3, 3), torch.randn(2, 3), weight, None, True))
-    assert set(outcome.values()) == {"SUCCESS"}
+    results = torch.library.opcheck(step, (torch.randn(2, 3, 3), torch.randn(2, 3), weight, None, True))
+    assert set(results.values()) == {"SUCCESS"}
 
 
-def test_refuses_a_second_derivative() -> None:
+def test_second_derivative_raises() -> None:
     arguments = make_arguments(MAMBA)
     y = causal_conv1d(**arguments)
     (dx,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
@@ -201,16 +201,16 @@ def test_step_has_no_gradient(dtype: torch.dtype) -> None:
     assert not state.requires_grad
 
 
-def test_compiles_without_a_break() -> None:
+def test_compiles_without_a_graph_break() -> None:
     def forward_and_steps(x: Tensor, weight: Tensor, state: Tensor) -> Tensor:
         y, state = causal_conv1d(x, weight, None, "silu", initial_state=state, return_final_state=True)
         return y + causal_conv1d_step(state.detach().clone(), x[:, 0].detach(), weight).unsqueeze(1)
 
     x, weight, state = torch.randn(2, 6, 5, requires_grad=True), torch.randn(5, 4), torch.randn(2, 3, 5)
     compiled = torch.compile(forward_and_steps, fullgraph=True, backend="aot_eager")
-    expected, found = forward_and_steps(x, weight, state), compiled(x, weight, state)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (found, expected)))
+    expected, output = forward_and_steps(x, weight, state), compiled(x, weight, state)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (output, expected)))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_compiles_without_a_break() -> None:
         ({"cu_seqlens": torch.tensor([0, 37])}, "x has batch 2; it should be 1"),
     ],
 )
-def test_says_which_argument_does_not_fit(replaced: dict[str, Any], message: str) -> None:
+def test_names_the_invalid_argument(replaced: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         causal_conv1d(**(make_arguments(STATE) | replaced))
 
@@ -241,13 +241,13 @@ def test_says_which_argument_does_not_fit(replaced: dict[str, Any], message: str
         (torch.tensor([0, 9, 5, 37]), "cu_seqlens decreases"),
     ],
 )
-def test_says_which_bounds_do_not_fit(bounds: Tensor, message: str) -> None:
+def test_names_the_invalid_bounds(bounds: Tensor, message: str) -> None:
     arguments = make_arguments(CASES[3]) | {"cu_seqlens": bounds}
     with pytest.raises(ValueError, match=message):
         causal_conv1d(**arguments)
 
 
-def test_step_says_which_argument_does_not_fit() -> None:
+def test_step_names_the_invalid_argument() -> None:
     with pytest.raises(ValueError, match=r"state has shape \(2, 2, 20\); it should be .* = \(2, 3, 20\)"):
         causal_conv1d_step(torch.zeros(2, 2, 20), torch.zeros(2, 20), torch.zeros(20, 4))
     with pytest.raises(ValueError, match=r"x has shape \(2, 1, 20\); it should be \(batch, channels\)"):

@@ -1,4 +1,4 @@
-"""The short way through an operator gives what the dispatcher gives, and yields to it where needed."""
+"""The shortcuts of operators give the results of the dispatcher."""
 
 from collections.abc import Callable
 
@@ -26,34 +26,34 @@ def norm(x: Tensor) -> Tensor:
 OPERATORS = pytest.mark.parametrize("operator", [scan, conv, norm])
 
 
-class Watched(TorchDispatchMode):
-    """Notes the operators that pass through the dispatcher."""
+class OperatorLog(TorchDispatchMode):
+    """Record the operators that pass through the dispatcher."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
-        self.seen.append(function.name())
+        self.names.append(function.name())
         return function(*arguments, **(keywords or {}))
 
 
 @OPERATORS
-def test_both_ways_agree(operator: Callable[[Tensor], Tensor]) -> None:
+def test_shortcut_equals_dispatcher(operator: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 5, 8, requires_grad=True)
     weight = torch.randn(2, 5, 8)
     y = operator(x)
     (gradient,) = torch.autograd.grad(y, x, weight)
-    with Watched() as watched:
+    with OperatorLog() as log:
         y_dispatched = operator(x)
         (gradient_dispatched,) = torch.autograd.grad(y_dispatched, x, weight)
-    assert len([name for name in watched.seen if name.startswith("helixwave::")]) == 2
+    assert len([name for name in log.names if name.startswith("helixwave::")]) == 2
     assert torch.equal(y, y_dispatched)
     assert torch.equal(gradient, gradient_dispatched)
 
 
 @OPERATORS
-def test_without_gradients_nothing_is_kept(operator: Callable[[Tensor], Tensor]) -> None:
+def test_no_grad_keeps_no_graph(operator: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 5, 8, requires_grad=True)
     with torch.no_grad():
         y = operator(x)
@@ -62,7 +62,7 @@ def test_without_gradients_nothing_is_kept(operator: Callable[[Tensor], Tensor])
 
 
 @OPERATORS
-def test_a_second_derivative_is_refused(operator: Callable[[Tensor], Tensor]) -> None:
+def test_second_derivative_raises(operator: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 5, 8, requires_grad=True)
     (gradient,) = torch.autograd.grad(operator(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated twice"):

@@ -1,4 +1,4 @@
-"""The root-mean-square norm: one definition, whatever computes it."""
+"""RMS norm with residual add against its definition."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def test_is_the_norm_of_torch_after_the_sum(residual: bool) -> None:
 
 
 @with_and_without_residual
-def test_definition_has_the_gradients_of_its_differences(residual: bool) -> None:
+def test_definition_passes_gradcheck(residual: bool) -> None:
     arguments = make_arguments((2, 3, 5), residual=residual, dtype=torch.float64)
     assert torch.autograd.gradcheck(rms_norm, tuple(arguments.values()))
 
@@ -41,30 +41,30 @@ def test_equals_the_definition(shape: tuple[int, ...], residual: bool) -> None:
 def test_equals_the_definition_within_rounding(dtype: torch.dtype, residual: bool) -> None:
     arguments = make_arguments((4, 9, 40), residual=residual, dtype=dtype)
     truth = outputs_and_gradients(rms_norm, in_double(arguments))
-    found = outputs_and_gradients(rms_norm, arguments)
-    assert_close(found, truth, torch.finfo(dtype).eps)
-    assert found["y"].dtype == found["x"].dtype == dtype
-    assert found["residual_out"].dtype == found["weight"].dtype == torch.float32
+    output = outputs_and_gradients(rms_norm, arguments)
+    assert_close(output, truth, torch.finfo(dtype).eps)
+    assert output["y"].dtype == output["x"].dtype == dtype
+    assert output["residual_out"].dtype == output["weight"].dtype == torch.float32
 
 
-def test_takes_a_stream_of_any_dtype() -> None:
+def test_accepts_a_residual_of_any_dtype() -> None:
     arguments = make_arguments((4, 40), residual=True, dtype=torch.bfloat16)
     arguments["residual"] = arguments["residual"].detach().bfloat16().requires_grad_()
     truth = outputs_and_gradients(rms_norm, in_double(arguments))
-    found = outputs_and_gradients(rms_norm, arguments)
-    assert_close(found, truth, torch.finfo(torch.bfloat16).eps)
-    assert found["residual"].dtype == torch.bfloat16
+    output = outputs_and_gradients(rms_norm, arguments)
+    assert_close(output, truth, torch.finfo(torch.bfloat16).eps)
+    assert output["residual"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("output", [0, 1])
-def test_gradient_through_one_output_alone(output: int) -> None:
+def test_gradient_through_one_output_only(output: int) -> None:
     arguments = make_arguments((3, 20), residual=True)
     doubled = in_double(arguments)
-    found = torch.autograd.grad(rms_norm(**arguments)[output].sin().sum(), list(arguments.values()))
+    gradients = torch.autograd.grad(rms_norm(**arguments)[output].sin().sum(), list(arguments.values()))
     truth = torch.autograd.grad(
         rms_norm(**doubled)[output].sin().sum(), list(doubled.values()), materialize_grads=True
     )
-    for gradient, true in zip(found, truth, strict=True):
+    for gradient, true in zip(gradients, truth, strict=True):
         torch.testing.assert_close(gradient.double(), true, rtol=1e-4, atol=1e-5)
 
 
@@ -81,36 +81,36 @@ def test_strided_and_expanded_inputs_equal_contiguous_ones() -> None:
     assert_close(outputs_and_gradients(rms_norm, leaves), expected, 1e-6)
 
 
-def test_threads_do_not_change_a_bit() -> None:
+def test_number_of_threads_does_not_change_results() -> None:
     arguments = make_arguments((5000, 48), residual=True)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = outputs_and_gradients(rms_norm, arguments)
+        one_thread = outputs_and_gradients(rms_norm, arguments)
         torch.set_num_threads(3)
-        together = outputs_and_gradients(rms_norm, arguments)
+        three_threads = outputs_and_gradients(rms_norm, arguments)
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(alone[name], together[name]) for name in alone)
+    assert all(torch.equal(one_thread[name], three_threads[name]) for name in one_thread)
 
 
 @pytest.mark.parametrize("shape", [(0, 20), (2, 0, 20), (3, 0)])
-def test_nothing_gives_nothing(shape: tuple[int, ...]) -> None:
+def test_empty_input_gives_empty_output(shape: tuple[int, ...]) -> None:
     arguments = make_arguments(shape, residual=True)
-    found = outputs_and_gradients(rms_norm, arguments)
-    assert found["y"].shape == found["residual_out"].shape == found["x"].shape == shape
-    assert not found["weight"].any()
+    output = outputs_and_gradients(rms_norm, arguments)
+    assert output["y"].shape == output["residual_out"].shape == output["x"].shape == shape
+    assert not output["weight"].any()
 
 
 @with_and_without_residual
-def test_is_a_proper_operator(residual: bool) -> None:
+def test_passes_opcheck(residual: bool) -> None:
     arguments = make_arguments((2, 3, 5), residual=residual, dtype=torch.bfloat16)
     inputs = (arguments["x"], arguments["weight"], arguments.get("residual"), 1e-5)
     operator = torch.ops.helixwave.rms_norm.default
     assert set(torch.library.opcheck(operator, inputs).values()) == {"SUCCESS"}
 
 
-def test_refuses_a_second_derivative() -> None:
+def test_second_derivative_raises() -> None:
     arguments = make_arguments((2, 5), residual=False)
     y, _ = rms_norm(**arguments)
     (dx,) = torch.autograd.grad(y.square().sum(), arguments["x"], create_graph=True)
@@ -118,7 +118,7 @@ def test_refuses_a_second_derivative() -> None:
         dx.sum().backward()
 
 
-def test_compiles_without_a_break() -> None:
+def test_compiles_without_a_graph_break() -> None:
     def two_norms(x: Tensor, weight: Tensor) -> Tensor:
         y, residual = rms_norm(x, weight)
         y, residual = rms_norm(y, weight, residual)
@@ -126,10 +126,10 @@ def test_compiles_without_a_break() -> None:
 
     x, weight = torch.randn(2, 6, 5, requires_grad=True), torch.randn(5, requires_grad=True)
     compiled = torch.compile(two_norms, fullgraph=True, backend="aot_eager")
-    expected, found = two_norms(x, weight), compiled(x, weight)
-    torch.testing.assert_close(found, expected)
+    expected, output = two_norms(x, weight), compiled(x, weight)
+    torch.testing.assert_close(output, expected)
     for gradient, true in zip(
-        *(torch.autograd.grad(y.sum(), [x, weight]) for y in (found, expected)), strict=True
+        *(torch.autograd.grad(y.sum(), [x, weight]) for y in (output, expected)), strict=True
     ):
         torch.testing.assert_close(gradient, true)
 
@@ -144,7 +144,7 @@ def test_compiles_without_a_break() -> None:
         ({"residual": torch.zeros(5)}, r"residual has shape \(5,\); it should be the shape of x = \(2, 5\)"),
     ],
 )
-def test_says_which_argument_does_not_fit(replaced: dict[str, Any], message: str) -> None:
+def test_names_the_invalid_argument(replaced: dict[str, Any], message: str) -> None:
     arguments = make_arguments((2, 5), residual=True) | replaced
     with pytest.raises(ValueError, match=message):
         rms_norm(**arguments)

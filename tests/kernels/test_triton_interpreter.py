@@ -1,4 +1,4 @@
-"""Every Triton kernel also runs on the CPU, in Triton's interpreter, where no GPU is needed to test it."""
+"""Run the tests of the Triton kernels on the CPU, in Triton's interpreter."""
 
 import importlib.util
 import os

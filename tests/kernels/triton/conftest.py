@@ -1,7 +1,7 @@
-"""The Triton kernels on a GPU, or on the CPU in Triton's interpreter; with neither, not collected.
+"""Tests of the Triton kernels, on a GPU or in Triton's interpreter; not collected with neither.
 
-`tests/kernels/test_triton_interpreter.py` runs each module of the folder once more in a process of its own
-with TRITON_INTERPRET=1, which has to be set before triton is imported.
+`tests/kernels/test_triton_interpreter.py` runs each module of this folder in a separate process with
+TRITON_INTERPRET=1, which must be set before triton is imported.
 """
 
 import os
@@ -22,7 +22,7 @@ if INTERPRETED:
     _patch_tensor = interpreter._patch_lang_tensor
 
     def _patch_tensor_with_index(tensor: Any, scope: Any) -> None:
-        """Let a scalar bound a loop: numpy 2.4 makes no int of the one-element array that it is."""
+        """Let a scalar bound a loop: numpy 2.4 does not convert its one-element array to an int."""
         _patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
@@ -31,13 +31,13 @@ if INTERPRETED:
 
 @pytest.fixture
 def device() -> str:
-    """Return where the tensors of a test live."""
+    """Return the device of the tensors of a test."""
     return "cpu" if INTERPRETED else "cuda"
 
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill new buffers with NaN, so that an element which a kernel forgets to write shows."""
+    """Fill new buffers with NaN, which shows elements that a kernel does not write."""
 
     def poison(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def allocate_poisoned(*args: Any, **keywords: Any) -> torch.Tensor:

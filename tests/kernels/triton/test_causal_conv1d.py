@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
-from kernels.causal_conv1d import triton as gpu
+from kernels.causal_conv1d.triton import BACKWARD
 from tests.kernels.causal_conv1d_cases import CASES, Case, make_arguments
 from tests.kernels.selective_scan_cases import assert_close, in_double, outputs_and_gradients
 
@@ -25,23 +25,23 @@ def test_equals_the_definition(case: Case, length: int, device: str) -> None:
 def test_equals_the_definition_within_rounding(case: Case, dtype: torch.dtype, device: str) -> None:
     arguments = make_arguments(case, dtype=dtype, device=device)
     truth = outputs_and_gradients(causal_conv1d, in_double(arguments))
-    found = outputs_and_gradients(causal_conv1d, arguments)
-    assert_close(found, truth, torch.finfo(dtype).eps)
-    assert found["y"].dtype == found["final_state"].dtype == found["x"].dtype == dtype
+    output = outputs_and_gradients(causal_conv1d, arguments)
+    assert_close(output, truth, torch.finfo(dtype).eps)
+    assert output["y"].dtype == output["final_state"].dtype == output["x"].dtype == dtype
 
 
 @pytest.mark.parametrize("case", [STATE, PACKED_STATE], ids=str)
-def test_programs_meet_without_a_seam(case: Case, device: str) -> None:
-    seam = gpu.BACKWARD.fewest_rows
-    arguments = make_arguments(case, length=2 * seam + 3, channels=3, device=device)
+def test_rows_of_neighbouring_programs_agree(case: Case, device: str) -> None:
+    boundary = BACKWARD.min_rows
+    arguments = make_arguments(case, length=2 * boundary + 3, channels=3, device=device)
     if case.packed:
-        bounds = [0, 5, seam - 2, seam + 1, seam + 1, seam + 2, 2 * seam + 3]
+        bounds = [0, 5, boundary - 2, boundary + 1, boundary + 1, boundary + 2, 2 * boundary + 3]
         arguments["cu_seqlens"] = torch.tensor(bounds, device=device)
     truth = outputs_and_gradients(causal_conv1d, in_double(arguments))
     assert_close(outputs_and_gradients(causal_conv1d, arguments), truth, 1e-5)
 
 
-def test_programs_share_many_channels(device: str) -> None:
+def test_several_blocks_of_channels(device: str) -> None:
     arguments = make_arguments(STATE, batch=1, length=6, channels=300, device=device)
     truth = outputs_and_gradients(causal_conv1d, in_double(arguments))
     assert_close(outputs_and_gradients(causal_conv1d, arguments), truth, 1e-5)
@@ -75,16 +75,16 @@ def test_steps_equal_forward(width: int, state_dtype: torch.dtype, device: str) 
 
 
 @pytest.mark.parametrize(("batch", "length", "channels"), [(0, 5, 20), (2, 0, 20), (0, 0, 20), (2, 3, 0)])
-def test_nothing_gives_nothing(batch: int, length: int, channels: int, device: str) -> None:
+def test_empty_input_gives_empty_output(batch: int, length: int, channels: int, device: str) -> None:
     arguments = make_arguments(STATE, batch=batch, length=length, channels=channels, device=device)
-    found = outputs_and_gradients(causal_conv1d, arguments)
-    assert found["y"].shape == (batch, length, channels)
-    assert torch.equal(found["final_state"], arguments["initial_state"])
-    assert not found["weight"].any()
+    output = outputs_and_gradients(causal_conv1d, arguments)
+    assert output["y"].shape == (batch, length, channels)
+    assert torch.equal(output["final_state"], arguments["initial_state"])
+    assert not output["weight"].any()
 
 
 @on_gpu
-def test_repeats_to_the_bit(device: str) -> None:
+def test_repeats_bit_for_bit(device: str) -> None:
     arguments = make_arguments(STATE, batch=4, length=5000, channels=300, dtype=torch.bfloat16, device=device)
     first = outputs_and_gradients(causal_conv1d, arguments)
     for _ in range(19):
@@ -93,7 +93,7 @@ def test_repeats_to_the_bit(device: str) -> None:
 
 
 @on_gpu
-def test_step_is_captured_in_a_graph(device: str) -> None:
+def test_step_replays_as_a_cuda_graph(device: str) -> None:
     weight, state = torch.randn(300, 4, device=device), torch.zeros(8, 3, 300, device=device)
     x = torch.randn(8, 300, device=device)
     causal_conv1d_step(state, x, weight, None, "silu")
@@ -110,7 +110,7 @@ def test_step_is_captured_in_a_graph(device: str) -> None:
 
 
 @on_gpu
-def test_offsets_pass_32_bits(device: str) -> None:
+def test_offsets_exceed_32_bits(device: str) -> None:
     channels, tail = 512, 100
     length = 2**31 // channels + 1000
     x = torch.randn(1, length, channels, device=device, dtype=torch.bfloat16, requires_grad=True)

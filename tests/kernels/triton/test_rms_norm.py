@@ -1,4 +1,4 @@
-"""The Triton kernels of the root-mean-square norm against its definition."""
+"""Triton kernels of the RMS norm against its definition."""
 
 import pytest
 import torch
@@ -24,20 +24,20 @@ def test_equals_the_definition(shape: tuple[int, ...], residual: bool, device: s
 def test_equals_the_definition_within_rounding(dtype: torch.dtype, residual: bool, device: str) -> None:
     arguments = make_arguments((4, 9, 40), residual=residual, dtype=dtype, device=device)
     truth = outputs_and_gradients(rms_norm, in_double(arguments))
-    found = outputs_and_gradients(rms_norm, arguments)
-    assert_close(found, truth, torch.finfo(dtype).eps)
-    assert found["y"].dtype == found["x"].dtype == dtype
+    output = outputs_and_gradients(rms_norm, arguments)
+    assert_close(output, truth, torch.finfo(dtype).eps)
+    assert output["y"].dtype == output["x"].dtype == dtype
 
 
 @pytest.mark.parametrize("output", [0, 1])
-def test_gradient_through_one_output_alone(output: int, device: str) -> None:
+def test_gradient_through_one_output_only(output: int, device: str) -> None:
     arguments = make_arguments((3, 20), residual=True, device=device)
     doubled = in_double(arguments)
-    found = torch.autograd.grad(rms_norm(**arguments)[output].sin().sum(), list(arguments.values()))
+    gradients = torch.autograd.grad(rms_norm(**arguments)[output].sin().sum(), list(arguments.values()))
     truth = torch.autograd.grad(
         rms_norm(**doubled)[output].sin().sum(), list(doubled.values()), materialize_grads=True
     )
-    for gradient, true in zip(found, truth, strict=True):
+    for gradient, true in zip(gradients, truth, strict=True):
         torch.testing.assert_close(gradient.double(), true, rtol=1e-4, atol=1e-5)
 
 
@@ -51,15 +51,15 @@ def test_strided_and_expanded_inputs_equal_contiguous_ones(device: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 20), (3, 0)])
-def test_nothing_gives_nothing(shape: tuple[int, ...], device: str) -> None:
+def test_empty_input_gives_empty_output(shape: tuple[int, ...], device: str) -> None:
     arguments = make_arguments(shape, residual=True, device=device)
-    found = outputs_and_gradients(rms_norm, arguments)
-    assert found["y"].shape == found["residual_out"].shape == found["x"].shape == shape
-    assert not found["weight"].any()
+    output = outputs_and_gradients(rms_norm, arguments)
+    assert output["y"].shape == output["residual_out"].shape == output["x"].shape == shape
+    assert not output["weight"].any()
 
 
 @on_gpu
-def test_repeats_to_the_bit(device: str) -> None:
+def test_repeats_bit_for_bit(device: str) -> None:
     arguments = make_arguments((8, 5000, 300), residual=True, dtype=torch.bfloat16, device=device)
     first = outputs_and_gradients(rms_norm, arguments)
     for _ in range(19):
@@ -68,7 +68,7 @@ def test_repeats_to_the_bit(device: str) -> None:
 
 
 @on_gpu
-def test_offsets_pass_32_bits(device: str) -> None:
+def test_offsets_exceed_32_bits(device: str) -> None:
     channels, tail = 256, 100
     rows = 2**31 // channels + 1000
     x = torch.randn(rows, channels, device=device, dtype=torch.bfloat16, requires_grad=True)
