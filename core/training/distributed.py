@@ -25,7 +25,7 @@ class World:
 
     @property
     def is_rank_0(self) -> bool:
-        """Whether this process writes and prints."""
+        """Return whether this process writes and prints."""
         return self.rank == 0
 
     def print(self, text: str) -> None:

@@ -55,7 +55,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter.
+    """Return whether weight decay applies to a parameter.
 
     It applies to matrices and embeddings. It does not apply to biases and norms (one axis), to A and D of the
     state space, which set time scales and the skip, or to parameters marked `_no_weight_decay`.

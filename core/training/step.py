@@ -25,7 +25,7 @@ class StepResult:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the loss or the gradient was not finite, so that the parameters did not change."""
+        """Return whether the loss or gradient was not finite, so that the parameters did not change."""
         return not (math.isfinite(self.loss) and math.isfinite(self.gradient_norm))
 
 

@@ -24,14 +24,14 @@ def test_every_epoch_is_a_permutation(seed: int, size: int, epochs: int) -> None
 
 @settings(deadline=None)
 @given(seed=seeds, size=st.integers(1, 10**12), counters=st.lists(st.integers(0, 10**15), max_size=20))
-def test_each_counter_stands_alone(seed: int, size: int, counters: list[int]) -> None:
+def test_values_depend_on_their_counter_only(seed: int, size: int, counters: list[int]) -> None:
     together = shuffled(np.array(counters, np.int64), size, seed, 1)
     alone = [int(shuffled(np.array([counter]), size, seed, 1)[0]) for counter in counters]
     assert together.tolist() == alone
     assert all(0 <= index < size for index in alone)
 
 
-def test_epochs_seeds_and_streams_have_orders_of_their_own() -> None:
+def test_orders_differ_between_epochs_seeds_and_streams() -> None:
     size = 1000
     first, second = shuffled(np.arange(2 * size), size, 0, 1).reshape(2, size)
     orders = [
@@ -68,7 +68,7 @@ def test_uniform_numbers_are_uniform_and_uncorrelated(stream: int) -> None:
     assert abs(np.corrcoef(numbers, random_uniform(4, stream, np.arange(100_000)))[0, 1]) < 0.015
 
 
-def test_numbers_never_change_between_releases() -> None:
+def test_values_are_stable_between_releases() -> None:
     assert random_words(0, 1, np.array([0, 1, 2**40])).tolist() == [
         13419602337139355162,
         2843057293039994297,

@@ -1,22 +1,23 @@
-"""Intervals of an accuracy: they hold what they should as often as they say."""
+"""Intervals have their nominal coverage; bins cover every position."""
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from core.statistics import accuracy, context_edges, difference, wilson
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (3, 10), (480, 500)])
-def test_wilson_is_scipy_s(right: int, count: int) -> None:
-    expected = binomtest(right, count).proportion_ci(method="wilson")
-    found = wilson(right, count)
-    assert found.value == right / count
-    assert found.low == pytest.approx(expected.low, abs=1e-12)
-    assert found.high == pytest.approx(expected.high, abs=1e-12)
+@pytest.mark.parametrize(("correct", "count"), [(0, 7), (7, 7), (3, 10), (480, 500)])
+def test_wilson_bounds_solve_the_score_equation(correct: int, count: int) -> None:
+    """A bound p satisfies (share - p)^2 = z^2 p (1 - p) / count (Wilson 1927)."""
+    interval = wilson(correct, count)
+    assert interval.value == correct / count
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    for bound in (interval.low, interval.high):
+        squared_error = 1.959963984540054**2 * bound * (1 - bound) / count
+        assert (interval.value - bound) ** 2 == pytest.approx(squared_error, abs=1e-12)
 
 
-def test_answers_that_depend_on_each_other_widen_the_interval() -> None:
+def test_clusters_widen_the_interval() -> None:
     right = np.repeat(np.random.default_rng(0).random(20) < 0.5, 50)  # right or wrong by whole clusters
     alone = accuracy(right, [str(i) for i in range(1000)])
     in_clusters = accuracy(right, [str(i // 50) for i in range(1000)])
@@ -30,30 +31,30 @@ def test_the_clustered_interval_covers_the_truth() -> None:
         random = np.random.default_rng(seed)
         chances = np.clip(random.normal(0.6, 0.15, 40), 0, 1)
         right = random.random((40, 25)) < chances[:, None]
-        found = accuracy(right.ravel(), [str(i // 25) for i in range(1000)])
-        covered += found.low <= 0.6 <= found.high
+        interval = accuracy(right.ravel(), [str(i // 25) for i in range(1000)])
+        covered += interval.low <= 0.6 <= interval.high
     assert covered >= 89
 
 
-def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+def test_paired_difference_is_narrower_than_two_intervals() -> None:
     random = np.random.default_rng(0)
     hard = random.random(600) < 0.4
     one, other = ~hard, ~hard & (random.random(600) < 0.95)
     clusters = [str(i) for i in range(600)]
-    found = difference(one, other, clusters)
-    assert found.value == pytest.approx(one.mean() - other.mean())
-    assert 0 < found.low < found.value < found.high
+    interval = difference(one, other, clusters)
+    assert interval.value == pytest.approx(one.mean() - other.mean())
+    assert 0 < interval.low < interval.value < interval.high
     assert accuracy(other, clusters).high > accuracy(one, clusters).low
     assert difference(one, one, clusters) == (0, 0, 0)
 
 
-def test_intervals_are_the_same_each_time() -> None:
+def test_intervals_are_deterministic() -> None:
     right = np.arange(100) % 3 == 0
     clusters = [str(i // 10) for i in range(100)]
     assert accuracy(right, clusters) == accuracy(right, clusters)
 
 
-def test_few_clusters_do_not_make_it_certain() -> None:
+def test_few_clusters_fall_back_to_single_answers() -> None:
     random = np.random.default_rng(0)
     one, other = random.random(200) < 0.8, random.random(200) < 0.7
     in_two = difference(one, other, [str(i // 100) for i in range(200)])

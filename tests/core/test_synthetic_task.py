@@ -1,4 +1,4 @@
-"""Tasks ask what their definitions say, and a sequence depends on its seed, step and row alone."""
+"""Tasks follow their definitions; a sequence depends only on seed, step and row."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from core.synthetic_task import (
 from tests.core.training.toy import CPU
 
 
-def test_selective_copying_asks_for_the_data_in_their_order() -> None:
+def test_selective_copying_targets_the_data_in_order() -> None:
     inputs, targets = SyntheticBatches("selective_copying", 40, seed=1)(0, range(200))
     assert inputs.shape == targets.shape == (200, 40 + COPIED)
     assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int8)
@@ -31,7 +31,7 @@ def test_selective_copying_asks_for_the_data_in_their_order() -> None:
     assert is_data.float().mean(0).sub(COPIED / 40).abs().max() < 0.2  # no place is preferred
 
 
-def test_induction_heads_ask_for_the_symbol_after_the_prefix() -> None:
+def test_induction_heads_target_the_symbol_after_the_prefix() -> None:
     inputs, targets = SyntheticBatches("induction_heads", 12, seed=1)(0, range(400))
     assert inputs.shape == targets.shape == (400, 12)
     assert (inputs[:, -1] == SPECIAL).all()
@@ -45,7 +45,7 @@ def test_induction_heads_ask_for_the_symbol_after_the_prefix() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_sequence_depends_on_seed_step_and_row_alone(task: TaskName) -> None:
+def test_sequences_depend_only_on_seed_step_and_row(task: TaskName) -> None:
     batches = SyntheticBatches(task, 30, seed=4)
     whole = batches(7, range(6))
     parts = [batches(7, range(row, row + 1)) for row in range(6)]
@@ -58,7 +58,7 @@ def test_a_sequence_depends_on_seed_step_and_row_alone(task: TaskName) -> None:
 
 
 @pytest.mark.parametrize(("task", "length"), [("selective_copying", 15), ("induction_heads", 2)])
-def test_a_length_without_room_is_refused(task: TaskName, length: int) -> None:
+def test_too_short_or_long_length_is_rejected(task: TaskName, length: int) -> None:
     with pytest.raises(
         ValueError, match=rf"The length of {task} is {length}; it must be from {length + 1} to"
     ):
@@ -69,7 +69,7 @@ def test_a_length_without_room_is_refused(task: TaskName, length: int) -> None:
 
 
 class Copier(torch.nn.Module):
-    """Knows every answer but those that `wrong` says."""
+    """Stub model with `wrong` wrong answers."""
 
     def __init__(self, wrong: int) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ class Copier(torch.nn.Module):
         return 10.0 * torch.nn.functional.one_hot(hidden.long(), VOCABULARY_SIZE)
 
 
-def test_accuracy_counts_the_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_counts_correct_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.synthetic_task.TOKENS_PER_PASS", 1)  # a sequence at a time
     batches = SyntheticBatches("selective_copying", 30, seed=0)
     assert evaluate(Copier(0), batches, 3, CPU)["accuracy"] == 1.0  # type: ignore[arg-type]
     assert evaluate(Copier(1), batches, 3, CPU)["accuracy"] == 0.0  # type: ignore[arg-type]
     monkeypatch.setattr("core.synthetic_task.TOKENS_PER_PASS", 10**6)
-    found = evaluate(Copier(1), batches, 4, CPU)  # type: ignore[arg-type]
-    assert found["accuracy"] == 0.75
-    assert found["loss"] == pytest.approx(0.25 * 10, abs=0.01)
+    metrics = evaluate(Copier(1), batches, 4, CPU)  # type: ignore[arg-type]
+    assert metrics["accuracy"] == 0.75
+    assert metrics["loss"] == pytest.approx(0.25 * 10, abs=0.01)

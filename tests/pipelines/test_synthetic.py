@@ -1,4 +1,4 @@
-"""Selection learns in seconds what time invariance does not; a comparison goes on where it was stopped."""
+"""Selective models learn what time-invariant ones cannot; comparisons resume."""
 
 import json
 import shutil
@@ -36,20 +36,20 @@ def accuracy(folder: Path, mixer: str) -> dict[int, float]:
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of both runs, published beside it."""
+    """Folder of both runs, with published results next to it."""
     folder = tmp_path_factory.mktemp("synthetic") / "run"
     assert main([*SMALL, f"run.dir={folder}", f"publish={folder.parent / 'results.json'}"]) == 0
     return folder
 
 
-def test_selection_learns_what_time_invariance_does_not(compared: Path) -> None:
+def test_only_the_selective_model_learns(compared: Path) -> None:
     selective, invariant = (accuracy(compared, mixer) for mixer in ("mamba", "s4d"))
     assert selective[16] > 0.95
     assert selective[32] > 0.9  # twice the length of training
     assert invariant[32] < 0.6
 
 
-def test_a_comparison_leaves_runs_a_picture_and_results(compared: Path) -> None:
+def test_comparison_writes_runs_picture_and_results(compared: Path) -> None:
     for picture in (compared / "accuracy.png", compared.parent / "induction_heads.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
     for mixer in ("mamba", "s4d"):
@@ -65,10 +65,8 @@ def test_a_comparison_leaves_runs_a_picture_and_results(compared: Path) -> None:
     assert results["rows"][1]["accuracy"] == accuracy(compared, "mamba")[16]
 
 
-def test_the_same_command_goes_on_where_it_was_stopped(
-    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One run is finished, the other lost what came after its checkpoint in the middle."""
+def test_same_command_resumes(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resume with one finished run and one cut back to its middle checkpoint."""
     folder = tmp_path / "run"
     shutil.copytree(compared, folder)
     for file in (folder / "s4d").rglob("*"):
@@ -82,9 +80,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     assert f"        16{100 * accuracy(folder, 'mamba')[16]:>9.1f}%" in table
 
 
-def test_a_run_of_other_settings_is_refused_by_its_keys(
-    compared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_settings_are_rejected_by_keys(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, f"run.dir={compared}", "train.seed=1", "task.length=24"]) == 1
     message = capsys.readouterr().err
     assert "task.length is 16 there and 24 here; train.seed is 0 there and 1 here" in message
@@ -103,7 +99,7 @@ def test_a_run_of_other_settings_is_refused_by_its_keys(
         (["task.test_lengths=[16,1]"], "The length of induction_heads is 1"),
     ],
 )
-def test_bad_settings_leave_nothing_behind(
+def test_bad_settings_write_nothing(
     wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([f"run.dir={tmp_path / 'run'}", *wrong]) == 1
@@ -115,7 +111,7 @@ def row(task: str, value: float) -> dict[str, Any]:
     return {"task": task, "mixer": "mamba", "length": 8, "accuracy": value}
 
 
-def test_publishing_a_task_keeps_the_rows_of_the_other(tmp_path: Path) -> None:
+def test_publishing_keeps_the_rows_of_other_tasks(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     for number, (task, value) in enumerate((("a", 0.1), ("b", 0.2), ("a", 0.3))):
         facts = {"hardware": f"GPU {task}", "commit": str(number), "date": f"2026-01-0{number + 1}T10:00:00"}
@@ -130,7 +126,7 @@ def test_publishing_a_task_keeps_the_rows_of_the_other(tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_table_is_refused_before_training(
+def test_damaged_table_is_rejected_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "mine.json"

@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit; what cannot be used is refused with its reason."""
+"""Checkpoints restore every bit; unusable ones are rejected with a reason."""
 
 import json
 import resource
@@ -29,7 +29,7 @@ CONFIG = {"model": {"width": 4, "mixer": {"name": "gru"}}, "train": {"betas": (0
 
 
 class Tied(nn.Module):
-    """A model with a tied weight, a buffer that is kept, one that is not, and an unused parameter."""
+    """Model with a tied weight, a persistent and another buffer, and an unused parameter."""
 
     def __init__(self, width: int = 4):
         super().__init__()
@@ -71,7 +71,7 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_loaded_model_and_optimizer_go_on_as_the_saved_ones(saved: Path) -> None:
+def test_loaded_model_and_optimizer_continue_exactly(saved: Path) -> None:
     model, optimizer = trained(seed=0)
     other, other_optimizer = trained(seed=1, steps=1)
     header = load_checkpoint(saved, other, other_optimizer)
@@ -84,7 +84,7 @@ def test_a_loaded_model_and_optimizer_go_on_as_the_saved_ones(saved: Path) -> No
     assert other.head.weight is other.embedding.weight
 
 
-def test_the_average_is_restored_and_preferred_for_use(tmp_path: Path) -> None:
+def test_average_is_restored_and_preferred(tmp_path: Path) -> None:
     model, _ = trained(seed=0)
     average = {name: torch.full_like(parameter, 7.0) for name, parameter in model.named_parameters()}
     save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, {"step": 3}, average=average)
@@ -101,7 +101,7 @@ def test_the_average_is_restored_and_preferred_for_use(tmp_path: Path) -> None:
     assert torch.equal(used.kept, model.kept)
 
 
-def test_an_average_that_was_not_saved_starts_at_the_weights(saved: Path) -> None:
+def test_missing_average_starts_at_the_weights(saved: Path) -> None:
     model = Tied()
     average = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     load_checkpoint(saved, model, average=average)
@@ -109,7 +109,7 @@ def test_an_average_that_was_not_saved_starts_at_the_weights(saved: Path) -> Non
 
 
 @pytest.mark.parametrize("kept", [0, 5, 300, -1])
-def test_a_truncated_file_is_named_and_changes_nothing(saved: Path, kept: int) -> None:
+def test_truncated_file_is_named_and_changes_nothing(saved: Path, kept: int) -> None:
     saved.write_bytes(saved.read_bytes()[:kept])
     model = Tied()
     before = copied(model_tensors(model))
@@ -118,7 +118,7 @@ def test_a_truncated_file_is_named_and_changes_nothing(saved: Path, kept: int) -
     assert equal(model_tensors(model), before)
 
 
-def test_another_model_is_refused_by_the_names_and_shapes_that_differ(saved: Path) -> None:
+def test_other_model_is_rejected_by_names_and_shapes(saved: Path) -> None:
     wider = Tied(width=6)
     before = copied(model_tensors(wider))
     with pytest.raises(CheckpointError, match=r"embedding.weight is \(5, 4\) there and \(5, 6\) here"):
@@ -132,7 +132,7 @@ def test_another_model_is_refused_by_the_names_and_shapes_that_differ(saved: Pat
         load_weights(saved, other)
 
 
-def test_another_configuration_is_refused_by_the_keys_that_differ(saved: Path) -> None:
+def test_other_configuration_is_rejected_by_keys(saved: Path) -> None:
     header = read_header(saved)
     require_same_model(header, {"model": CONFIG["model"], "train": {"other": 1}})
     changed: dict[str, Any] = {"model": {"width": 5, "mixer": {"name": "gru", "size": 2}}}
@@ -143,7 +143,7 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(saved: Path) -
     assert "mixer.name" not in str(caught.value)
 
 
-def test_a_newer_format_and_a_foreign_file_are_refused(saved: Path) -> None:
+def test_newer_format_and_foreign_file_are_rejected(saved: Path) -> None:
     with safe_open(saved, framework="pt") as file:
         metadata = file.metadata()
     save_file({"x": torch.zeros(1)}, saved, metadata | {"format_version": "2"})
@@ -156,7 +156,7 @@ def test_a_newer_format_and_a_foreign_file_are_refused(saved: Path) -> None:
         read_header(saved.with_name("absent.safetensors"))
 
 
-def test_the_latest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
+def test_resolve_checkpoint_prefers_the_highest_step_or_the_best(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
@@ -172,14 +172,14 @@ def test_the_latest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     assert [path.stem for path in step_checkpoints(folder)][:2] == ["step-00000009", "step-00000010"]
 
 
-def test_the_run_folder_of_a_checkpoint_however_it_is_named(tmp_path: Path) -> None:
+def test_run_folder_of_any_path(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for named in (tmp_path, folder, folder / "best.safetensors", tmp_path / "copied.safetensors"):
         assert run_folder_of(named) == tmp_path
 
 
-def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(saved: Path) -> None:
+def test_full_disk_keeps_the_earlier_file_only(saved: Path) -> None:
     model, optimizer = trained(seed=5)
     before = saved.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

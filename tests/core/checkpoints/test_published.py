@@ -1,4 +1,4 @@
-"""Published layouts: bit-exact round trips, the configuration read off the shapes, and clear refusals."""
+"""Published layouts: exact round trips, configuration from shapes, and clear errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ MIXER_SHAPES = {
 
 
 def published(embedding: str, head: str | None) -> dict[str, torch.Tensor]:
-    """Random weights with the names of a published file; head is None, "tied" or "untied"."""
+    """Return random weights with published names; head is None, "tied" or "untied"."""
     shapes = {f"backbone.{embedding}.weight": (24, 16), "backbone.norm_f.weight": (16,)}
     for layer in range(2):
         shapes[f"backbone.layers.{layer}.norm.weight"] = (16,)
@@ -56,7 +56,7 @@ def test_round_trip_is_exact(weights: dict, back: object) -> None:
 
 
 @pytest.mark.parametrize("weights", OFFICIAL + HUGGING_FACE)
-def test_published_weights_fill_the_model(weights: dict) -> None:
+def test_published_weights_load(weights: dict) -> None:
     ours = from_published(weights)
     config = config_of(ours)
     assert config.tie_embeddings == ("lm_head.weight" not in ours)
@@ -82,7 +82,7 @@ def test_files_of_both_kinds_load(tmp_path: Path) -> None:
         assert torch.equal(load_published(tmp_path / name)(tokens), model(tokens))
 
 
-def test_what_is_not_a_published_mamba_is_refused() -> None:
+def test_other_parameters_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"missing \['norm_f\.weight'\]"):
         from_published({k: v for k, v in OFFICIAL[0].items() if "norm_f" not in k})
     with pytest.raises(ValueError, match=r"mixer\.b_rms\.weight"):

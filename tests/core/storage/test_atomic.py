@@ -1,4 +1,4 @@
-"""A file that is replaced is the old one or the new one, never a part."""
+"""Atomic files hold the old or the new content, never a part of it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from core.storage.atomic import replaced_atomically, write_json
 
 
-def test_the_new_content_comes_only_at_the_end(tmp_path: Path) -> None:
+def test_new_content_appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with replaced_atomically(path) as temporary:
@@ -18,7 +18,7 @@ def test_the_new_content_comes_only_at_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+def test_failure_keeps_the_old_content_only(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -33,14 +33,14 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "absent" / "file"
     with pytest.raises(FileNotFoundError, match=r"absent/file cannot be written: .*absent. Create it"):
         replaced_atomically(path).__enter__()
     assert not list(tmp_path.iterdir())
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_json_is_atomic(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     write_json(path, {"rows": [1, 2.5, "é"]})
     text = path.read_text(encoding="utf-8")

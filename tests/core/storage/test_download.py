@@ -1,4 +1,4 @@
-"""Whatever a server does, a file is whole and verified under its final name, or not there at all."""
+"""A download is complete and verified or absent, whatever the server does."""
 
 import base64
 import errno
@@ -45,14 +45,14 @@ def part(folder: Path) -> Path:
 
 
 def leave_part(folder: Path, content: bytes) -> None:
-    """What an earlier run that was killed leaves."""
+    """Write the leftovers of a killed run."""
     part(folder).parent.mkdir(parents=True)
     part(folder).write_bytes(content)
     part(folder).with_name("file.bin.part.tag").write_text('"first"')
 
 
 @pytest.mark.parametrize("length", [0, 1, core.storage.http.CHUNK, len(BODY)])
-def test_a_file_arrives_whole_and_alone(server: FileServer, tmp_path: Path, length: int) -> None:
+def test_file_arrives_complete_and_alone(server: FileServer, tmp_path: Path, length: int) -> None:
     server.files["/a/file.bin"] = BODY[:length]
     checksum = f"md5:{hashlib.md5(BODY[:length]).hexdigest()}"
     path = fetch(source_on(server, size=length, checksum=checksum), tmp_path)
@@ -61,7 +61,7 @@ def test_a_file_arrives_whole_and_alone(server: FileServer, tmp_path: Path, leng
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_verified_file_is_not_asked_for_again(server: FileServer, tmp_path: Path) -> None:
+def test_verified_file_is_not_requested_again(server: FileServer, tmp_path: Path) -> None:
     source = source_on(server, checksum=SHA256)
     fetch(source, tmp_path)
     server.requests.clear()
@@ -69,13 +69,13 @@ def test_a_verified_file_is_not_asked_for_again(server: FileServer, tmp_path: Pa
     assert server.requests == []
 
 
-def test_a_file_that_is_there_but_damaged_is_fetched_again(server: FileServer, tmp_path: Path) -> None:
+def test_damaged_file_is_downloaded_again(server: FileServer, tmp_path: Path) -> None:
     source = source_on(server, checksum=SHA256)
     fetch(source, tmp_path).write_bytes(BODY[:-1] + b"?")
     assert fetch(source, tmp_path).read_bytes() == BODY
 
 
-def test_breaks_are_continued_where_they_happened(server: FileServer, tmp_path: Path) -> None:
+def test_broken_download_resumes(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=100_000), Answer(stop_after=0), Answer(stop_after=80_000)]
     assert fetch(source_on(server, checksum=SHA256), tmp_path).read_bytes() == BODY
     first, *later = server.ranges()
@@ -85,34 +85,32 @@ def test_breaks_are_continued_where_they_happened(server: FileServer, tmp_path: 
     assert 180_000 >= kept[2] > kept[1]
 
 
-def test_a_range_shorter_than_asked_is_only_a_piece(server: FileServer, tmp_path: Path) -> None:
+def test_short_range_is_continued(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=100_000)]
     server.otherwise = Answer(longest=50_000)
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
-def test_breaks_never_end_it_while_something_new_arrives(server: FileServer, tmp_path: Path) -> None:
+def test_breaks_with_progress_never_end_the_download(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=20_000)] * (2 * core.storage.http.ATTEMPTS)
     assert fetch(source_on(server, checksum=SHA256), tmp_path).read_bytes() == BODY
 
 
-def test_a_server_without_ranges_is_read_again_from_the_start(server: FileServer, tmp_path: Path) -> None:
+def test_server_without_ranges_restarts(server: FileServer, tmp_path: Path) -> None:
     server.otherwise = Answer(ranges=False)
     server.answers = [Answer(stop_after=100_000)]
     assert fetch(source_on(server, checksum=SHA256), tmp_path).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"weak"'])
-def test_without_a_strong_validator_a_part_is_never_continued(
-    server: FileServer, tmp_path: Path, etag: str
-) -> None:
+def test_no_resume_without_a_strong_validator(server: FileServer, tmp_path: Path, etag: str) -> None:
     server.otherwise = Answer(etag=etag)
     server.answers = [Answer(stop_after=100_000, etag=etag)]
     assert fetch(source_on(server, checksum=SHA256), tmp_path).read_bytes() == BODY
     assert server.ranges() == ["", ""]
 
 
-def test_a_date_stands_in_for_an_etag(server: FileServer, tmp_path: Path) -> None:
+def test_date_replaces_a_missing_etag(server: FileServer, tmp_path: Path) -> None:
     date = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
     server.otherwise = Answer(if_range=False)
     server.answers = [Answer(stop_after=100_000, etag="", headers=date)]
@@ -120,14 +118,14 @@ def test_a_date_stands_in_for_an_etag(server: FileServer, tmp_path: Path) -> Non
     assert server.ranges()[1].startswith("bytes=")
 
 
-def test_a_file_that_changes_between_two_ranges_is_never_mixed(server: FileServer, tmp_path: Path) -> None:
+def test_changed_file_is_never_mixed(server: FileServer, tmp_path: Path) -> None:
     changed = BODY[::-1]
     server.answers = [Answer(stop_after=100_000)]
     server.otherwise = Answer(body=changed, etag='"second"')
     assert fetch(source_on(server), tmp_path).read_bytes() == changed
 
 
-def test_a_mixed_file_is_caught_by_its_checksum(server: FileServer, tmp_path: Path) -> None:
+def test_mixed_file_fails_its_checksum(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=100_000)]
     server.otherwise = Answer(body=BODY[::-1], etag='"second"', if_range=False)
     with pytest.raises(TransferError, match=r"file\.bin is wrong: expected sha256"):
@@ -135,7 +133,7 @@ def test_a_mixed_file_is_caught_by_its_checksum(server: FileServer, tmp_path: Pa
     assert list((tmp_path / "sub").iterdir()) == []
 
 
-def test_a_range_from_another_byte_is_refused(server: FileServer, tmp_path: Path) -> None:
+def test_range_from_another_byte_is_rejected(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=100_000)]
     server.otherwise = Answer(shift=1)
     with pytest.raises(TransferError, match="for the bytes from"):
@@ -143,7 +141,7 @@ def test_a_range_from_another_byte_is_refused(server: FileServer, tmp_path: Path
     assert not final(tmp_path).exists()
 
 
-def test_a_whole_part_only_gets_its_name(server: FileServer, tmp_path: Path) -> None:
+def test_complete_part_is_renamed(server: FileServer, tmp_path: Path) -> None:
     leave_part(tmp_path, BODY)
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
     assert server.ranges() == [f"bytes={len(BODY)}-"]
@@ -153,19 +151,19 @@ def test_a_whole_part_only_gets_its_name(server: FileServer, tmp_path: Path) -> 
     assert server.requests == []
 
 
-def test_a_part_longer_than_the_file_is_dropped(server: FileServer, tmp_path: Path) -> None:
+def test_part_longer_than_the_file_is_dropped(server: FileServer, tmp_path: Path) -> None:
     leave_part(tmp_path, BODY + b"more")
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_refusal_for_now_is_asked_again(server: FileServer, tmp_path: Path, status: int) -> None:
+def test_temporary_error_is_retried(server: FileServer, tmp_path: Path, status: int) -> None:
     server.answers = [Answer(status=status), Answer(stop_after=100_000), Answer(status=status)]
     assert fetch(source_on(server, checksum=SHA256), tmp_path).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_for_good_is_said_at_once(server: FileServer, tmp_path: Path, status: int) -> None:
+def test_permanent_error_fails_at_once(server: FileServer, tmp_path: Path, status: int) -> None:
     server.answers = [Answer(status=status)]
     with pytest.raises(TransferError, match=rf"HTTP {status} .*file\.bin"):
         fetch(source_on(server), tmp_path)
@@ -173,7 +171,7 @@ def test_a_refusal_for_good_is_said_at_once(server: FileServer, tmp_path: Path, 
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
-def test_a_server_that_brings_nothing_is_given_up(server: FileServer, tmp_path: Path) -> None:
+def test_server_without_progress_is_given_up(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=100_000)]
     server.otherwise = Answer(stop_after=0)
     with pytest.raises(TransferError, match=r"attempts for .*file\.bin gave nothing new .*part keeps"):
@@ -184,14 +182,14 @@ def test_a_server_that_brings_nothing_is_given_up(server: FileServer, tmp_path: 
     assert not final(tmp_path).exists()
 
 
-def test_no_server_is_one_sentence(server: FileServer, tmp_path: Path) -> None:
+def test_no_server_gives_one_sentence(server: FileServer, tmp_path: Path) -> None:
     nobody = Source(address="http://127.0.0.1:9/file.bin", file="file.bin")
     with pytest.raises(TransferError, match="Connection refused"):
         fetch(nobody, tmp_path)
 
 
 @pytest.mark.parametrize("known", [{}, {"size": len(BODY)}, {"checksum": SHA256}])
-def test_a_length_announced_too_long_gives_no_file(
+def test_too_long_announced_length_gives_no_file(
     server: FileServer, tmp_path: Path, known: dict[str, object]
 ) -> None:
     server.otherwise = Answer(announced=str(len(BODY) + 10), ranges=False)
@@ -200,13 +198,13 @@ def test_a_length_announced_too_long_gives_no_file(
     assert not final(tmp_path).exists()
 
 
-def test_a_length_announced_too_long_is_set_right_by_a_range(server: FileServer, tmp_path: Path) -> None:
+def test_range_corrects_a_too_long_length(server: FileServer, tmp_path: Path) -> None:
     server.otherwise = Answer(announced=str(len(BODY) + 10))
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("known", [{"size": len(BODY)}, {"checksum": SHA256}])
-def test_a_length_announced_too_short_gives_no_file(
+def test_too_short_announced_length_gives_no_file(
     server: FileServer, tmp_path: Path, known: dict[str, object]
 ) -> None:
     server.otherwise = Answer(announced=str(len(BODY) - 10))
@@ -215,7 +213,7 @@ def test_a_length_announced_too_short_gives_no_file(
     assert not final(tmp_path).exists()
 
 
-def test_no_length_at_all_needs_the_size(server: FileServer, tmp_path: Path) -> None:
+def test_missing_length_needs_the_size(server: FileServer, tmp_path: Path) -> None:
     server.otherwise = Answer(announced="")
     with pytest.raises(TransferError, match="without its length"):
         fetch(source_on(server), tmp_path)
@@ -223,7 +221,7 @@ def test_no_length_at_all_needs_the_size(server: FileServer, tmp_path: Path) -> 
     assert fetch(source_on(server, size=len(BODY)), tmp_path).read_bytes() == BODY
 
 
-def test_wrong_bytes_are_deleted_and_both_checksums_said(server: FileServer, tmp_path: Path) -> None:
+def test_wrong_content_is_deleted_with_both_checksums(server: FileServer, tmp_path: Path) -> None:
     wrong = b"?" + BODY[1:]
     server.answers = [Answer(body=wrong)]
     with pytest.raises(TransferError) as caught:
@@ -239,12 +237,12 @@ def test_compressed_files_stay_compressed(server: FileServer, tmp_path: Path) ->
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
-def test_a_server_that_compresses_on_the_way_is_asked_not_to(server: FileServer, tmp_path: Path) -> None:
+def test_content_encoding_is_not_requested(server: FileServer, tmp_path: Path) -> None:
     server.otherwise = Answer(compresses=True)
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
-def test_without_any_checksum_the_one_seen_is_recorded(
+def test_computed_checksum_is_stored_if_none_is_published(
     server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetch(source_on(server), tmp_path)
@@ -258,7 +256,7 @@ def test_without_any_checksum_the_one_seen_is_recorded(
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
-def test_a_file_of_unknown_origin_is_fetched_again(server: FileServer, tmp_path: Path) -> None:
+def test_unverified_file_is_downloaded_again(server: FileServer, tmp_path: Path) -> None:
     final(tmp_path).parent.mkdir()
     final(tmp_path).write_bytes(BODY[:1000])
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
@@ -289,7 +287,7 @@ def test_the_hash_of_google_cloud_storage_verifies(server: FileServer, tmp_path:
         fetch(source_on(server), tmp_path / "wrong")
 
 
-def test_a_mirror_stands_in_for_the_host(server: FileServer, tmp_path: Path) -> None:
+def test_mirror_replaces_the_host(server: FileServer, tmp_path: Path) -> None:
     server.files["/mirrored/a/file.bin"] = BODY
     source = Source(address="https://host.invalid/a/file.bin", file="file.bin", checksum=SHA256)
     assert fetch(source, tmp_path, mirror=f"{server.address}/mirrored/").read_bytes() == BODY
@@ -297,7 +295,7 @@ def test_a_mirror_stands_in_for_the_host(server: FileServer, tmp_path: Path) -> 
         fetch(source, tmp_path, mirror="mirror.org")
 
 
-def test_a_full_disk_is_said_before_anything_arrives(
+def test_full_disk_fails_before_the_transfer(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=len(BODY) - 1)
@@ -307,7 +305,7 @@ def test_a_full_disk_is_said_before_anything_arrives(
     assert not part(tmp_path).exists()
 
 
-def test_a_disk_that_fills_up_keeps_the_part(
+def test_disk_that_fills_up_keeps_the_part(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers = [Answer(stop_after=100_000)]
@@ -319,13 +317,13 @@ def test_a_disk_that_fills_up_keeps_the_part(
     assert server.ranges()[1].startswith("bytes=")
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(server: FileServer, tmp_path: Path) -> None:
+def test_unwritable_folder_gives_one_sentence(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "sub").write_text("a file where the folder should be")
     with pytest.raises(TransferError, match=r"The folder .*sub cannot be used .*--folder"):
         fetch(source_on(server), tmp_path)
 
 
-def test_an_interrupt_keeps_the_part(
+def test_interrupt_keeps_the_part(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers = [Answer(stop_after=100_000)]
@@ -339,13 +337,13 @@ def test_an_interrupt_keeps_the_part(
     assert server.ranges()[1] == f"bytes={kept}-"
 
 
-def test_a_command_fails_with_its_sentence_and_status_1(server: FileServer, tmp_path: Path) -> None:
+def test_command_fails_with_a_message_and_status_1(server: FileServer, tmp_path: Path) -> None:
     server.files.clear()
     assert "HTTP 404" in failure_of_command(source_on(server), tmp_path)
 
 
 def failure_of_command(source: Source, folder: Path) -> str:
-    """What a command exits with: a text, which Python prints on stderr, ending with status 1."""
+    """Return the exit message of a command, which Python prints to stderr with status 1."""
     try:
         with as_command():
             fetch(source, folder)
@@ -354,7 +352,7 @@ def failure_of_command(source: Source, folder: Path) -> str:
     return ""
 
 
-def test_a_table_is_read(tmp_path: Path) -> None:
+def test_sources_are_read(tmp_path: Path) -> None:
     table = tmp_path / "sources.yaml"
     table.write_text("one:\n  address: https://host/x\n  file: x\n  size: 3\n")
     assert read_sources(table) == {"one": Source(address="https://host/x", file="x", size=3)}
@@ -374,7 +372,7 @@ answers = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(faults=st.lists(answers, max_size=5))
-def test_whatever_the_server_does_the_file_is_whole_or_absent(faults: list[Answer]) -> None:
+def test_any_faults_give_a_complete_file_or_none(faults: list[Answer]) -> None:
     body = bytes(range(250)) + b"x" * 50
     checksum = f"sha256:{hashlib.sha256(body).hexdigest()}"
     folders = tempfile.TemporaryDirectory()

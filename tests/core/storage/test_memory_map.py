@@ -1,4 +1,4 @@
-"""A pack is whole or absent, and is never read beside the bytes of another."""
+"""A pack is complete or absent, and never mixed with another."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def write(index: Path, payload: bytes, sha256: str = "0123456789abcdef and more"
         content |= {"sha256": sha256, "entries": [1, 2]}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     index = tmp_path / "new" / "x.pack.json"
     write(index, b"\x00\x07\xff")
     content = read_index(index, KIND, VERSION)
@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert {path.name for path in index.parent.iterdir()} == {index.name, "x.pack.0123456789abcdef.u8"}
 
 
-def test_a_new_pack_replaces_the_older_and_no_other(tmp_path: Path) -> None:
+def test_new_pack_replaces_the_older_one_only(tmp_path: Path) -> None:
     index = tmp_path / "[x]*.pack.json"
     write(index, b"old", "1")
     write(tmp_path / "x.pack.json", b"other", "2")
@@ -37,7 +37,7 @@ def test_a_new_pack_replaces_the_older_and_no_other(tmp_path: Path) -> None:
     assert open_flat(index, read_index(index, KIND, VERSION)).tobytes() == b"new"
 
 
-def test_a_failure_leaves_the_older_pack(tmp_path: Path) -> None:
+def test_failure_keeps_the_older_pack(tmp_path: Path) -> None:
     index = tmp_path / "x.pack.json"
     write(index, b"old")
 
@@ -54,7 +54,7 @@ def test_a_failure_leaves_the_older_pack(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
+def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="allow writing and free space there, or name another cache folder"):
         write(tmp_path / "file" / "x.pack.json", b"")
@@ -69,14 +69,14 @@ def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
         ('{"kind": "some pack", "version": 2}', "is no index of a some pack, version 3"),
     ],
 )
-def test_another_index_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_foreign_index_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.pack.json").write_text(text)
     with pytest.raises(ValueError, match=f"x.pack.json {message}.*remove it and pack again"):
         read_index(tmp_path / "x.pack.json", KIND, VERSION)
 
 
 @pytest.mark.parametrize("harm", ["remove", "cut", "append"])
-def test_a_harmed_flat_file_is_refused(tmp_path: Path, harm: str) -> None:
+def test_damaged_flat_file_is_rejected(tmp_path: Path, harm: str) -> None:
     index = tmp_path / "x.pack.json"
     write(index, b"content")
     flat = tmp_path / json.loads(index.read_text())["flat"]
@@ -88,7 +88,7 @@ def test_a_harmed_flat_file_is_refused(tmp_path: Path, harm: str) -> None:
         read_index(index, KIND, VERSION)
 
 
-def test_a_pack_lies_beside_its_source_or_in_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_is_next_to_its_source_or_in_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert index_path(tmp_path, "x", None) == tmp_path / "x.pack.json"
     first, second = (index_path(tmp_path / folder, "x", tmp_path / "cache") for folder in ("a", "b"))
     assert first.parent == second.parent == tmp_path / "cache"

@@ -1,4 +1,4 @@
-"""Toy models run on the CPU, and on one thread: two spend most of their time waiting for each other."""
+"""Run toy models on one CPU thread: two threads mostly wait for each other."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The moving average follows the parameters, and stands in for them without touching them."""
+"""The moving average follows the parameters and replaces them temporarily."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from core.training.average import ParameterAverage
 from tests.core.training.toy import ToyModel
 
 
-def test_the_recurrence() -> None:
+def test_average_follows_its_recurrence() -> None:
     model = ToyModel()
     average = ParameterAverage(model, decay=0.75)
     first = model.norm.bias.detach().clone()
@@ -18,7 +18,7 @@ def test_the_recurrence() -> None:
     assert average.tensors.keys() == dict(model.named_parameters()).keys()
 
 
-def test_it_stands_in_for_the_parameters_inside_the_block_only() -> None:
+def test_average_replaces_parameters_inside_the_block_only() -> None:
     model, tokens = ToyModel(), torch.tensor([[1, 2, 3]])
     average, own = ParameterAverage(model, decay=0.5), model(tokens)
     for tensor in average.tensors.values():

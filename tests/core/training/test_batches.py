@@ -1,4 +1,4 @@
-"""Batches arrive in order, once each, two steps ahead."""
+"""Batches arrive in order, once each, and are prefetched."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ def two_rows(step: int) -> range:
     return range(2)
 
 
-def test_each_step_once_in_order_with_the_rows_asked_for() -> None:
+def test_prefetch_yields_each_step_once_in_order() -> None:
     asked: list[tuple[int, range]] = []
 
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,7 +31,7 @@ def test_each_step_once_in_order_with_the_rows_asked_for() -> None:
     assert [int(batch.inputs) for batch, _ in prefetch(batches, range(3, 4), two_rows, CPU)] == [3]
 
 
-def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
+def test_next_batches_are_fetched_during_a_step() -> None:
     last_is_asked, asked = threading.Event(), []
 
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,23 +48,25 @@ def test_the_next_batches_are_fetched_while_this_one_is_used() -> None:
     stream.close()
 
 
-def test_what_was_not_begun_is_not_fetched_after_a_stop() -> None:
-    asked, may_go_on = [], threading.Event()
+def test_closing_the_stream_cancels_pending_fetches() -> None:
+    asked, is_next_running, may_go_on = [], threading.Event(), threading.Event()
 
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(step)
         if step == 1:
+            is_next_running.set()
             may_go_on.wait(timeout=10.0)
         return torch.zeros(1), torch.zeros(1)
 
     stream = prefetch(batches, range(9), two_rows, CPU)
     next(stream)
+    assert is_next_running.wait(timeout=10.0)
     threading.Timer(0.1, may_go_on.set).start()
     stream.close()
     assert asked == [0, 1]
 
 
-def test_waiting_is_measured() -> None:
+def test_wait_time_is_measured() -> None:
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
         time.sleep(0.05)
         return torch.zeros(1), torch.zeros(1)
@@ -72,7 +74,7 @@ def test_waiting_is_measured() -> None:
     assert all(waited > 0.04 for _, waited in prefetch(batches, range(2), two_rows, CPU))
 
 
-def test_an_error_in_the_data_comes_out_as_it_is() -> None:
+def test_data_errors_propagate() -> None:
     def batches(step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError("record chr7 is empty")
 
@@ -81,8 +83,8 @@ def test_an_error_in_the_data_comes_out_as_it_is() -> None:
 
 
 @given(rows=st.integers(1, 99), length=st.integers(1, 99), tokens=st.none() | st.integers(1, 999))
-def test_rows_at_once_are_as_many_as_the_tokens_allow(rows: int, length: int, tokens: int | None) -> None:
-    chosen = rows_per_pass(rows, length, tokens)
-    assert 1 <= chosen <= rows
-    assert tokens is None or chosen == 1 or chosen * length <= tokens
-    assert chosen == rows or (tokens is not None and (chosen + 1) * length > tokens)
+def test_rows_per_pass_fills_the_token_limit(rows: int, length: int, tokens: int | None) -> None:
+    fitting = rows_per_pass(rows, length, tokens)
+    assert 1 <= fitting <= rows
+    assert tokens is None or fitting == 1 or fitting * length <= tokens
+    assert fitting == rows or (tokens is not None and (fitting + 1) * length > tokens)

@@ -1,4 +1,4 @@
-"""Every option is explained, and refused by name when it is out of range."""
+"""Every option has a help text; values out of range raise an error with its name."""
 
 import dataclasses
 from typing import Any
@@ -33,6 +33,6 @@ def test_every_option_has_a_help_text() -> None:
         ("learning_rate", float("nan")),
     ],
 )
-def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
+def test_out_of_range_value_names_its_option(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"option {name} is .*; it must be"):
         TrainingConfig(**{name: value})

@@ -1,4 +1,4 @@
-"""One global batch gives one loss and one update, however it is split over processes and micro-batches."""
+"""The loss and update of a global batch do not depend on ranks and micro-batches."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def losses(folder: Path) -> list[Any]:
 
 
 def run_in_world(folder: Path, micro_tokens: int | None) -> None:
-    """Train; with two processes the second begins with other parameters, which the first's replace."""
+    """Train; rank 1 starts with other parameters, which the broadcast replaces."""
     if os.environ.get("RANK") == "1":
         toy.ToyModel = lambda: ToyModel(seed=1)  # type: ignore[assignment, misc]
     toy_run(folder, micro_tokens=micro_tokens, steps=STEPS, poisoned=(3,))
@@ -42,8 +42,8 @@ def run_stages_in_world(folder: Path) -> None:
     toy_run(folder, stages=plan_stages({4: 64, 8: 64}, 32))
 
 
-def run_with_signal_to_the_second(folder: Path) -> None:
-    """Train; the last process gets a signal; leave with status 130 if that stops the run."""
+def run_with_signal_to_last_rank(folder: Path) -> None:
+    """Train; send a signal to the last rank; exit with status 130 if it stops the run."""
     original = toy.toy_batches
 
     def with_signal(
@@ -61,7 +61,7 @@ def run_with_signal_to_the_second(folder: Path) -> None:
 
 
 def run_into_nan(folder: Path) -> None:
-    """Train on nothing but poison, which only the first process sees; leave with status 1 if that is said."""
+    """Train with poison on rank 0 only; exit with status 1 after NonFiniteError."""
     try:
         toy_run(folder, steps=STEPS, poisoned=tuple(range(STEPS)), max_skipped=2)
     except NonFiniteError:
@@ -69,7 +69,7 @@ def run_into_nan(folder: Path) -> None:
 
 
 def run_and_look(folder: Path) -> None:
-    """Train while the disk is slow; leave with status 1 where the run has not left all that it writes."""
+    """Train on a slow disk; exit with status 1 if files of the run are missing at the end."""
     write = run_folder.save_checkpoint
 
     def write_slowly(*arguments: Any, **options: Any) -> None:
@@ -84,7 +84,7 @@ def run_and_look(folder: Path) -> None:
 
 
 def run_twice_in_one_world(folder: Path) -> None:
-    """Train two runs that join the world each, inside a world that is joined already."""
+    """Train two runs that enter distributed_world each, inside an outer one."""
     with distributed_world() as world:
         for name in ("first", "second"):
             toy_run(folder / name, steps=2)
@@ -99,7 +99,7 @@ def exit_codes(processes: list[Any]) -> list[int | None]:
 
 
 @pytest.mark.parametrize("micro_tokens", [None, 1])
-def test_two_processes_are_one(tmp_path: Path, micro_tokens: int | None) -> None:
+def test_two_ranks_equal_one(tmp_path: Path, micro_tokens: int | None) -> None:
     alone = tmp_path / "alone"
     toy_run(alone, steps=STEPS, poisoned=(3,))
     assert exit_codes(start_world(2, run_in_world, tmp_path / "two", micro_tokens)) == [0, 0]
@@ -112,16 +112,16 @@ def test_two_processes_are_one(tmp_path: Path, micro_tokens: int | None) -> None
     assert_close(tmp_path / "two", alone)
 
 
-def test_a_world_that_is_joined_is_joined_again(tmp_path: Path) -> None:
+def test_distributed_world_can_be_nested(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_twice_in_one_world, tmp_path)) == [0, 0]
     assert losses(tmp_path / "first") == losses(tmp_path / "second") != []
 
 
-def test_a_run_that_has_ended_is_whole_for_every_process(tmp_path: Path) -> None:
+def test_finished_run_is_complete_on_every_rank(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_and_look, tmp_path / "run")) == [0, 0]
 
 
-def test_two_processes_walk_through_the_stages_as_one(tmp_path: Path) -> None:
+def test_two_ranks_equal_one_over_stages(tmp_path: Path) -> None:
     run_stages_in_world(tmp_path / "alone")
     assert exit_codes(start_world(2, run_stages_in_world, tmp_path / "two")) == [0, 0]
     assert [line["length"] for line in events(tmp_path / "two") if line["event"] == "train"] == [4, 4, 8, 8]
@@ -129,7 +129,7 @@ def test_two_processes_walk_through_the_stages_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("micro_tokens", [28, 15, 1])
-def test_micro_batches_are_one_batch(tmp_path: Path, micro_tokens: int) -> None:
+def test_micro_batches_equal_one_batch(tmp_path: Path, micro_tokens: int) -> None:
     toy_run(tmp_path / "one", steps=STEPS)
     toy_run(tmp_path / "parts", steps=STEPS, micro_tokens=micro_tokens)
     for (*what, loss), (*expected_what, expected) in zip(
@@ -141,45 +141,45 @@ def test_micro_batches_are_one_batch(tmp_path: Path, micro_tokens: int) -> None:
 
 
 def assert_close(one: Path, other: Path) -> None:
-    """The parameters of both runs' last checkpoints agree to 1e-5."""
+    """Check that the parameters of the last checkpoints agree to 1e-5."""
     first, second = tensors(one), tensors(other)
     for name in second:
         if name.startswith("model."):
             torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=0)
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
-    assert exit_codes(start_world(2, run_with_signal_to_the_second, tmp_path / "run")) == [130, 130]
+def test_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    assert exit_codes(start_world(2, run_with_signal_to_last_rank, tmp_path / "run")) == [130, 130]
     stopped_after = events(tmp_path / "run")[-1]["step"]
     assert stopped_after in (1, 2, 3)  # the third batch is fetched while the first step begins
     assert resolve_checkpoint(tmp_path / "run").stem == f"step-{stopped_after:08d}"
 
 
-def test_all_processes_give_up_together(tmp_path: Path) -> None:
+def test_all_ranks_give_up_together(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_into_nan, tmp_path / "run")) == [1, 1]
     assert [line["event"] for line in events(tmp_path / "run")] == ["skipped", "skipped"]
 
 
 def write_then_read(folder: Path) -> None:
-    """The first process is slow to write what all read; each leaves what it has read."""
-    file = folder / "made"
+    """Let rank 0 write slowly a file that all ranks read; each stores its content."""
+    file = folder / "shared"
 
-    def made() -> str:
+    def write_and_read() -> str:
         if not file.exists():
             time.sleep(0.3)
             file.write_text(f"by {os.environ['RANK']}")
         return file.read_text()
 
     with distributed_world() as world:
-        (folder / f"seen by {world.rank}").write_text(world.rank_0_first(made))
+        (folder / f"seen by {world.rank}").write_text(world.rank_0_first(write_and_read))
 
 
-def test_the_others_begin_what_the_first_has_finished(tmp_path: Path) -> None:
+def test_other_ranks_start_after_rank_0(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, write_then_read, tmp_path)) == [0, 0]
     assert [(tmp_path / f"seen by {rank}").read_text() for rank in (0, 1)] == ["by 0", "by 0"]
 
 
-def test_what_one_process_does_is_refused_to_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_process_world_rejects_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert single_process_world().size == 1
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,4 +1,4 @@
-"""A run that is killed by SIGKILL, anywhere and often, and resumed each time, is the uninterrupted run."""
+"""A run killed repeatedly by SIGKILL and resumed equals the uninterrupted run."""
 
 import os
 import random
@@ -25,7 +25,7 @@ def die() -> None:
 
 
 def run_until(folder: Path, resume: bool, calls: int) -> None:
-    """Train, but die at the given call of anything that a run does to its folder, or of a step."""
+    """Train, but die at the given call of a step or of a write to the folder."""
     left = calls
 
     def deadly(module: Any, name: str, last_act: Callable[..., object] = lambda *_, **__: None) -> None:
@@ -58,7 +58,7 @@ def run_until(folder: Path, resume: bool, calls: int) -> None:
 
 
 def run_slowly(folder: Path, resume: bool, started: Event) -> None:
-    """Train with pauses, so that a signal finds every phase."""
+    """Train with pauses, so that a signal can hit every phase."""
     original = core.training.steps.training_step
 
     def slow_step(*arguments: Any) -> Any:
@@ -76,7 +76,7 @@ def whole_run(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody kills."""
+    """Folder of the uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     process = start(whole_run, folder)
     process.join()
@@ -85,7 +85,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_at_any_act(whole: Path, tmp_path: Path, seed: int) -> None:
+def test_killed_at_any_call(whole: Path, tmp_path: Path, seed: int) -> None:
     folder, draw = tmp_path / "run", random.Random(seed)
     kills = 0
     for calls in (1, 2, 3, 4, 5, 6, *(draw.randrange(5, 40) for _ in range(100))):

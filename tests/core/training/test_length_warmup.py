@@ -1,4 +1,4 @@
-"""A length warm-up sees the tokens it was asked for, at constant tokens a step, and resumes anywhere."""
+"""A length warm-up reads the planned tokens, at constant tokens per step, and resumes anywhere."""
 
 import json
 import os
@@ -28,11 +28,11 @@ STAGES = [Stage(2, 16, 0, 3), Stage(4, 8, 3, 4), Stage(8, 4, 7, 5)]
 
 
 def paper_epoch(length: int) -> int:
-    """The tokens of an epoch (Mamba, section E.3): every base up to 2^17, two windows a segment above."""
+    """Return the tokens of an epoch (Gu and Dao 2023, section E.3): two windows per segment above 2^17."""
     return PAPER_SEGMENTS * (2**17 if length <= 2**17 else 2 * length)
 
 
-def test_the_paper_s_schedule_comes_to_19_137_steps() -> None:
+def test_the_paper_schedule_has_19_137_steps() -> None:
     lengths = doubling_lengths(2**10, 2**20)
     stages = plan_stages({length: 2 * paper_epoch(length) for length in lengths}, PAPER_STEP)
     assert [stage.length for stage in stages] == [2**power for power in range(10, 21)]
@@ -62,7 +62,7 @@ def test_every_boundary_is_within_half_a_step_of_its_tokens(
         assert abs(stage.end - sum(tokens[:count])) <= 0.5 + 1e-9
 
 
-def test_what_cannot_be_planned_is_refused() -> None:
+def test_impossible_plans_are_rejected() -> None:
     assert doubling_lengths(6, 6) == [6]
     for first, last in ((3, 8), (8, 4), (0, 4), (-2, 4), (3, 7)):
         with pytest.raises(ValueError, match=f"Doubling {first} never gives {last}"):
@@ -73,7 +73,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
         plan_stages({16: 128, 32: 20}, 64)
 
 
-def test_the_table_says_all_there_is() -> None:
+def test_the_table_lists_all_stages() -> None:
     table = stage_table(plan_stages({1024: 4e6, 2048: 2e6}, 2**17)).splitlines()
     assert table[0].split() == ["length", "sequences", "first", "step", "steps", "tokens"]
     assert [line.split() for line in table[1:]] == [
@@ -84,7 +84,7 @@ def test_the_table_says_all_there_is() -> None:
     assert len({len(line) for line in table}) == 1
 
 
-def test_each_stage_reads_its_own_data_from_the_start() -> None:
+def test_each_stage_reads_its_data_from_the_start() -> None:
     def of_length(length: int) -> Any:
         return lambda step, rows: (length, step, rows)
 
@@ -93,7 +93,7 @@ def test_each_stage_reads_its_own_data_from_the_start() -> None:
     assert read == [(stage.length, step, range(3)) for stage in STAGES for step in range(stage.steps)]
 
 
-def test_a_run_of_stages_says_what_each_was(tmp_path: Path) -> None:
+def test_stages_are_logged_and_summarised(tmp_path: Path) -> None:
     progress = toy_run(tmp_path / "run", stages=STAGES, log_every=5, validate_every=100, poisoned=(2,))
     lines = events(tmp_path / "run")
     assert [(line["event"], line["step"]) for line in lines] == [
@@ -118,7 +118,7 @@ def test_a_run_of_stages_says_what_each_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [(2, 1), (4, 1), (4, 3), (8, 0), (8, 2)])
-def test_a_run_that_is_stopped_in_any_stage_goes_on_as_if_it_were_not(
+def test_run_stopped_in_any_stage_resumes_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[int, int]
 ) -> None:
     toy_run(tmp_path / "whole", stages=STAGES)
@@ -138,7 +138,7 @@ def test_a_run_that_is_stopped_in_any_stage_goes_on_as_if_it_were_not(
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_the_picture_marks_where_stages_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plot_marks_the_ends_of_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
 
     class SeenFigure(core.training.report.Figure):

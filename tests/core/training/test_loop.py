@@ -1,4 +1,4 @@
-"""What a run leaves behind, what it survives, and that an interrupted run is the uninterrupted one."""
+"""Outputs of a run, its failures, and exact resumes."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ from tests.core.training.toy import (
 )
 
 
-def test_a_run_leaves_everything_behind(tmp_path: Path) -> None:
+def test_run_writes_all_its_files(tmp_path: Path) -> None:
     progress = toy_run(tmp_path / "run")
     folder = tmp_path / "run"
     lines = read_metrics(folder / "metrics.jsonl")
@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_behind(tmp_path: Path) -> None:
     assert summary["wall_seconds"] >= summary["training_seconds"] > 0
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
     def same_every_step(step: int, rows: range) -> tuple[Tensor, Tensor]:
         return toy_batches(0, rows)
 
@@ -73,7 +73,7 @@ def test_it_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_run_that_is_stopped_by_a_signal_goes_on_as_if_it_were_not(
+def test_run_stopped_by_a_signal_resumes_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
     toy_run(tmp_path / "whole", ema=ema)
@@ -97,7 +97,7 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on_as_if_it_were_not(
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     toy_run(tmp_path / "run")
     before = events(tmp_path / "run"), tensors(tmp_path / "run")
     toy_run(tmp_path / "run", resume=True)
@@ -105,9 +105,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[1][name]) for name, tensor in tensors(tmp_path / "run").items())
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_reported(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_non_finite_step_is_skipped_and_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     progress = toy_run(tmp_path / "run", poisoned=(5, 11), ema=0.9, checkpoint_every=1, keep=12)
     skipped = [line for line in events(tmp_path / "run") if line["event"] == "skipped"]
     assert [(line["step"], line["loss"], line["skipped_in_a_row"]) for line in skipped] == [
@@ -125,7 +123,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_reported(
     assert all(tensor.isfinite().all() for tensor in checkpoints[-1].values())
 
 
-def test_too_many_such_steps_in_a_row_end_the_run_with_its_last_checkpoint(tmp_path: Path) -> None:
+def test_too_many_skipped_steps_end_the_run(tmp_path: Path) -> None:
     bad = (1, 4, 5, 7, 8, 9)
     with pytest.raises(NonFiniteError, match=r"at step 10: 3 steps in a row .*step-00000009.safetensors"):
         toy_run(tmp_path / "run", poisoned=bad, max_skipped=3)
@@ -136,7 +134,7 @@ def test_too_many_such_steps_in_a_row_end_the_run_with_its_last_checkpoint(tmp_p
         toy_run(tmp_path / "run", poisoned=bad, max_skipped=3, resume=True)
 
 
-def test_a_batch_without_targets_is_a_step_with_loss_zero(tmp_path: Path) -> None:
+def test_batch_without_targets_has_loss_zero(tmp_path: Path) -> None:
     def nothing(step: int, rows: range) -> tuple[Tensor, Tensor]:
         inputs, targets = toy_batches(step, rows)
         return inputs, torch.full_like(targets, -100)
@@ -147,7 +145,7 @@ def test_a_batch_without_targets_is_a_step_with_loss_zero(tmp_path: Path) -> Non
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_waiting_for_data_is_logged(tmp_path: Path) -> None:
+def test_data_wait_is_logged(tmp_path: Path) -> None:
     def slow(step: int, rows: range) -> tuple[Tensor, Tensor]:
         time.sleep(0.1)
         return toy_batches(step, rows)
@@ -158,7 +156,7 @@ def test_waiting_for_data_is_logged(tmp_path: Path) -> None:
     assert 0.5 < json.loads((run.path / "summary.json").read_text())["data_wait"] <= 1.0
 
 
-def test_a_batch_that_does_not_divide_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_indivisible_batch_is_rejected_before_training(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run", {})
     config, world = TrainingConfig(batch_size=10), World(0, 4, CPU)
     with pytest.raises(ValueError, match=r"10 sequences does not divide over 4 processes.* multiple of 4"):
@@ -170,7 +168,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_trained(tmp_
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_trains_in_bf16_and_goes_on_after_a_resume(tmp_path: Path) -> None:
+def test_gpu_trains_in_bf16_and_resumes(tmp_path: Path) -> None:
     world = World(0, 1, torch.device("cuda", 0))
     for steps, resume in ((4, False), (8, True)):
         run = RunFolder(tmp_path / "run", {}, resume=resume)
@@ -192,7 +190,7 @@ def test_precision(precision: str, dtype: torch.dtype) -> None:
         assert linear(torch.zeros(1, 2)).dtype == dtype
 
 
-def test_rows_are_shared_out_without_rest() -> None:
+def test_ranks_partition_the_rows() -> None:
     shares = [World(rank, 4, CPU).rows(24) for rank in range(4)]
     assert shares == [range(6 * rank, 6 * rank + 6) for rank in range(4)]
     for batch_size in (10, 2):

@@ -1,4 +1,4 @@
-"""The summed loss is PyTorch's cross entropy, in fp32, over the real targets."""
+"""The summed loss equals PyTorch's cross entropy in fp32 over the targets."""
 
 import pytest
 import torch
@@ -19,9 +19,7 @@ def some(
 
 @pytest.mark.parametrize("shape", [(3, 17), (1, 1), (4,), (2, 0), (5, 3, 2)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_it_is_the_sum_of_cross_entropies_and_so_is_its_gradient(
-    shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_loss_and_gradient_equal_summed_cross_entropy(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     logits, targets = some(shape, dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float64):
         loss = cross_entropy_sum(logits, targets)
@@ -38,12 +36,12 @@ def test_it_is_the_sum_of_cross_entropies_and_so_is_its_gradient(
 
 
 @pytest.mark.parametrize("integer", [torch.int8, torch.int16, torch.int32])
-def test_any_integer_type_of_targets(integer: torch.dtype) -> None:
+def test_targets_of_any_integer_dtype(integer: torch.dtype) -> None:
     logits, targets = some((3, 5), torch.float32)
     assert torch.equal(cross_entropy_sum(logits, targets.to(integer)), cross_entropy_sum(logits, targets))
 
 
-def test_without_a_target_the_loss_is_zero_and_so_is_the_gradient() -> None:
+def test_loss_and_gradient_are_zero_without_targets() -> None:
     logits, targets = some((2, 9), torch.float32)
     loss = cross_entropy_sum(logits, torch.full_like(targets, IGNORED))
     loss.backward()

@@ -1,4 +1,4 @@
-"""metrics.jsonl can be cut anywhere and resumed."""
+"""metrics.jsonl survives truncation at any byte."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ WHOLE = b"".join(LINES)
 
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(0, len(WHOLE)), step=st.integers(0, 7))
-def test_a_file_that_was_cut_anywhere_keeps_the_whole_lines_up_to_the_step(size: int, step: int) -> None:
+def test_truncated_file_keeps_complete_lines_up_to_the_step(size: int, step: int) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(WHOLE[:size])
@@ -29,7 +29,7 @@ def test_a_file_that_was_cut_anywhere_keeps_the_whole_lines_up_to_the_step(size:
         assert path.read_bytes() == b"".join(LINES[: min(whole_lines, 2 * step)])
 
 
-def test_numbers_that_json_lacks_become_texts(tmp_path: Path) -> None:
+def test_non_finite_numbers_become_strings(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     values = {"loss": math.nan, "norms": [{"a": math.inf}, (1.5, -math.inf)], "count": 2}
     path.write_text(event_line("skipped", 3, values))
@@ -37,6 +37,6 @@ def test_numbers_that_json_lacks_become_texts(tmp_path: Path) -> None:
     assert read_metrics(path) == [{"event": "skipped", "step": 3, **texts}]
 
 
-def test_a_file_that_is_absent_is_an_empty_one(tmp_path: Path) -> None:
+def test_missing_file_has_no_events(tmp_path: Path) -> None:
     truncate_metrics(tmp_path / "metrics.jsonl", 3)
     assert read_metrics(tmp_path / "metrics.jsonl") == []

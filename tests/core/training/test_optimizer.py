@@ -13,7 +13,7 @@ fractions = st.floats(0.0, 1.0)
 
 
 class Mixer(nn.Module):
-    """One parameter of every kind that the paper's models have."""
+    """Module with one parameter of every kind in the paper's models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Mixer(nn.Module):
         self.frozen = nn.Parameter(torch.ones(3, 3), requires_grad=False)
 
 
-def test_the_groups() -> None:
+def test_parameter_groups() -> None:
     model = Mixer()
     optimizer = adamw(model, TrainingConfig(weight_decay=0.1, betas=(0.8, 0.9)))
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -43,7 +43,7 @@ def test_the_groups() -> None:
     assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
 
 
-def test_without_a_gradient_only_the_decayed_shrink() -> None:
+def test_weight_decay_shrinks_matrices_only() -> None:
     model = Mixer()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -55,7 +55,7 @@ def test_without_a_gradient_only_the_decayed_shrink() -> None:
 
 
 @pytest.mark.parametrize(("epsilon", "moved"), [(1e-8, 1e-3), (1e-14, 1.0)])
-def test_a_tiny_gradient_moves_as_epsilon_lets_it(epsilon: float, moved: float) -> None:
+def test_epsilon_sets_the_effect_of_tiny_gradients(epsilon: float, moved: float) -> None:
     model = Mixer()
     before = model.D.detach().clone()
     model.D.grad = torch.full_like(model.D, 1e-11)
@@ -64,11 +64,11 @@ def test_a_tiny_gradient_moves_as_epsilon_lets_it(epsilon: float, moved: float) 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_it_is_fused_on_a_gpu() -> None:
+def test_optimizer_is_fused_on_a_gpu() -> None:
     assert adamw(Mixer().cuda(), TrainingConfig()).defaults["fused"]
 
 
-def test_the_paper_s_recipe() -> None:
+def test_the_schedule_of_the_paper() -> None:
     config = TrainingConfig(learning_rate=8e-3, minimum_learning_rate=1e-5, warmup=0.1)
     assert learning_rate(0.0, config) == 0.0
     assert learning_rate(0.05, config) == pytest.approx(4e-3)
@@ -78,7 +78,7 @@ def test_the_paper_s_recipe() -> None:
 
 
 @given(warmup=fractions, first=fractions, second=fractions)
-def test_it_rises_to_the_peak_and_falls_to_the_floor(warmup: float, first: float, second: float) -> None:
+def test_learning_rate_rises_and_falls_within_bounds(warmup: float, first: float, second: float) -> None:
     config = TrainingConfig(learning_rate=1.0, minimum_learning_rate=0.25, warmup=warmup)
     early, late = sorted((first, second))
     rates = learning_rate(early, config), learning_rate(late, config)
@@ -90,6 +90,6 @@ def test_it_rises_to_the_peak_and_falls_to_the_floor(warmup: float, first: float
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
-def test_the_peak_is_reached_where_the_warm_up_ends(warmup: float) -> None:
+def test_learning_rate_peaks_at_the_end_of_warm_up(warmup: float) -> None:
     config = TrainingConfig(learning_rate=1.0, minimum_learning_rate=0.0, warmup=warmup)
     assert learning_rate(warmup, config) == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""The picture of the losses shows what is worth seeing, whatever the first steps cost."""
+"""The loss plot is limited to the later losses."""
 
 import json
 from pathlib import Path
@@ -14,19 +14,19 @@ FALL = 1.3 + 10 * np.exp(-STEPS / 4)
 NONE = np.empty(0)
 
 
-def test_the_fall_of_the_first_steps_does_not_set_the_range() -> None:
+def test_first_steps_do_not_set_the_range() -> None:
     low, high = limits(FALL, NONE) or (0.0, 0.0)
     assert low < FALL.min()
     assert FALL[30] < high < 1.5
 
 
 @pytest.mark.parametrize("value", [1.2, 1.5])
-def test_the_last_validation_is_in_sight(value: float) -> None:
+def test_last_validation_is_in_the_range(value: float) -> None:
     low, high = limits(FALL, np.array([7.0, value])) or (0.0, 0.0)
     assert low < value < high < 2
 
 
-def test_what_is_not_finite_and_what_stands_still_are_no_trouble() -> None:
+def test_non_finite_and_constant_losses_have_a_range() -> None:
     with_holes = np.where(STEPS % 7 == 0, np.nan, FALL)
     with_holes[100] = np.inf
     assert np.isfinite(limits(with_holes, np.array([np.inf]))).all()  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ def test_what_is_not_finite_and_what_stands_still_are_no_trouble() -> None:
     assert low < 1 < high
 
 
-def test_few_points_are_all_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_points_have_no_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits(FALL[: MIN_POINTS - 1], NONE) is None
     ranges = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: ranges.append(figure.axes[0].get_ylim()))

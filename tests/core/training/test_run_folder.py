@@ -1,4 +1,4 @@
-"""A run folder is refused before anything is written, or it is usable."""
+"""A run folder is either usable or rejected before anything is written."""
 
 import shutil
 from pathlib import Path
@@ -28,13 +28,13 @@ def run_with_checkpoints(folder: Path, steps: tuple[int, ...] = (2,), keep: int 
     return run
 
 
-def test_a_new_run_states_its_configuration(tmp_path: Path) -> None:
+def test_new_run_writes_its_configuration(tmp_path: Path) -> None:
     RunFolder(tmp_path / "runs" / "a", CONFIG)
     written = OmegaConf.to_container(OmegaConf.load(tmp_path / "runs" / "a" / "config.yaml"))
     assert written == {"model": {"width": 8}, "train": {"betas": [0.9, 0.95], "file": None}}
 
 
-def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
+def test_folder_in_use_is_rejected(tmp_path: Path) -> None:
     run_with_checkpoints(tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"already holds a run. Start the same command with resume=true"):
         RunFolder(tmp_path / "run", CONFIG)
@@ -45,7 +45,7 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_folder_that_is_absent_cannot_be_resumed(tmp_path: Path) -> None:
+def test_missing_folder_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"no run folder .*typo to resume"):
         RunFolder(tmp_path / "typo", CONFIG, resume=True)
     assert not (tmp_path / "typo").exists()
@@ -78,13 +78,13 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(
         run.require_space(model, keep=3, with_average=True)
 
 
-def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+def test_latest_checkpoints_are_kept(tmp_path: Path) -> None:
     run = run_with_checkpoints(tmp_path / "run", steps=(2, 4, 10, 12), keep=2)
     assert [int(path.stem[5:]) for path in step_checkpoints(run.checkpoints)] == [10, 12]
     assert run.latest == step_checkpoints(run.checkpoints)[-1]
 
 
-def test_a_resumed_run_must_have_the_same_model_and_may_change_the_rest(tmp_path: Path) -> None:
+def test_resumed_run_must_have_the_same_model_only(tmp_path: Path) -> None:
     run_with_checkpoints(tmp_path / "run")
     before = (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(CheckpointError, match=r"model.width is 8 there and 16 here"):
@@ -95,7 +95,7 @@ def test_a_resumed_run_must_have_the_same_model_and_may_change_the_rest(tmp_path
     assert "steps: 7" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_damaged_latest_checkpoint_is_named(tmp_path: Path) -> None:
+def test_damaged_latest_checkpoint_is_named(tmp_path: Path) -> None:
     run = run_with_checkpoints(tmp_path / "run")
     assert run.latest is not None
     run.latest.write_bytes(run.latest.read_bytes()[:20])
@@ -103,7 +103,7 @@ def test_a_damaged_latest_checkpoint_is_named(tmp_path: Path) -> None:
         RunFolder(tmp_path / "run", CONFIG, resume=True)
 
 
-def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
+def test_events_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     run = run_with_checkpoints(tmp_path / "run", steps=(2, 4))
     run.begin(2)
     run.log("train", 3, {"loss": 3.0})
@@ -111,7 +111,7 @@ def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path: Path) -> None
     assert [event["step"] for event in read_metrics(run.metrics)] == [2, 3]
 
 
-def test_only_the_writer_touches_the_folder(tmp_path: Path) -> None:
+def test_only_the_writer_changes_the_folder(tmp_path: Path) -> None:
     run, model = RunFolder(tmp_path / "run", CONFIG, is_writer=False), ToyModel()
     run.begin(0)
     run.log("train", 1, {"loss": 1.0})

@@ -1,4 +1,4 @@
-"""A step in pieces has the loss of whole sequences, the truncated gradient, and memory for one piece.
+"""A step in segments has the loss of whole sequences, the truncated gradient and memory of one segment.
 
 A step on packed sequences is that on the same sequences padded, in however many parts it runs.
 """
@@ -33,7 +33,7 @@ MODELS = {
 
 
 def loss_and_gradients(model: nn.Module, **options: Any) -> tuple[float, dict[str, Tensor]]:
-    """Those of one training step on the same batch each time."""
+    """Return loss and gradients of one training step on a fixed batch."""
     gradients = {}
 
     def keep(*_: object) -> None:
@@ -48,17 +48,17 @@ def loss_and_gradients(model: nn.Module, **options: Any) -> tuple[float, dict[st
     return training_step(model, optimizer, Batch(inputs, targets), config, ALONE).loss, gradients
 
 
-def truncated_gradients(model: Any, piece: int) -> dict[str, Tensor]:
-    """The definition: each piece's loss, in which the state that earlier positions left is a constant."""
+def truncated_gradients(model: Any, segment: int) -> dict[str, Tensor]:
+    """Compute gradients by the definition: the state at the start of a segment is a constant."""
     inputs, targets = toy_batches(0, range(ROWS), length=LENGTH)
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for start in range(0, LENGTH, piece):
+    for start in range(0, LENGTH, segment):
         state = model.initial_state(ROWS)
         if start:
             with torch.no_grad():
                 state = model(inputs[:, :start], state)[1]
-        end = start + piece
+        end = start + segment
         loss = cross_entropy_sum(model(inputs[:, start:end], state)[0], targets[:, start:end])
         gradients = torch.autograd.grad(loss / count_targets(targets), list(parameters.values()))
         for name, gradient in zip(total, gradients, strict=True):
@@ -67,30 +67,30 @@ def truncated_gradients(model: Any, piece: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("piece", [1, 7, 22])
+@pytest.mark.parametrize("segment", [1, 7, 22])
 @pytest.mark.parametrize("micro_tokens", [None, 14])
-def test_pieces_give_the_whole_loss_and_the_truncated_gradient(
-    name: str, piece: int, micro_tokens: int | None
+def test_segments_give_the_whole_loss_and_the_truncated_gradient(
+    name: str, segment: int, micro_tokens: int | None
 ) -> None:
     model = MODELS[name]()
     whole_loss, whole = loss_and_gradients(model)
-    loss, gradients = loss_and_gradients(model, backpropagation_length=piece, micro_tokens=micro_tokens)
+    loss, gradients = loss_and_gradients(model, backpropagation_length=segment, micro_tokens=micro_tokens)
     assert loss == pytest.approx(whole_loss, abs=1e-5)
-    expected = truncated_gradients(model, piece)
+    expected = truncated_gradients(model, segment)
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=1e-6)
     assert not all(torch.allclose(gradients[key], whole[key], rtol=1e-3) for key in whole)
 
 
-@pytest.mark.parametrize("piece", [LENGTH, LENGTH + 1, 10**6])
-def test_a_single_piece_is_the_ordinary_step(piece: int) -> None:
+@pytest.mark.parametrize("segment", [LENGTH, LENGTH + 1, 10**6])
+def test_single_segment_equals_the_ordinary_step(segment: int) -> None:
     loss, gradients = loss_and_gradients(sequence_model())
-    other_loss, other = loss_and_gradients(sequence_model(), backpropagation_length=piece)
+    other_loss, other = loss_and_gradients(sequence_model(), backpropagation_length=segment)
     assert loss == other_loss
     assert all(torch.equal(gradients[name], other[name]) for name in gradients)
 
 
-def test_pieces_in_bf16_are_near_those_in_fp32() -> None:
+def test_segments_in_bf16_are_close_to_fp32() -> None:
     loss, _ = loss_and_gradients(sequence_model(), backpropagation_length=5)
     rounded, gradients = loss_and_gradients(
         sequence_model(), backpropagation_length=5, precision="bf16", micro_tokens=10
@@ -100,38 +100,38 @@ def test_pieces_in_bf16_are_near_those_in_fp32() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-class Held:
-    """A tensor that a graph keeps for its backward pass; `bytes` counts all that are kept."""
+class SavedTensor:
+    """Tensor saved for a backward pass; `bytes` counts all saved ones."""
 
     bytes = most = 0
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
-        Held.bytes += tensor.nbytes
-        Held.most = max(Held.most, Held.bytes)
+        SavedTensor.bytes += tensor.nbytes
+        SavedTensor.most = max(SavedTensor.most, SavedTensor.bytes)
 
     def __del__(self) -> None:
-        Held.bytes -= self.tensor.nbytes
+        SavedTensor.bytes -= self.tensor.nbytes
 
 
-def most_held(length: int, piece: int | None) -> int:
-    """The most bytes that graphs keep at any time of a step on sequences of `length`."""
+def peak_saved_bytes(length: int, segment: int | None) -> int:
+    """Return the peak of saved bytes in a step on sequences of `length`."""
     model, (inputs, targets) = sequence_model(), toy_batches(0, range(2), length=length)
-    Held.most = 0
-    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
-        config = TrainingConfig(backpropagation_length=piece)
+    SavedTensor.most = 0
+    with torch.autograd.graph.saved_tensors_hooks(SavedTensor, lambda saved: saved.tensor):
+        config = TrainingConfig(backpropagation_length=segment)
         training_step(model, torch.optim.SGD(model.parameters()), Batch(inputs, targets), config, ALONE)
-    assert Held.bytes == 0
-    return Held.most
+    assert SavedTensor.bytes == 0
+    return SavedTensor.most
 
 
-def test_memory_is_flat_in_the_length() -> None:
-    assert most_held(256, None) > 3 * most_held(64, None)
-    assert most_held(256, 16) == most_held(64, 16) < most_held(64, None)
+def test_memory_does_not_grow_with_the_length() -> None:
+    assert peak_saved_bytes(256, None) > 3 * peak_saved_bytes(64, None)
+    assert peak_saved_bytes(256, 16) == peak_saved_bytes(64, 16) < peak_saved_bytes(64, None)
 
 
 def padded_and_packed() -> tuple[Batch, Batch]:
-    """The same sequences of 3 to 9 tokens, a row each with padding, and end to end in one row."""
+    """Return the same sequences of 3 to 9 tokens as padded rows and packed in one row."""
     torch.manual_seed(1)
     sequences = [torch.randint(8, (2, length)) for length in (5, 9, 3, 7)]
     rows = [nn.functional.pad(both, (0, 9 - both.shape[1]), value=-100) for both in sequences]
@@ -141,13 +141,13 @@ def padded_and_packed() -> tuple[Batch, Batch]:
 
 
 @pytest.mark.parametrize("tokens", [None, 1, 8, 14, 100])
-def test_packed_sequences_give_the_step_of_padded_ones(tokens: int | None) -> None:
+def test_packed_sequences_equal_padded_ones(tokens: int | None) -> None:
     losses, gradients = [], []
     for batch in padded_and_packed():
         model = sequence_model()
         config = TrainingConfig(micro_tokens=tokens, backpropagation_length=None if tokens else 100)
-        told = clipped_gradients(model, batch, config, ALONE)
-        losses.append(told[0].item())
+        stats = clipped_gradients(model, batch, config, ALONE)
+        losses.append(stats[0].item())
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for one, other in zip(*gradients, strict=True):
@@ -157,7 +157,7 @@ def test_packed_sequences_give_the_step_of_padded_ones(tokens: int | None) -> No
 @pytest.mark.parametrize(
     ("tokens", "sizes"), [(None, [24]), (1, [5, 9, 3, 7]), (14, [14, 10]), (23, [17, 7])]
 )
-def test_packed_sequences_are_parted_where_one_begins(tokens: int | None, sizes: list[int]) -> None:
+def test_packed_batches_are_split_between_sequences(tokens: int | None, sizes: list[int]) -> None:
     _, packed = padded_and_packed()
     parts = list(micro_batches(packed, 24, tokens))
     assert [part.inputs.shape for part in parts] == [(1, size) for size in sizes]

@@ -1,4 +1,4 @@
-"""A tiny recurrent model, random batches as a function of the step, and whole runs in other processes."""
+"""Toy model, random batches as a function of the step, and runs in other processes."""
 
 import multiprocessing
 import os
@@ -31,7 +31,7 @@ processes.set_forkserver_preload(["tests.core.training.toy", "torch._dynamo", "P
 
 
 class ToyModel(nn.Module):
-    """Embedding, GRU and a tied head: (batch, length)[, state] to (batch, length, VOCABULARY)[, state]."""
+    """Embedding, GRU and tied head: (batch, length)[, state] to (batch, length, VOCABULARY)[, state]."""
 
     def __init__(self, width: int = 8, seed: int = 0):
         super().__init__()
@@ -56,7 +56,7 @@ class ToyModel(nn.Module):
 def toy_batches(
     step: int, rows: range, poisoned: tuple[int, ...] = (), length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sequences of `length`, or of one that changes with the step; rows differ in how many are no targets."""
+    """Return sequences of `length`, None: varying with the step; rows differ in their number of targets."""
     length = 5 + step % 3 if length is None else length
     pairs = []
     for row in rows:
@@ -71,7 +71,7 @@ def toy_batches(
 
 
 def toy_validation(model: nn.Module) -> dict[str, float]:
-    """The mean cross entropy of a fixed batch."""
+    """Return the mean cross entropy of a fixed batch."""
     inputs, targets = toy_batches(10**6, range(4))
     return {"loss": nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).item()}
 
@@ -83,7 +83,7 @@ def toy_run(
     stages: Sequence[Stage] = (),
     **options: Any,
 ) -> Progress:
-    """Train ToyModel in `folder`, in the world of this process's environment."""
+    """Train ToyModel in `folder`, in the world given by the environment."""
     defaults = {
         "steps": 12,
         "batch_size": 8,
@@ -105,7 +105,7 @@ def toy_run(
 
 
 def events(folder: Path) -> list[dict[str, object]]:
-    """The log without what depends on the clock."""
+    """Return the events without values that depend on the clock."""
     lines = read_metrics(folder / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
@@ -115,7 +115,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Two runs logged the same and ended with the same bits."""
+    """Check that two runs have the same events and final bits."""
     assert events(one) == events(other)
     first, second = tensors(one), tensors(other)
     assert first.keys() == second.keys()
@@ -123,14 +123,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def start(target: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None) -> Any:
-    """Start `target(*arguments)` in a process of its own."""
+    """Start `target(*arguments)` in a new process."""
     process = processes.Process(target=_run_in, args=(environment or {}, target, arguments))
     process.start()
     return process
 
 
 def start_world(size: int, target: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Start `size` processes as torchrun would."""
+    """Start `size` processes with the environment of torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
