@@ -1,4 +1,4 @@
-"""The carried sample: a megabase of human chromosome 20, for the demo and the tests (see data/README.md)."""
+"""Path of the bundled sample: a megabase of human chromosome 20, for the demo and the tests."""
 
 from pathlib import Path
 

@@ -77,9 +77,9 @@ def bits_table(bits: dict[str, float]) -> str:
     best = min((name for name in bits if name != "Mamba"), key=bits.__getitem__)
     gain = bits[best] - bits["Mamba"]
     sign = "better" if gain > 0 else "worse"
-    notes = {"Mamba": f"{abs(gain):.4f} bits per base {sign} than {best}, the best baseline"}
+    notes = {"Mamba": f"{abs(gain):.4f} bits per base {sign} than {best}, the best of them"}
     lines = [f"{name:<10}  {value:.4f}  {notes.get(name, '')}".rstrip() for name, value in bits.items()]
-    return "\n".join(["held-out bits per base (a uniform guess costs 2)", *lines])
+    return "\n".join(["held-out bits per base (a uniform guess among A, C, G, T costs 2)", *lines])
 
 
 def spectrum_table(spectra: dict[str, Spectrum]) -> str:

@@ -67,10 +67,10 @@ def test_another_file_than_the_table_says_is_refused(server: FileServer, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "Name what to download"),
-        (["hg83"], "There is no source 'hg83': did you mean hg38"),
-        (["great_aps"], "did you mean great_apes"),
-        (["hg38", "--chromosome", "chr23"], "hg38 has no chromosome 'chr23': it has chr1, chr2, "),
+        ([], "Name a source"),
+        (["hg83"], "There is no source 'hg83'. Did you mean hg38"),
+        (["great_aps"], "Did you mean great_apes"),
+        (["hg38", "--chromosome", "chr23"], "hg38 has no chromosome 'chr23'; it has chr1, chr2, "),
         (["hs1", "--chromosome", "chr1"], "hs1 is one file, without single chromosomes"),
         (["hg38", "--mirror", "ftp://host"], "must begin with http:// or https://"),
     ],
@@ -80,10 +80,13 @@ def test_a_wrong_command_is_one_sentence(arguments: list[str], part: str) -> Non
 
 
 def test_names_come_to_sources_each_once() -> None:
-    assert download.choose(TABLE, ["hg38"], []) == ["hg38"]
-    assert download.choose(TABLE, ["hg38"], ["chr20", "20", "X"]) == ["hg38/chr20", "hg38/chrX"]
+    assert download.select_sources(TABLE, ["hg38"], []) == ["hg38"]
+    assert download.select_sources(TABLE, ["hg38"], ["chr20", "20", "X"]) == ["hg38/chr20", "hg38/chrX"]
     apes = ["hs1", "mPanTro3", "mPanPan1", "mGorGor1", "mPonAbe1"]
-    assert download.choose(TABLE, ["great_apes", "hs1", "hg38_intervals"], []) == [*apes, "hg38_intervals"]
+    assert download.select_sources(TABLE, ["great_apes", "hs1", "hg38_intervals"], []) == [
+        *apes,
+        "hg38_intervals",
+    ]
 
 
 def test_the_list_shows_every_source_and_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +102,7 @@ def test_a_species_that_names_no_source_makes_no_set_to_download(
     (tmp_path / "mine.yaml").write_text("species:\n  a:\n    fasta: a.fa\n")
     monkeypatch.setattr(download, "SPECIES", tmp_path)
     with pytest.raises(TransferError, match="There is no source 'mine'"):
-        download.choose(TABLE, ["mine"], [])
+        download.select_sources(TABLE, ["mine"], [])
 
 
 def test_every_chromosome_of_hg38_is_in_the_table() -> None:
