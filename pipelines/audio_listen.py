@@ -85,10 +85,10 @@ def listen(config: Config) -> list[ListeningClip]:
         folder_contents(Path(folder), name, config.count, is_alone=len(config.folders) == 1)
         for folder, name in zip(config.folders, model_names(config.folders), strict=True)
     ]
-    listed = [clip for folder in folders for clip in folder.clips]
+    files = [clip for folder in folders for clip in folder.clips]
     clips = [
         ListeningClip(clip.model, clip.path.stem, waveform, **clip.fields)
-        for clip, waveform in zip(listed, read_at_one_rate([clip.path for clip in listed]), strict=True)
+        for clip, waveform in zip(files, read_at_one_rate([clip.path for clip in files]), strict=True)
     ]
     metrics = {model: cells for folder in folders for model, cells in folder.metrics.items()}
     descriptions = [folder.description for folder in folders if folder.description]

@@ -136,5 +136,5 @@ if __name__ == "__main__":
             Path(sys.argv[1]), find_chromium() or sys.exit("There is no Chromium."), Path(profile)
         ) as page,
     ):
-        page.evaluate("document.getElementById('beside').click()")
+        page.evaluate("document.getElementById('side-by-side').click()")
         Path(sys.argv[2]).write_bytes(screenshot(page, 1200, 900))

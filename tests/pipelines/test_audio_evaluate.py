@@ -248,15 +248,15 @@ class TestModels:
         self, base: list[str], audio_model: Path, evaluated: Path
     ) -> None:
         shutil.copytree(evaluated, "run")
-        kept = {"data": "fsdd", "model": "tiny", "run": "runs/other", "nll_bits": 1.9}
+        other = {"data": "fsdd", "model": "tiny", "run": "runs/other", "nll_bits": 1.9}
         known = {"data": "fsdd", "model": "Mamba", "run": str(audio_model), "nll_bits": 3.0, "fid": None}
-        Path("audio.json").write_text(json.dumps({"command": "python -m x", "rows": [kept, known]}))
+        Path("audio.json").write_text(json.dumps({"command": "python -m x", "rows": [other, known]}))
         for _ in range(2):
             assert audio_evaluate.main([*base, *MODEL, f"models=[{audio_model}]", "results=audio.json"]) == 0
         content = json.loads(Path("audio.json").read_text())
         assert content["command"].startswith("python -m x; python -m pipelines.audio_evaluate ")
         assert content["command"].count("audio_evaluate") == 1
-        assert content["rows"][0] == kept
+        assert content["rows"][0] == other
         assert [row["model"] for row in content["rows"]] == ["tiny", "Mamba", "train", "test"]
         filled = content["rows"][1]
         assert filled["nll_bits"] == 3.0

@@ -88,19 +88,19 @@ def test_models_keep_the_given_order() -> None:
 
 @pytest.mark.parametrize(("clips", "count"), [(100, 50), (1000, 50), (2048, 50), (60, 25), (30, 15)])
 def test_clips_of_alternating_classes_include_every_class(clips: int, count: int) -> None:
-    listed = [ClipFile("model", Path(f"{number}.wav"), {"label": number % 10}) for number in range(clips)]
-    chosen = evenly_spaced(listed, count)
-    assert len(chosen) <= count
-    assert len({clip.path for clip in chosen}) == len(chosen)
-    assert {clip.fields["label"] for clip in chosen} == set(range(10))
+    files = [ClipFile("model", Path(f"{number}.wav"), {"label": number % 10}) for number in range(clips)]
+    selection = evenly_spaced(files, count)
+    assert len(selection) <= count
+    assert len({clip.path for clip in selection}) == len(selection)
+    assert {clip.fields["label"] for clip in selection} == set(range(10))
 
 
 def test_few_clips_are_spread_from_the_first_to_the_last() -> None:
-    listed = [ClipFile("model", Path(f"{number}.wav"), {}) for number in range(9)]
+    files = [ClipFile("model", Path(f"{number}.wav"), {}) for number in range(9)]
     assert evenly_spaced([], 3) == []
-    assert evenly_spaced(listed, 1) == listed[:1]
-    assert evenly_spaced(listed, 3) == [listed[0], listed[4], listed[8]]
-    assert evenly_spaced(listed, 9) == evenly_spaced(listed, 50) == listed
+    assert evenly_spaced(files, 1) == files[:1]
+    assert evenly_spaced(files, 3) == [files[0], files[4], files[8]]
+    assert evenly_spaced(files, 9) == evenly_spaced(files, 50) == files
 
 
 @pytest.mark.parametrize(

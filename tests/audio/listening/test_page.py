@@ -174,16 +174,16 @@ def press(browser: Page, selector: str, key: str = "Enter") -> None:
 
 @in_browser
 def test_browser_plays_a_clip_to_its_end(browser: Page) -> None:
-    browser.evaluate("globalThis.heard = document.querySelector('[data-name=clip2] audio'); 0")
-    browser.evaluate("heard.onended = () => { globalThis.ended = true }; 0")
+    browser.evaluate("globalThis.player = document.querySelector('[data-name=clip2] audio'); 0")
+    browser.evaluate("player.onended = () => { globalThis.ended = true }; 0")
     press(browser, "[data-name=clip2] .play")
     ended = (
-        "new Promise((done) => { if (globalThis.ended) done(true); else heard.onended = () => done(true) })"
+        "new Promise((done) => { if (globalThis.ended) done(true); else player.onended = () => done(true) })"
     )
     assert browser.evaluate(ended)
-    assert browser.evaluate("heard.currentTime") == pytest.approx(1600 / RATE, abs=0.01)
-    assert browser.evaluate("heard.duration") == pytest.approx(1600 / RATE, abs=1e-3)
-    assert not browser.evaluate("heard.controls")
+    assert browser.evaluate("player.currentTime") == pytest.approx(1600 / RATE, abs=0.01)
+    assert browser.evaluate("player.duration") == pytest.approx(1600 / RATE, abs=1e-3)
+    assert not browser.evaluate("player.controls")
 
 
 @in_browser
@@ -219,7 +219,7 @@ def test_browser_filters_by_class_and_model(browser: Page) -> None:
 
 @in_browser
 def test_browser_lays_models_side_by_side(browser: Page) -> None:
-    press(browser, "#beside")
+    press(browser, "#side-by-side")
     press(browser, "th[data-key=class] button")
     place = "name => { const b = document.querySelector('[data-name=' + name + ']').getBoundingClientRect();"
     place += " return [b.x, b.y] }"
@@ -228,4 +228,4 @@ def test_browser_lays_models_side_by_side(browser: Page) -> None:
     assert ours[1] == theirs[1], "clips of one class share a row"
     assert other[0] == ours[0]
     assert other[1] > ours[1]
-    press(browser, "#beside")
+    press(browser, "#side-by-side")
