@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import nll_loss
 
+from audio.data.config import AudioDataConfig, open_audio_data
 from audio.data.labelled import ClassifierBatches, LabelledClips
 from audio.data.pack import PackedAudio
 from audio.evaluation.calibration import divide_logits, fit_temperature
@@ -32,7 +33,6 @@ from audio.evaluation.trained_classifier import (
 from audio.metrics.predictions import Predictions
 from core.checkpoints.checkpoint import load_weights
 from core.training import RunFolder, TrainingConfig, Validate, World, distributed_world, start_run, train
-from pipelines.common.audio_data import AudioDataConfig, open_audio_data
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
 

@@ -1,13 +1,13 @@
-"""Train Mamba and earlier models of raw audio for equal time on the same clips, and compare held-out bits.
+"""Train Mamba and earlier models of raw audio for equal times on the same clips, and compare held-out bits.
 
     python -m pipelines.audio_compare data.folder=data/fsdd
     python -m pipelines.audio_compare data.folder=data/fsdd seconds=60 seeds=[0,1] publish=results/audio.json
 
-Models of about as many parameters train one after the other, so that each has the machine to itself; then
-the lines of the paper's ablation, more briefly. How many steps fit into the time is measured beforehand, so
-that each run's learning rate comes down to its end. Keys of data and train hold for every run, but for
-train.steps and the learning rate, which are a model's own. The same command goes on where it stopped. Beside
-the runs lies audio.json, a row a run, with the bits per sample over all test clips, each read as a whole.
+Models of about 1.8 million parameters train one after the other, so that each has the machine to itself. The
+lines of the paper's ablation follow, with less time. A speed probe determines the number of steps of each
+run, so that its learning rate schedule completes. The keys of data and train apply to every run, except
+train.steps and the learning rate. The same command continues an interrupted comparison. audio.json has one
+row per run, with the bits per sample over all test clips, each in one window.
 """
 
 import json
@@ -21,26 +21,32 @@ from typing import Any
 
 import torch
 
+from audio.data.config import AudioDataConfig, open_audio_data
 from audio.data.windows import clip_windows
 from audio.evaluation.likelihood import likelihood
 from audio.evaluation.plots import draw_bits
+from audio.models import AudioModelConfig, mamba_unet, trained_model
+from core.models.multiscale import MixerConfig, MultiscaleModelConfig
+from core.models.samplernn import SampleRnnConfig
+from core.models.wavenet import WaveNetConfig
 from core.settings import setting_differences
 from core.storage.atomic import replaced_atomically, write_json
 from core.training import TrainingConfig, World, single_process_world
 from core.training.metrics import read_metrics
 from kernels.provenance import write_results
 from pipelines import audio_pretrain
-from pipelines.common.audio_contenders import Contender, ablation, contenders
-from pipelines.common.audio_data import AudioDataConfig, open_audio_data, trained_model
 from pipelines.common.cli import command
 from pipelines.common.config import ConfigError, RunConfig, merge, parse_config, read_yaml
 from pipelines.common.publication import check_publish, read_published
 
 PROBE_STEPS, PROBE_SHARE = 24, 0.2
-"""Steps of the first probe of a model's speed, and the share of the model's time that the second lasts."""
+"""Steps of the first speed probe of a model, and the share of its training time for the second."""
 SETTINGS, ROW, TABLE, PICTURE = "settings.json", "row.json", "audio.json", "bits_by_model.png"
 
 Row = dict[str, Any]
+
+S4D_STATES = 64
+"""States per channel of S4D, as in SaShiMi; a Mamba block has 16 for each of twice as many channels."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +57,37 @@ class Config:
         )
     )
     train: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_size=16, clip=0.1))
-    seconds: float = field(default=60.0, metadata={"help": "of training for each model"})
+    seconds: float = field(default=60.0, metadata={"help": "training time of each model (seconds)"})
     ablation_seconds: float = field(
-        default=20.0, metadata={"help": "of training for each line of the ablation; 0: leave it out"}
+        default=20.0,
+        metadata={"help": "training time of each line of the ablation (seconds); 0: no ablation"},
     )
     seeds: list[int] = field(
-        default_factory=lambda: [0], metadata={"help": "each model is trained once for each"}
+        default_factory=lambda: [0], metadata={"help": "random seeds; each model trains once per seed"}
     )
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_compare"))
-    publish: str | None = field(default=None, metadata={"help": "a .json to write the table to as well"})
+    publish: str | None = field(default=None, metadata={"help": "additional .json file for the table"})
 
     def __post_init__(self) -> None:
         if self.seconds <= 0 or self.ablation_seconds < 0 or not self.seeds:
-            raise ValueError("seconds must be above 0, ablation_seconds at least 0, and seeds hold a number.")
+            raise ValueError(
+                "seconds must be above 0, ablation_seconds at least 0, and seeds must not be empty."
+            )
         check_publish(self.publish)
 
 
 @dataclass(frozen=True)
+class Contender:
+    """Model of the comparison, its name in the table, and the peak learning rate of its paper."""
+
+    name: str
+    model: AudioModelConfig
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Run:
-    """One model with one seed: which table it belongs to, and how long it trains."""
+    """Training of one model with one seed for `seconds`; `table` is models or ablation."""
 
     table: str
     contender: Contender
@@ -78,7 +96,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder: letters, digits and single dashes."""
+        """Name of the run folder: letters, digits and single dashes."""
         words = "".join(letter if letter.isalnum() else " " for letter in self.contender.name).split()
         return "-".join([self.table, *words, str(self.seed)]).lower()
 
@@ -86,31 +104,77 @@ class Run:
 @command
 def main(arguments: Sequence[str]) -> None:
     config = parse_config(Config, arguments, "audio_compare", __doc__ or "")
-    runs, folder = planned(config), Path(config.run.dir)
+    runs, folder = planned_runs(config), Path(config.run.dir)
     if config.publish is not None:
-        read_published(Path(config.publish))  # raises before anything is trained
+        read_published(Path(config.publish))  # raises before training
     world = single_process_world()
-    settle(config, folder, world)
+    record_settings(config, folder, world)
     for run in runs:
         if not (folder / run.name / ROW).exists():
-            finish(config, run, world)
+            complete_run(config, run, world)
         rows = [json.loads(path.read_text()) for run in runs if (path := folder / run.name / ROW).exists()]
         write_table(rows, folder, arguments, config, world)
     print(results_text(rows))
-    print(f"{folder} holds the runs, {TABLE} and {PICTURE}.")
+    print(f"The runs, {TABLE} and {PICTURE} are in {folder}.")
 
 
-def planned(config: Config) -> list[Run]:
-    """The models with every seed, then the lines of the ablation with the first."""
-    models = [Run("models", one, seed, config.seconds) for one in contenders() for seed in config.seeds]
+def planned_runs(config: Config) -> list[Run]:
+    """Return the models with every seed, then the lines of the ablation with the first seed."""
+    models = [
+        Run("models", contender, seed, config.seconds) for contender in contenders() for seed in config.seeds
+    ]
     if not config.ablation_seconds:
         return models
-    return models + [Run("ablation", one, config.seeds[0], config.ablation_seconds) for one in ablation()]
+    return models + [
+        Run("ablation", contender, config.seeds[0], config.ablation_seconds) for contender in ablation()
+    ]
 
 
-def settle(config: Config, folder: Path, world: World) -> None:
-    """Keep the settings of the comparison in its folder; ConfigError where it was begun with others."""
-    open_audio_data(config.data, world)  # raises before there is a folder
+def contenders() -> list[Contender]:
+    """Return Mamba and earlier models, with about 1.8 million parameters each."""
+    mamba, s4d_mlp = mamba_unet(), MixerConfig("s4d_mlp")
+    wavenet = WaveNetConfig(d_model=64, d_skip=320, n_stack=4, n_layer=10)
+    samplernn = SampleRnnConfig(d_model=88, width=8, pools=[8, 4])
+    return [
+        Contender("mamba U-Net", unet(mamba.outer, mamba.centre), 2e-3),
+        Contender("sashimi: S4D + MLP U-Net", unet(s4d_mlp, s4d_mlp, S4D_STATES), 2e-3),
+        Contender("wavenet", AudioModelConfig("wavenet", wavenet=wavenet), 1e-3),
+        Contender("samplernn", AudioModelConfig("samplernn", samplernn=samplernn), 1e-3),
+    ]
+
+
+def ablation() -> list[Contender]:
+    """Return the lines of figure 10 of Gu and Dao 2023, each with one kind of mixer in the whole U-Net.
+
+    The last line is the Mamba model of `contenders`: S4D at the sample rate, S6 on the slowest clock.
+    """
+    s6 = MixerConfig()
+    mixers = {
+        "S6": s6,
+        "+ complex": replace(s6, complex=True),
+        "- selective B, C": MixerConfig(complex=True, selective=["dt"]),
+        "- selective dt": MixerConfig(complex=True, selective=False),
+        "S4D + MLP": MixerConfig("s4d_mlp"),
+    }
+    mamba = contenders()[0]
+    lines = []
+    for name, mixer in mixers.items():
+        d_state = S4D_STATES if mixer.block == "s4d_mlp" else 16
+        lines.append(Contender(name, unet(mixer, mixer, d_state), mamba.learning_rate))
+    return [*lines, replace(mamba, name="S4D around S6")]
+
+
+def unet(outer: MixerConfig, centre: MixerConfig, d_state: int = 16) -> AudioModelConfig:
+    """Return a U-Net with two blocks per stage on clocks of 16, 4 and 1 kHz; `centre` is on the slowest."""
+    shape = MultiscaleModelConfig(
+        d_model=64, n_layer=2, pools=[4, 4], d_state=d_state, outer=outer, middle=outer, centre=centre
+    )
+    return AudioModelConfig("unet", unet=shape)
+
+
+def record_settings(config: Config, folder: Path, world: World) -> None:
+    """Write the settings of the comparison into its folder. Raises ConfigError if it has other settings."""
+    open_audio_data(config.data, world)  # raises before the folder is created
     path, now = folder / SETTINGS, asdict(replace(config, publish=None))
     before = json.loads(path.read_text()) if path.exists() else now
     if differences := setting_differences(before, now):
@@ -122,25 +186,26 @@ def settle(config: Config, folder: Path, world: World) -> None:
     write_json(path, now)
 
 
-def finish(config: Config, run: Run, world: World) -> None:
-    """Train a run, or go on with it, and write its row."""
+def complete_run(config: Config, run: Run, world: World) -> None:
+    """Train a run, or continue it, and write its row."""
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     folder = Path(config.run.dir) / run.name
-    started = folder / "train" / "config.yaml"
-    print(f"{run.name}: {'going on' if started.exists() else f'{run.seconds:g} s'}", flush=True)
-    if started.exists():
-        settings = merge(audio_pretrain.Config, read_yaml(str(started)))
+    config_file = folder / "train" / "config.yaml"
+    is_started = config_file.exists()
+    print(f"{run.name}: {'continues' if is_started else f'{run.seconds:g} s'}", flush=True)
+    if is_started:
+        settings = merge(audio_pretrain.Config, read_yaml(str(config_file)))
     else:
-        settings = settings_of(config, run, folder / "train")
+        settings = training_config(config, run, folder / "train")
         steps = fitting_steps(settings, run.seconds, folder / "probe")
         settings = replace(settings, train=replace(settings.train, steps=steps, validate_every=steps))
-    audio_pretrain.pretrain(replace(settings, resume=started.exists()))
+    audio_pretrain.pretrain(replace(settings, resume=is_started))
     write_json(folder / ROW, row(run, folder / "train", settings, world))
 
 
-def settings_of(config: Config, run: Run, folder: Path) -> audio_pretrain.Config:
-    """What audio_pretrain is to do for a run, but for the number of steps."""
+def training_config(config: Config, run: Run, folder: Path) -> audio_pretrain.Config:
+    """Return the configuration of audio_pretrain for a run, with the default number of steps."""
     rate = run.contender.learning_rate
     lowest = min(config.train.minimum_learning_rate, rate)
     train = replace(config.train, seed=run.seed, learning_rate=rate, minimum_learning_rate=lowest)
@@ -148,10 +213,10 @@ def settings_of(config: Config, run: Run, folder: Path) -> audio_pretrain.Config
 
 
 def fitting_steps(settings: audio_pretrain.Config, seconds: float, folder: Path) -> int:
-    """How many steps a run takes in this time, by two short runs of its own in `folder`.
+    """Return the number of steps of a run that fit into `seconds`, measured by two probes in `folder`.
 
-    The first says how many steps the second needs to last PROBE_SHARE of the time: a run is slower at its
-    beginning, when kernels are compiled and memory is found for windows of each new length.
+    The first probe determines the steps of the second, which lasts PROBE_SHARE of the time. The start of a
+    run is slower, because kernels compile and windows of new lengths need memory.
     """
     steps = PROBE_STEPS
     for share in (PROBE_SHARE, 1.0):
@@ -160,7 +225,7 @@ def fitting_steps(settings: audio_pretrain.Config, seconds: float, folder: Path)
 
 
 def steps_per_second(settings: audio_pretrain.Config, steps: int, folder: Path) -> float:
-    """Of the second half of a run of so many steps."""
+    """Return the speed in the second half of a run with `steps` steps."""
     shutil.rmtree(folder, ignore_errors=True)
     train = replace(settings.train, steps=steps, log_every=-(-steps // 2), validate_every=steps, keep=1)
     data = replace(settings.data, validation_windows=1)
@@ -171,7 +236,7 @@ def steps_per_second(settings: audio_pretrain.Config, steps: int, folder: Path) 
 
 
 def row(run: Run, folder: Path, settings: audio_pretrain.Config, world: World) -> Row:
-    """A finished run's line of the table; fid, is, mis and am are for audio_evaluate to find."""
+    """Return the table row of a complete run; audio_evaluate fills in fid, is, mis and am."""
     summary = json.loads((folder / "summary.json").read_text())
     packed = open_audio_data(settings.data, world).packed
     longest = max(clip.length for clip in packed.clips)
@@ -202,7 +267,7 @@ def row(run: Run, folder: Path, settings: audio_pretrain.Config, world: World) -
 def write_table(
     rows: Sequence[Row], folder: Path, arguments: Sequence[str], config: Config, world: World
 ) -> None:
-    """Write what is there so far beside the runs, as a table and a picture, and where it is published."""
+    """Write the rows so far as table and plot into the folder, and into the published table if configured."""
     command_line = shlex.join(["python", "-m", "pipelines.audio_compare", *arguments])
     for path in [folder / TABLE, *([Path(config.publish)] if config.publish else [])]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,17 +277,17 @@ def write_table(
 
 
 def with_metrics(rows: Sequence[Row], path: Path) -> list[Row]:
-    """The rows, with what audio_evaluate has meanwhile filled into those of the same models in a table."""
+    """Return the rows with the metrics that audio_evaluate wrote into the same rows of a table."""
     known = {(row.get("run"), row.get("nll_bits")): row for row in read_published(path)["rows"]}
-    found = []
+    complete = []
     for row in rows:
         measured = known.get((row["run"], row["nll_bits"]), {})
-        found.append({**row, **{key: value for key, value in measured.items() if row.get(key) is None}})
-    return found
+        complete.append({**row, **{key: value for key, value in measured.items() if row.get(key) is None}})
+    return complete
 
 
 def results_text(rows: Sequence[Row]) -> str:
-    """The rows to read on a screen, an asterisk at the fewest bits of each table."""
+    """Return the rows as text, with an asterisk at the fewest bits of each table."""
     best = {
         table: min(r["nll_bits"] for r in rows if r["table"] == table) for table in {r["table"] for r in rows}
     }

@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from audio.data.config import AudioDataConfig, open_audio_data
 from audio.data.pack import PackedAudio
+from audio.data.sample_index import Row, read_index
 from audio.data.waveform import RATE
 from audio.evaluation.likelihood import likelihood
 from audio.evaluation.plots import draw_metrics, draw_shares
@@ -38,6 +40,7 @@ from audio.evaluation.report import (
 from audio.evaluation.sources import INDEX, SOUNDS, Source, classify_source, folder_source, split_source
 from audio.evaluation.trained_classifier import TrainedClassifier, load_classifier, require_classes
 from audio.metrics.suite import Mode
+from audio.models import AudioCheckpoint, trained_model
 from core.checkpoints.checkpoint import read_header
 from core.decoding.sampling import SamplingConfig
 from core.storage.atomic import replaced_atomically, write_json
@@ -45,8 +48,6 @@ from core.training import World, single_process_world
 from core.training.metrics import standard_json
 from kernels.provenance import commit, hardware, write_results
 from pipelines import audio_sample
-from pipelines.common.audio_data import AudioCheckpoint, AudioDataConfig, open_audio_data, trained_model
-from pipelines.common.audio_index import Row, read_index
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
 from pipelines.common.publication import read_published

@@ -1,12 +1,12 @@
-"""Measure whether a model of waveforms uses its context: the same samples, predicted from more and more.
+"""Measure the benefit of context: bits of the same samples, predicted from longer and longer sequences.
 
     python -m pipelines.audio_length checkpoint=runs/youtubemix
     python -m pipelines.audio_length checkpoint=runs/youtubemix split=test lengths=[8192,65536,958464]
 
-Held-out clips are cut into windows of the longest length. Only the last samples of each are scored, and they
-are the same ones at every length: a sequence of a shorter length is the end of its window. Nothing else
-differs, whereas in the paper's curve (Gu and Dao 2023, figure 7) the predicted samples and the normalisation
-of each clip do as well. Writes length_curve.json and length_curve.png into the run folder.
+Held-out clips are divided into windows of the greatest length. Only the last samples of each window are
+scored, and they are the same at every length: a shorter sequence is the end of its window. In the paper's
+curve (Gu and Dao 2023, figure 7) the scored samples and the normalisation of clips differ with the length.
+Writes length_curve.json and length_curve.png into the run folder.
 """
 
 import sys
@@ -18,20 +18,15 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from audio.data.config import open_audio_data
 from audio.data.pack import PackedAudio
-from audio.data.windows import Windows, whole_windows
+from audio.data.windows import Windows, evenly_spaced, whole_windows
 from audio.evaluation.likelihood import likelihood
 from audio.evaluation.plots import draw_lengths
+from audio.models import AudioCheckpoint, trained_model, training_data_config
 from core.checkpoints.checkpoint import run_folder_of
 from core.storage.atomic import write_json
 from core.training import World, distributed_world
-from pipelines.common.audio_data import (
-    AudioCheckpoint,
-    evenly_spaced,
-    open_audio_data,
-    trained_data,
-    trained_model,
-)
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
 
@@ -40,21 +35,20 @@ TABLE, PICTURE = "length_curve.json", "length_curve.png"
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = field(metadata={"help": "a run folder (its latest checkpoint), or a checkpoint file"})
+    checkpoint: str = field(metadata={"help": "run folder, for its latest checkpoint; or a checkpoint file"})
     folder: str | None = field(
-        default=None, metadata={"help": "where the clips of the run are now; null: where they were"}
+        default=None,
+        metadata={"help": "present folder of the clips of the run; null: folder in its configuration"},
     )
-    split: Literal["valid", "test"] = field(default="valid", metadata={"help": "clips that are read"})
+    split: Literal["valid", "test"] = field(default="valid", metadata={"help": "split of the clips"})
     lengths: list[int] = field(
         default_factory=list,
-        metadata={"help": "of sequences, in samples; none: doubled from `scored` to the longest clip"},
+        metadata={"help": "sequence lengths (samples); empty: `scored` doubled up to the longest clip"},
     )
-    scored: int = field(default=1024, metadata={"help": "last samples of each window, which are scored"})
-    windows: int | None = field(
-        default=64, metadata={"help": "windows that are read, evenly spaced; null: all"}
-    )
+    scored: int = field(default=1024, metadata={"help": "number of scored samples at the end of each window"})
+    windows: int | None = field(default=64, metadata={"help": "number of evenly spaced windows; null: all"})
     output: str | None = field(
-        default=None, metadata={"help": "folder of table and picture; null: the run folder"}
+        default=None, metadata={"help": "folder of table and plot; null: the run folder"}
     )
 
     def __post_init__(self) -> None:
@@ -64,7 +58,8 @@ class Config:
             raise ValueError(f"windows is {self.windows}; it must be at least 1, or null for all.")
         if self.lengths and min(self.lengths) < self.scored:
             raise ValueError(
-                f"lengths has {min(self.lengths)}, which does not hold the {self.scored} scored samples."
+                f"lengths contains {min(self.lengths)}, less than scored={self.scored}. Reduce scored, or "
+                "remove that length."
             )
 
 
@@ -74,29 +69,30 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = Path(config.checkpoint)
     with distributed_world() as world:
         trained = trained_model(checkpoint, world.device)
-        data = trained_data(checkpoint)
+        data = training_data_config(checkpoint)
         audio = open_audio_data(replace(data, folder=config.folder or data.folder), world).packed
-        lengths = sorted(config.lengths) or doubled(audio, config.split, config.scored)
+        lengths = sorted(config.lengths) or doubled_lengths(audio, config.split, config.scored)
         windows = evenly_spaced(whole_windows(audio, config.split, lengths[-1]), config.windows)
-        rows = curve(trained, audio, windows, lengths, config.scored, world)
+        rows = length_curve(trained, audio, windows, lengths, config.scored, world)
         if world.is_rank_0:
-            write(rows, audio, config, Path(config.output or run_folder_of(checkpoint)))
+            write_curve(rows, audio, config, Path(config.output or run_folder_of(checkpoint)))
 
 
-def doubled(audio: PackedAudio, split: str, scored: int) -> list[int]:
-    """Lengths scored, 2 * scored, ... that fit into the longest clip of a split.
+def doubled_lengths(audio: PackedAudio, split: str, scored: int) -> list[int]:
+    """Return the lengths scored, 2 * scored, ..., up to the longest clip of a split.
 
-    Raises ValueError where not even the first does.
+    Raises ValueError if the longest clip is shorter than `scored`.
     """
     longest = max((clip.length for clip in audio.clips if clip.split == split), default=0)
     if longest < scored:
         raise ValueError(
-            f"The longest {split} clip of {audio.name} has {longest:,} samples, fewer than scored={scored}."
+            f"The longest {split} clip of {audio.name} has {longest:,} samples, fewer than scored={scored}. "
+            "Reduce scored."
         )
     return [scored << power for power in range((longest // scored).bit_length())]
 
 
-def curve(
+def length_curve(
     trained: AudioCheckpoint,
     audio: PackedAudio,
     windows: Windows,
@@ -104,14 +100,19 @@ def curve(
     scored: int,
     world: World,
 ) -> list[dict[str, Any]]:
-    """A row a length: the bits of the last `scored` samples of all windows in sequences of that length."""
+    """Return one row per length: bits of the last `scored` samples of all windows, in sequences so long."""
     rows = []
     with tqdm(total=len(lengths) * len(windows), unit=" windows", disable=not world.is_rank_0) as bar:
         for length in lengths:
             ends = last_samples(windows, length)
-            told = bool(trained.classes)
             measured = likelihood(
-                trained.model, audio, ends, world, told, unscored=length - scored, advance=bar.update
+                trained.model,
+                audio,
+                ends,
+                world,
+                bool(trained.classes),
+                unscored=length - scored,
+                advance=bar.update,
             )
             rows.append(
                 {"length": length, "bits_per_sample": measured.bits, "samples": sum(measured.samples)}
@@ -120,13 +121,13 @@ def curve(
 
 
 def last_samples(windows: Windows, length: int) -> Windows:
-    """The last `length` samples of each window."""
+    """Return the last `length` samples of each window."""
     starts = windows.starts + windows.lengths - length
     return Windows(starts, np.full_like(starts, length), windows.labels)
 
 
-def write(rows: Sequence[dict[str, Any]], audio: PackedAudio, config: Config, output: Path) -> None:
-    """Print the table, and leave it and its picture in a folder."""
+def write_curve(rows: Sequence[dict[str, Any]], audio: PackedAudio, config: Config, output: Path) -> None:
+    """Print the table, and write it and its plot into a folder."""
     content = {
         "data": audio.name,
         "quantizer": audio.quantizer,
@@ -139,7 +140,7 @@ def write(rows: Sequence[dict[str, Any]], audio: PackedAudio, config: Config, ou
     draw_lengths(rows, config.scored, output / PICTURE)
     print(f"{'length':>9}  bits per sample of the last {config.scored:,} samples")
     print("\n".join(f"{row['length']:>9,}  {row['bits_per_sample']:.4f}" for row in rows))
-    print(f"{output} holds {TABLE} and {PICTURE}.")
+    print(f"{TABLE} and {PICTURE} are in {output}.")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ import numpy as np
 import soundfile
 
 from audio.data.clips import audio_files
+from audio.data.sample_index import read_index
 from audio.data.waveform import RATE, Waveform, read_waveform
 from audio.evaluation.report import ALL, METRICS, REPORT, read_report
 from audio.evaluation.sources import CLIP_TABLE, INDEX, read_clip_table
 from audio.listening.page import ListeningClip, Summary, listening_page
 from audio.metrics.bootstrap import Estimate
 from core.storage.atomic import replaced_atomically
-from pipelines.common.audio_index import read_index
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
 

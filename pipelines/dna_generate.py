@@ -26,21 +26,13 @@ from torch import Tensor
 from bio.dna_model import load_model
 from bio.genome.fasta_writer import FastaWriter, wrap_bases
 from bio.genome.vocabulary import A, T, decode, encode
+from core.decoding.sampling_run import SamplingTask, WriteTokens
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
 from core.training import single_process_world
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.sampling import (
-    STDOUT,
-    SamplingOptions,
-    SamplingRun,
-    Task,
-    Write,
-    check_output,
-    draw_to_stdout,
-    sampling_settings,
-)
+from pipelines.common.sampling import STDOUT, SamplingOptions, check_output, run_to_stdout, sampling_settings
 
 MAX_NATS = 1000.0  # per base; sets the width of the header
 
@@ -83,7 +75,7 @@ def generate(config: Config) -> Path:
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
     if config.output == STDOUT:
         one_by_one = replace(config, batch_size=1)
-        draw_to_stdout(SamplingRun(model, one_by_one, task(config, prompt, pipe_writer(config)), None, None))
+        run_to_stdout(one_by_one.sampling_run(model, task(config, prompt, pipe_writer(config)), None, None))
     else:
         settings = {"length": config.length, "prompt": config.prompt}
         write_file(model, config, prompt, sampling_settings(config, checkpoint, world.device) | settings)
@@ -100,8 +92,8 @@ def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, sett
         raise ValueError(f"{part} is missing, but {state} exists. Delete {state.name} to start again.")
     try:
         with FastaWriter(part, config.length, header_width(config), keep=state.exists()) as fasta:
-            run = SamplingRun(model, config, task(config, prompt, file_writer(fasta)), state, settings)
-            run.draw()
+            run = config.sampling_run(model, task(config, prompt, file_writer(fasta)), state, settings)
+            run.run()
             for number, nats in enumerate(run.log_likelihood.tolist()):
                 fasta.write_header(number, header(number, config, nats))
     except BaseException:
@@ -113,12 +105,12 @@ def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, sett
     state.unlink(missing_ok=True)
 
 
-def task(config: Config, prompt: Tensor | None, write: Write) -> Task:
+def task(config: Config, prompt: Tensor | None, write: WriteTokens) -> SamplingTask:
     """Return the sampling task: bases after a prompt (prompt length,), if there is one."""
-    return Task(config.length, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
+    return SamplingTask(config.length, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
 
 
-def file_writer(fasta: FastaWriter) -> Write:
+def file_writer(fasta: FastaWriter) -> WriteTokens:
     """Return a function that writes each sequence to its record."""
 
     def write(first: int, position: int, tokens: Tensor) -> None:
@@ -129,7 +121,7 @@ def file_writer(fasta: FastaWriter) -> Write:
     return write
 
 
-def pipe_writer(config: Config) -> Write:
+def pipe_writer(config: Config) -> WriteTokens:
     """Return a function that writes one sequence after the other to stdout."""
 
     def write(first: int, position: int, tokens: Tensor) -> None:

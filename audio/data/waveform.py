@@ -1,12 +1,14 @@
-"""Waveforms: any audio file in, mono at 16 kHz; 16-bit WAV files out (audio/data/stream.py: piece by piece).
+"""Waveforms: any audio file in, mono at 16 kHz; 16-bit WAV files out, whole or segment by segment.
 
-A waveform is float32 (length,) in [-1, 1]. What is read is what the file holds: a silent file is silence, a
-clipped one stays clipped, and a floating-point file may reach beyond [-1, 1], where quantizers clip it.
+A waveform is float32 (length,) in [-1, 1]. Reading changes no level: a silent file is silence, a clipped file
+stays clipped, and a floating-point file may exceed [-1, 1], where quantizers clip it.
 """
 
 import math
+import struct
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,60 +23,65 @@ FULL_SCALE = 1 << 15
 BLOCK = 1 << 20
 LARGEST_FILTER = 1 << 26
 UNKNOWN_SIZE = 0x7FFF_0000
-"""From here on the size in a WAV header means that a program wrote to a pipe and could not know it."""
+"""Smallest size in a WAV header that means an unknown length, as programs write into a pipe."""
+BYTES = 2
+HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+BEFORE_DATA = HEADER.size - 8
+LARGEST = ((1 << 32) - 1 - BEFORE_DATA) // BYTES
+"""Maximum number of samples (37 hours) in a WAV file, because its sizes have 32 bits."""
 
 Waveform = npt.NDArray[np.float32]
 
 
 def read_waveform(path: str | Path) -> Waveform:
-    """The samples (length,) of a WAV, FLAC or OGG file: channels averaged, resampled to 16 kHz.
+    """Read a WAV, FLAC or OGG file: channels averaged, resampled to 16 kHz, (length,).
 
-    Raises FileNotFoundError; ValueError for a file that is not audio, is damaged or cut short, holds no
-    sample, NaN or infinity, or has a sample rate that cannot be converted.
+    Raises FileNotFoundError; ValueError for a file that is not audio, is damaged or truncated, holds no
+    samples, NaN or infinity, or has a sample rate that cannot be converted.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no audio file {path}: check the name.")
-    if _is_cut_short(path):
-        raise ValueError(f"{path} is cut short: it holds less than its header says; replace it or remove it.")
+        raise FileNotFoundError(f"There is no audio file {path}. Check the name.")
+    if _is_truncated(path):
+        raise ValueError(f"{path} is truncated: shorter than its header says. Replace or remove it.")
     try:
         with soundfile.SoundFile(path) as file:
             rate, blocks = file.samplerate, file.blocks(BLOCK, dtype="float32", always_2d=True)
             mono = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=1) for block in blocks)])
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"{path} cannot be read as audio ({error.error_string.rstrip('.')}): it is damaged, or no WAV, "
-            "FLAC or OGG file; replace it or remove it."
+            f"{path} cannot be read as audio ({error.error_string.rstrip('.')}): it is damaged or "
+            "not a WAV, FLAC or OGG file. Replace or remove it."
         ) from error
     if not len(mono):
-        raise ValueError(f"{path} holds no samples: replace it or remove it.")
+        raise ValueError(f"{path} holds no samples. Replace or remove it.")
     if not np.isfinite(mono).all():
         first = int(np.flatnonzero(~np.isfinite(mono))[0])
-        raise ValueError(f"{path} holds NaN or infinity, first at sample {first:,}: replace it or remove it.")
+        raise ValueError(f"{path} holds NaN or infinity, first at sample {first:,}. Replace or remove it.")
     return resample(mono, rate, str(path))
 
 
 def resample(waveform: Waveform, rate: int, name: str = "The waveform") -> Waveform:
-    """A waveform (length,) of `rate` samples a second at 16 kHz: (ceil(length * 16,000 / rate),).
+    """Resample a waveform (length,) from `rate` to 16,000 samples per second.
 
-    By torchaudio, with the Kaiser window that it documents as the counterpart of librosa's best resampler.
-    Raises ValueError, by `name`, for a rate that shares too small a divisor with 16,000.
+    The Kaiser window is the one that torchaudio documents as equivalent to librosa's best resampler. `name`
+    names the waveform in errors. Raises ValueError if rate and 16,000 have too small a common divisor.
     """
     if rate == RATE:
         return waveform
     divisor = math.gcd(rate, RATE)
     if rate * RATE > LARGEST_FILTER * divisor**2:
         raise ValueError(
-            f"{name} has {rate:,} samples a second, which convert to {RATE:,} by no simple ratio: convert it "
-            "to a common rate with another program first."
+            f"{name} has {rate:,} samples per second, which have no simple ratio to {RATE:,}. Convert it to "
+            "a common rate with another program first."
         )
     return _resampler(rate)(torch.from_numpy(waveform)[None])[0].numpy()
 
 
 def write_waveform(path: str | Path, waveform: Waveform) -> None:
-    """Write samples (length,) at 16 kHz as a 16-bit WAV file, which appears whole or not at all.
+    """Write a waveform (length,) at 16 kHz as a 16-bit WAV file, atomically.
 
-    Raises ValueError for samples that are not finite.
+    Raises ValueError for NaN or infinity.
     """
     pcm = as_pcm(waveform)
     with replaced_atomically(Path(path)) as temporary:
@@ -82,14 +89,66 @@ def write_waveform(path: str | Path, waveform: Waveform) -> None:
 
 
 def as_pcm(waveform: Waveform) -> npt.NDArray[np.int16]:
-    """Samples as 16-bit integers, clipped to their range; ValueError where they are not finite."""
+    """Return samples as 16-bit integers, clipped to their range. Raises ValueError for NaN or infinity."""
     if not np.isfinite(waveform).all():
-        raise ValueError("The waveform holds NaN or infinity, so it is not written: look where it came from.")
+        raise ValueError("The waveform holds NaN or infinity, so it was not written. Check its source.")
     return np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
 
 
-def _is_cut_short(path: Path) -> bool:
-    """Whether a WAV file is shorter than it says, which libsndfile passes over in silence."""
+def write_samples(path: Path, start: int, waveform: Waveform) -> None:
+    """Write a waveform (length,) at 16 kHz into a 16-bit WAV file from sample `start` on.
+
+    start=0 creates or empties the file. Samples of the file from `start` on are removed first. The header is
+    updated after the samples, so a killed process leaves a valid file. Raises ValueError for NaN or infinity,
+    if the file holds fewer than `start` samples, or if it would exceed LARGEST; the file is then unchanged.
+    Raises OSError, with the file name, if the disk fails.
+    """
+    pcm = as_pcm(waveform).tobytes()
+    end = start + len(waveform)
+    if end > LARGEST:
+        raise ValueError(f"{path} would hold {end:,} samples; a WAV file holds at most {LARGEST:,}.")
+    try:
+        with path.open("r+b" if start else "wb") as file:
+            _truncate(file, path, start)
+            file.write(pcm)
+            file.flush()
+            _write_header(file, end)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def stream_header() -> bytes:
+    """Return the WAV header of a stream of unknown length."""
+    return _header(UNKNOWN_SIZE)
+
+
+def _truncate(file: BinaryIO, path: Path, samples: int) -> None:
+    """End the file after `samples` samples, and move to its end."""
+    end = HEADER.size + BYTES * samples
+    if samples and file.seek(0, 2) < end:
+        raise ValueError(
+            f"{path} holds fewer than {samples:,} samples: it was changed since. Delete it and start again."
+        )
+    _write_header(file, samples)
+    file.truncate(end)
+    file.seek(end)
+
+
+def _write_header(file: BinaryIO, samples: int) -> None:
+    file.seek(0)
+    file.write(_header(BYTES * samples))
+    file.flush()
+
+
+def _header(size: int) -> bytes:
+    """Return the header of mono 16-bit PCM with `size` bytes of samples."""
+    pcm, channels = 1, 1
+    form = (b"RIFF", BEFORE_DATA + size, b"WAVE", b"fmt ", 16, pcm, channels)
+    return HEADER.pack(*form, RATE, BYTES * RATE, BYTES, 8 * BYTES, b"data", size)
+
+
+def _is_truncated(path: Path) -> bool:
+    """Return whether a WAV file is shorter than its header says; libsndfile does not report this."""
     with path.open("rb") as file:
         kind, size = file.read(4), int.from_bytes(file.read(4), "little")
     return kind == b"RIFF" and path.stat().st_size - 8 < size < UNKNOWN_SIZE

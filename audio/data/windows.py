@@ -1,16 +1,17 @@
-"""Windows: which stretch of the codes is example number k."""
+"""Windows: ranges of packed codes that serve as examples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from audio.data.pack import PackedAudio
 from core.random import Integers
+from core.statistics import evenly_spaced_subset
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of packed codes: starts, lengths and labels, each (windows,)."""
+    """Ranges of packed codes: starts, lengths and labels, each (windows,)."""
 
     starts: Integers
     lengths: Integers
@@ -21,20 +22,27 @@ class Windows:
 
 
 def clip_windows(audio: PackedAudio, split: str, length: int) -> Windows:
-    """The clips of a split; those longer than `length` samples are cut into pieces, the last one shorter.
+    """Return the clips of a split, divided into windows of `length` samples; the last one may be shorter.
 
-    As the published data loader cuts SC09. Raises ValueError for a length below 1 and a split without clips.
+    The published data loader treats SC09 so. Raises ValueError for a length below 1 and a split without
+    clips.
     """
     return _windows(audio, split, length, keep_rest=True)
 
 
 def whole_windows(audio: PackedAudio, split: str, length: int) -> Windows:
-    """Windows of exactly `length` samples that tile each clip of a split; a shorter rest is left out.
+    """Return the windows of exactly `length` samples that tile each clip of a split.
 
-    As the published data loader cuts YouTubeMix. Raises ValueError as clip_windows does, and where no clip is
-    long enough.
+    A shorter rest is dropped. The published data loader treats YouTubeMix so. Raises ValueError as
+    clip_windows does, and if no clip is long enough.
     """
     return _windows(audio, split, length, keep_rest=False)
+
+
+def evenly_spaced(windows: Windows, count: int | None) -> Windows:
+    """Return at most `count` evenly spaced windows, or all for None. Raises ValueError for a count of 0."""
+    index = evenly_spaced_subset(len(windows), count)
+    return Windows(*(getattr(windows, field.name)[index] for field in fields(windows)))
 
 
 def _windows(audio: PackedAudio, split: str, length: int, keep_rest: bool) -> Windows:
@@ -42,8 +50,8 @@ def _windows(audio: PackedAudio, split: str, length: int, keep_rest: bool) -> Wi
         raise ValueError(f"The length of a window is {length}; it must be at least 1 sample.")
     clips = [clip for clip in audio.clips if clip.split == split]
     if not clips:
-        held = ", ".join(f"{count:,} for {name}" for name, count in audio.counts.items())
-        raise ValueError(f"{audio.name} has no clips for {split}, but {held}: name a larger data set.")
+        counts = ", ".join(f"{count:,} for {name}" for name, count in audio.counts.items())
+        raise ValueError(f"{audio.name} has no clips for {split}, but {counts}. Choose a larger data set.")
     starts, sizes, labels = np.array([(clip.start, clip.length, clip.label) for clip in clips], np.int64).T
     count = -(-sizes // length) if keep_rest else sizes // length
     if not count.any():

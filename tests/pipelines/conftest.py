@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import core.training.distributed
+from core.decoding import sampling_run
 from pipelines import audio_classifier, audio_pretrain, dna_pretrain
-from pipelines.common import sampling
 from tests.audio.conftest import write_clips
 from tests.pipelines.digits import TINY_CLASSIFIER, TINY_MODEL, write_digits
 
@@ -69,8 +69,8 @@ def write_fasta(path: Path, lengths: dict[str, int], seed: int = 0) -> Path:
 @pytest.fixture
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Samples are written in pieces of so many tokens, however long they take."""
-    for name in ("SHORTEST_PIECE", "FIRST_PIECE", "LONGEST_PIECE"):
-        monkeypatch.setattr(sampling, name, PIECE)
+    for name in ("SHORTEST_SEGMENT", "FIRST_SEGMENT", "LONGEST_SEGMENT"):
+        monkeypatch.setattr(sampling_run, name, PIECE)
     return PIECE
 
 

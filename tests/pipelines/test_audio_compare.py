@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from audio.data.config import open_audio_data
 from audio.data.windows import clip_windows
 from audio.evaluation.likelihood import likelihood
+from audio.models import AudioModelConfig, new_model, trained_model, training_data_config
 from core.models.multiscale import MixerConfig, MultiscaleModelConfig
 from core.models.wavenet import WaveNetConfig
 from core.training import World
 from pipelines import audio_compare
-from pipelines.common.audio_contenders import Contender, ablation, contenders
-from pipelines.common.audio_data import open_audio_data, trained_data, trained_model
-from pipelines.common.audio_model import AudioModelConfig, new_model
+from pipelines.audio_compare import Contender, ablation, contenders
 
 SMALL = {"d_model": 4, "n_layer": 1, "pools": [2], "d_state": 4}
 ALONE = World(0, 1, torch.device("cpu"))
@@ -57,7 +57,7 @@ def test_a_comparison_trains_all_and_goes_on(clips: Path, capsys: pytest.Capture
     for row in rows:
         assert row["fid"] is row["is"] is row["mis"] is row["am"] is None
         folder = Path(row["run"])
-        packed = open_audio_data(trained_data(folder), ALONE).packed
+        packed = open_audio_data(training_data_config(folder), ALONE).packed
         test = clip_windows(packed, "test", 10**6)
         model = trained_model(folder, ALONE.device).model
         assert row["nll_bits"] == pytest.approx(likelihood(model, packed, test, ALONE).bits)

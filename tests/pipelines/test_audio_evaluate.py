@@ -10,13 +10,13 @@ import pytest
 import soundfile
 
 from audio.data.quantizer import decode, encode
+from audio.data.sample_index import read_index
 from audio.data.waveform import RATE, read_waveform
 from audio.evaluation import sources
 from audio.evaluation.report import read_report
 from audio.evaluation.sources import read_clip_table
 from audio.evaluation.trained_classifier import FILE
 from pipelines import audio_evaluate, audio_listen, audio_sample
-from pipelines.common.audio_index import read_index
 from tests.pipelines.digits import write_digits
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from audio.data.config import collection
 from audio.data.pack import open_audio
+from audio.models import trained_model, training_data_config
 from pipelines import audio_length
-from pipelines.common.audio_data import collection, trained_data, trained_model
 
 
 def test_each_row_is_the_definition(audio_run: Path) -> None:
@@ -18,7 +19,7 @@ def test_each_row_is_the_definition(audio_run: Path) -> None:
     assert audio_length.main(arguments) == 0
     table = json.loads(Path("curve/length_curve.json").read_text())
     assert Path("curve/length_curve.png").exists()
-    audio = open_audio(collection(trained_data(audio_run)))
+    audio = open_audio(collection(training_data_config(audio_run)))
     model = trained_model(audio_run, torch.device("cpu")).model
     held_out = [clip for clip in audio.clips if clip.split == "valid"]
     for row in table["rows"]:

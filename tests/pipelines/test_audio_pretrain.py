@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from audio.data.quantizer import encode
 from audio.data.waveform import RATE
+from audio.models import AudioCheckpoint, trained_model
 from core.checkpoints.checkpoint import CheckpointError
 from core.models.multiscale import MultiscaleModel
 from pipelines import audio_pretrain
-from pipelines.common.audio_data import AudioCheckpoint, trained_model
 from pipelines.common.config import CONFIGS, merge, parse_config, read_yaml, schema_keys
 from tests.audio.conftest import noise, write_clips
 from tests.pipelines.conftest import TINY_AUDIO

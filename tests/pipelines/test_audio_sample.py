@@ -18,18 +18,16 @@ import soundfile
 import torch
 
 from audio.data.quantizer import LEVELS, decode, encode
-from audio.data.stream import write_samples
-from audio.data.waveform import RATE, as_pcm, read_waveform
+from audio.data.waveform import RATE, as_pcm, read_waveform, write_samples
+from audio.models import AudioModelConfig, new_model, trained_model
 from core.checkpoints.checkpoint import save_checkpoint
+from core.decoding import sampling_run
 from core.decoding.decoder import Decoder
 from core.models.multiscale import MultiscaleModelConfig
 from core.models.samplernn import SampleRnnConfig
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.models.wavenet import WaveNetConfig
 from pipelines import audio_sample
-from pipelines.common import sampling
-from pipelines.common.audio_data import trained_model
-from pipelines.common.audio_model import AudioModelConfig, new_model
 from pipelines.common.config import schema_keys
 from tests.audio.conftest import noise, tone
 from tests.pipelines.conftest import PIECE
@@ -133,8 +131,8 @@ def test_a_sample_is_the_same_in_any_batch_and_piece(plain: Path, monkeypatch: p
     rows = draw(plain, "whole", "count=5", "seed=3")
     pairs = draw(plain, "pairs", "count=5", "seed=3", "batch_size=2")
     assert [row["file"] for row in pairs] == [row["file"] for row in rows]
-    for name in ("SHORTEST_PIECE", "FIRST_PIECE", "LONGEST_PIECE"):
-        monkeypatch.setattr(sampling, name, 7)
+    for name in ("SHORTEST_SEGMENT", "FIRST_SEGMENT", "LONGEST_SEGMENT"):
+        monkeypatch.setattr(sampling_run, name, 7)
     draw(plain, "few", "count=2", "seed=3")
     draw(plain, "other", "count=5", "seed=4")
     assert sounds("pairs") == sounds("whole")
@@ -163,7 +161,7 @@ def test_precision_is_that_of_every_piece(
             seen.add(torch.is_autocast_enabled("cpu"))
             return super().advance(steps)
 
-    monkeypatch.setattr(sampling, "Decoder", Watched)
+    monkeypatch.setattr(sampling_run, "Decoder", Watched)
     draw(plain, "out", f"precision={precision}")
     assert seen == {half}
 
@@ -233,7 +231,7 @@ def test_pieces_are_bounded(plain: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return advance(self, steps)
 
     monkeypatch.setattr(audio_sample, "write_samples", watched_write)
-    monkeypatch.setattr(sampling.Decoder, "advance", watched_advance)
+    monkeypatch.setattr(sampling_run.Decoder, "advance", watched_advance)
     draw(plain, "out", "count=2")
     assert max(written) == PIECE
     assert sum(written) == 2 * LENGTH
@@ -270,7 +268,7 @@ def test_ctrl_c_and_resume(
         begun = read_waveform(Path("whole") / path.name)[: 30 + 30 * prompt]
         assert np.array_equal(read_waveform(path), begun)
 
-    assert "is already there" in fails(capsys, *call)
+    assert "already exists" in fails(capsys, *call)
     write_samples(Path("cut/sample_00000.wav"), 30 + 30 * prompt, noise(20))  # as a killed process leaves it
     assert draw(plain, "cut", *options, "resume=true") == rows
     assert sounds("cut") == sounds("whole")
@@ -283,10 +281,10 @@ KILLED = f"""
 import os, signal, sys
 import torch
 from pipelines import audio_sample
-from pipelines.common import sampling
+from core.decoding import sampling_run
 
 torch.set_num_threads(1)
-sampling.SHORTEST_PIECE = sampling.FIRST_PIECE = sampling.LONGEST_PIECE = {PIECE}
+sampling_run.SHORTEST_SEGMENT = sampling_run.FIRST_SEGMENT = sampling_run.LONGEST_SEGMENT = {PIECE}
 write_samples = audio_sample.write_samples
 
 def last_write(path, start, waveform):
@@ -350,7 +348,7 @@ def test_samples_that_were_deleted_are_drawn_again(plain: Path, capsys: pytest.C
     Path("x.wav").unlink()
     call = [f"checkpoint={plain}", "output=x.wav", SECONDS]
     capsys.readouterr()
-    assert "x.json is already there. Give resume=true" in fails(capsys, *call)
+    assert "x.json already exists. Set resume=true" in fails(capsys, *call)
     assert draw(plain, "x.wav", "resume=true") == [row]
     assert len(read_waveform("x.wav")) == LENGTH
 
@@ -384,10 +382,10 @@ def test_a_batch_that_does_not_fit_is_halved(
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return super().advance(steps)
 
-    monkeypatch.setattr(sampling, "Decoder", SmallMemory)
+    monkeypatch.setattr(sampling_run, "Decoder", SmallMemory)
     rows = draw(plain, "halved", "count=5")
     said = capsys.readouterr().err
-    assert "5 samples at once do not fit into the memory; going on with 2." in said
+    assert "5 samples at once do not fit into memory; continuing with 2." in said
     assert sounds("halved") == sounds("whole")
     assert [row["file"] for row in rows] == [row["file"] for row in whole]
     largest = 0
@@ -455,10 +453,10 @@ def test_bad_output(plain: Path, conditional: Path, capsys: pytest.CaptureFixtur
         assert "end its name in .wav" in fails(capsys, *start, f"output={name}")
         assert not Path(name).exists()
     error = fails(capsys, *start, "output=-", "resume=true")
-    assert "What went to stdout cannot be resumed: name a file as output" in error
+    assert "output=- cannot be resumed; choose a file" in error
     Path("taken").mkdir()
     Path("taken/mine.txt").write_text("")
-    assert "taken is already there and not empty" in fails(capsys, *start, "output=taken")
+    assert "taken already exists and is not empty" in fails(capsys, *start, "output=taken")
     assert "no class eleven: its classes are up, down" in fails(
         capsys, f"checkpoint={conditional}", "output=out", "labels=[eleven]"
     )

@@ -11,11 +11,11 @@ import pytest
 
 from bio.genome.fasta_writer import FastaWriter
 from core.checkpoints.checkpoint import save_checkpoint
+from core.decoding import sampling_run
+from core.decoding.sampling_state import SavedState, save_state
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from pipelines import dna_generate
-from pipelines.common import sampling
 from pipelines.common.config import schema_keys
-from pipelines.common.sampling_state import SavedState, save_state
 
 
 def generate(run: Path, *arguments: str) -> dict[str, str]:
@@ -115,7 +115,7 @@ def test_bad_argument(argument: str, message: str, run: Path, capsys: pytest.Cap
 
 def test_what_went_to_stdout_cannot_be_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = fails(capsys, f"checkpoint={run}", "resume=true", output="-")
-    assert "What went to stdout cannot be resumed: name a file as output" in error
+    assert "output=- cannot be resumed; choose a file" in error
 
 
 def test_checkpoint_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +188,7 @@ def test_a_killed_call_resumes(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
         if state.position == 30:
             shutil.copytree(".", "killed", dirs_exist_ok=True, ignore=shutil.ignore_patterns("killed"))
 
-    monkeypatch.setattr(sampling, "save_state", save_and_copy)
+    monkeypatch.setattr(sampling_run, "save_state", save_and_copy)
     whole = generate(run, "count=3", "batch_size=2", "save_every=0")
     assert sorted(path.name for path in Path("killed").iterdir()) == [
         "out.fa.part",

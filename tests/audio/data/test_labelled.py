@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from audio.data.clips import Clip, Collection
+from audio.data.clips import Clip, Collection, audio_folder
 from audio.data.labelled import ClassifierBatches, LabelledClips
-from audio.data.long_audio import audio_folder
 from audio.data.mel import CLIP
 from audio.data.pack import PackedAudio, open_audio
 from audio.data.quantizer import decode

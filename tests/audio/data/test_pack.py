@@ -10,8 +10,7 @@ import pytest
 import soundfile
 
 import audio.data.pack
-from audio.data.clips import Clip, Collection
-from audio.data.long_audio import audio_folder
+from audio.data.clips import Clip, Collection, audio_folder
 from audio.data.pack import PackedAudio, open_audio
 from audio.data.quantizer import QUANTIZERS, Quantizer, encode
 from audio.data.waveform import RATE, Waveform, read_waveform

@@ -1,5 +1,9 @@
 """Audio files are read as mono at 16 kHz or refused in one sentence; written ones are whole at any moment."""
 
+import io
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,16 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audio.data.waveform import RATE, as_pcm, read_waveform, resample, write_waveform
+from audio.data import waveform
+from audio.data.waveform import (
+    RATE,
+    as_pcm,
+    read_waveform,
+    resample,
+    stream_header,
+    write_samples,
+    write_waveform,
+)
 from tests.audio.conftest import noise, tone
 
 
@@ -79,12 +92,12 @@ def _write(path: Path, samples: np.ndarray, rate: int = RATE, keep: float = 1.0,
 
 
 BAD_FILES = {
-    "empty": (lambda path: path.write_bytes(b""), "cannot be read as audio .*is damaged, or no WAV"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as audio .*is damaged or not a WAV"),
     "text": (lambda path: path.write_text("zero one two"), "cannot be read as audio"),
     "web page": (lambda path: path.write_text("<!DOCTYPE html>"), "cannot be read as audio"),
     "no samples": (lambda path: _write(path, np.zeros(0)), "holds no samples"),
-    "cut WAV": (lambda path: _write(path, noise(500), keep=0.6), "cut short: it holds less than its header"),
-    "cut in its header": (lambda path: _write(path, noise(500), keep=0.02), "cut short"),
+    "cut WAV": (lambda path: _write(path, noise(500), keep=0.6), "truncated: shorter than its header"),
+    "cut in its header": (lambda path: _write(path, noise(500), keep=0.02), "truncated"),
     "cut FLAC": (lambda path: _write(path, noise(9000), keep=0.5, format="FLAC"), "cannot be read as audio"),
     "NaN": (
         lambda path: _write(path, np.where(np.arange(50) == 7, np.nan, 0.1), subtype="FLOAT"),
@@ -94,7 +107,7 @@ BAD_FILES = {
         lambda path: _write(path, np.array([[0, 0], [0, -np.inf]]), subtype="DOUBLE"),
         "NaN or infinity, first at sample 1",
     ),
-    "strange rate": (lambda path: _write(path, noise(50), 44_099), "44,099 samples a second, .* no simple"),
+    "strange rate": (lambda path: _write(path, noise(50), 44_099), "44,099 samples per second, .* no simple"),
 }
 
 
@@ -143,7 +156,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_waveform(tmp_path / "x.wav", noise(10))
     before = (tmp_path / "x.wav").read_bytes()
-    with pytest.raises(ValueError, match="NaN or infinity, so it is not written"):
+    with pytest.raises(ValueError, match="NaN or infinity, so it was not written"):
         write_waveform(tmp_path / "x.wav", np.array([np.nan], np.float32))
 
     def full(path: Path, *_: object, **__: object) -> None:
@@ -155,3 +168,78 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_waveform(tmp_path / "x.wav", noise(20))
     assert (tmp_path / "x.wav").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+def test_a_file_is_valid_after_every_piece(tmp_path: Path) -> None:
+    whole, path = noise(1000), tmp_path / "x.wav"
+    write_samples(path, 0, whole[:0])
+    assert soundfile.info(path).frames == 0
+    for begin, end in [(0, 1), (1, 400), (400, 400), (400, 1000)]:
+        write_samples(path, begin, whole[begin:end])
+        assert np.array_equal(read_waveform(path), whole[:end])
+
+
+def test_it_is_the_file_that_is_written_at_once(tmp_path: Path) -> None:
+    write_samples(tmp_path / "x.wav", 0, noise(7))
+    write_samples(tmp_path / "x.wav", 7, noise(10)[7:])
+    write_waveform(tmp_path / "y.wav", noise(10))
+    assert (tmp_path / "x.wav").read_bytes() == (tmp_path / "y.wav").read_bytes()
+
+
+def test_what_follows_the_start_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    write_samples(path, 0, noise(100))
+    write_samples(path, 40, noise(5, seed=1))
+    assert np.array_equal(read_waveform(path), np.concatenate([noise(100)[:40], noise(5, seed=1)]))
+    write_samples(path, 0, noise(3, seed=2))
+    assert np.array_equal(read_waveform(path), noise(3, seed=2))
+    assert path.stat().st_size == 44 + 2 * 3
+
+
+def test_bad_pieces_leave_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.wav"
+    write_samples(path, 0, noise(100))
+    with pytest.raises(ValueError, match=r"x.wav holds fewer than 101 samples"):
+        write_samples(path, 101, noise(5))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        write_samples(path, 100, np.array([0.0, np.inf], np.float32))
+    monkeypatch.setattr(waveform, "LARGEST", 110)
+    with pytest.raises(ValueError, match="would hold 111 samples; a WAV file holds at most 110"):
+        write_samples(path, 100, noise(11))
+    assert np.array_equal(read_waveform(path), noise(100))
+
+
+def test_a_disk_that_fails_is_named_by_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file or directory") as error:
+        write_samples(tmp_path / "absent" / "x.wav", 0, noise(5))
+    assert error.value.filename == str(tmp_path / "absent" / "x.wav")
+
+
+def _die_before_the_header(path: Path) -> None:
+    write_samples(path, 0, noise(30))
+
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    waveform._header = killed
+    waveform._truncate = lambda file, *_: file.seek(0, 2)
+    write_samples(path, 30, noise(20))
+
+
+def test_a_writer_that_is_killed_leaves_what_the_header_counts(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    process = multiprocessing.get_context("fork").Process(target=_die_before_the_header, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert path.stat().st_size == 44 + 2 * 50
+    assert np.array_equal(read_waveform(path), noise(30))
+    write_samples(path, 30, noise(20))
+    assert np.array_equal(read_waveform(path), np.concatenate([noise(30), noise(20)]))
+
+
+def test_a_pipe_carries_as_many_samples_as_come(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(stream_header() + as_pcm(noise(50)).tobytes())
+    assert np.array_equal(read_waveform(tmp_path / "x.wav"), noise(50))
+    samples, rate = soundfile.read(io.BytesIO((tmp_path / "x.wav").read_bytes()), dtype="float32")
+    assert (rate, len(samples)) == (RATE, 50)

@@ -1,4 +1,4 @@
-"""Where sampled waveforms go: WAV files, the index that ranks them, and the state of an unfinished run."""
+"""Output of a sampling run: WAV files, and the index that ranks them by likelihood."""
 
 import json
 import math
@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from core.decoding.sampling_state import require_same
 from core.storage.atomic import replaced_atomically
-from pipelines.common.sampling_state import require_same
 
 Row = dict[str, Any]
-"""A sample in the index: rank, file, sample, label, seconds, log_likelihood, bits_per_sample."""
+"""Sample in the index: rank, file, sample, label, seconds, log_likelihood, bits_per_sample."""
 
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """The files of a sampling run; the state is there while it is not finished."""
+    """Files of a sampling run; the state exists while the run is unfinished."""
 
     samples: list[Path]
     index: Path
@@ -26,7 +26,7 @@ class SampleFiles:
 
 
 def sample_files(output: Path, count: int) -> SampleFiles:
-    """One .wav file by its name with the others beside it, or a folder of `count`."""
+    """Return the files of an output: one .wav file, or a folder with `count` of them."""
     if output.suffix == ".wav":
         return SampleFiles(
             [output], output.with_suffix(".json"), output.with_name(f"{output.stem}.state.safetensors")
@@ -35,30 +35,33 @@ def sample_files(output: Path, count: int) -> SampleFiles:
     return SampleFiles(names, output / "samples.json", output / "samples.state.safetensors")
 
 
-def begin_output(output: Path, files: SampleFiles, resume: bool) -> None:
-    """Make the folder. Raises ValueError for an output that is taken, unless it is resumed, or cannot be."""
+def create_output(output: Path, files: SampleFiles, resume: bool) -> None:
+    """Create the folder. Raises ValueError for an existing output, unless resumed, or an impossible path."""
     is_file = output.suffix == ".wav"
     if is_file:
-        taken = next((path for path in (output, files.state, files.index) if path.exists()), None)
+        existing = next((path for path in (output, files.state, files.index) if path.exists()), None)
     else:
-        taken = output if output.is_dir() and any(output.iterdir()) else None
-    if taken is not None and not resume:
+        existing = output if output.is_dir() and any(output.iterdir()) else None
+    if existing is not None and not resume:
         raise ValueError(
-            f"{taken} is already there{'' if is_file else ' and not empty'}. Give resume=true to continue "
-            "the run that wrote it, or choose another output."
+            f"{existing} already exists{'' if is_file else ' and is not empty'}. Set resume=true to continue "
+            "its run, or choose another output."
         )
     try:
         files.index.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"{output} cannot be made ({error.strerror}): choose another name, or change its permissions."
+            f"{output} cannot be created ({error.strerror}). Choose another path, or change its permissions."
         ) from error
 
 
 def ranked_rows(
     files: Sequence[Path], labels: Sequence[str | None], log_likelihood: Tensor, length: int, rate: int
 ) -> list[Row]:
-    """The rows of samples of `length`, the most likely first; log_likelihood (samples,) in nats."""
+    """Return the rows of the samples, the most likely first.
+
+    length: samples per file without the prompt. log_likelihood: (files,), in nats.
+    """
     nats = log_likelihood.tolist()
     order = sorted(range(len(nats)), key=lambda number: -nats[number])
     return [
@@ -76,7 +79,7 @@ def ranked_rows(
 
 
 def write_index(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write the settings and the rows, a line each, as JSON that is whole or absent."""
+    """Write the settings and one line per row as JSON, atomically."""
     head = json.dumps(dict(settings), indent=1)[:-2]
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     with replaced_atomically(path) as temporary:
@@ -84,12 +87,14 @@ def write_index(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) ->
 
 
 def read_index(path: Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
-    """The rows of an index. Raises ValueError if it is no index, or was written with other settings."""
+    """Return the rows of an index. Raises ValueError for another kind of file or for other settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = content.pop("samples")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not the index of a sampling run ({error}).") from error
+        raise ValueError(
+            f"{path} is not the index of a sampling run ({error}). Choose the output of audio_sample."
+        ) from error
     if settings is not None:
         require_same(settings, content, path)
     return rows

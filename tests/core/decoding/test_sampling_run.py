@@ -5,19 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.common import sampling
-from pipelines.common.sampling import next_piece
-from pipelines.common.sampling_state import SavedState, load_state, require_same, save_state
+from core.decoding import sampling_run
+from core.decoding.sampling_run import next_segment
+from core.decoding.sampling_state import SavedState, load_state, require_same, save_state
 
 
 def test_a_piece_takes_neither_long_nor_short() -> None:
     for seconds_a_token in (1e-6, 1e-4, 1e-3, 1e-2):
-        piece = sampling.FIRST_PIECE
+        piece = sampling_run.FIRST_SEGMENT
         for _ in range(10):
-            piece = next_piece(piece, piece * seconds_a_token)
-        assert sampling.SHORTEST_PIECE <= piece <= sampling.LONGEST_PIECE
-        assert sampling.SHORT <= piece * seconds_a_token <= sampling.LONG or piece == sampling.LONGEST_PIECE
-    assert next_piece(sampling.SHORTEST_PIECE, 60.0) == sampling.SHORTEST_PIECE
+            piece = next_segment(piece, piece * seconds_a_token)
+        assert sampling_run.SHORTEST_SEGMENT <= piece <= sampling_run.LONGEST_SEGMENT
+        assert (
+            sampling_run.SHORT <= piece * seconds_a_token <= sampling_run.LONG
+            or piece == sampling_run.LONGEST_SEGMENT
+        )
+    assert next_segment(sampling_run.SHORTEST_SEGMENT, 60.0) == sampling_run.SHORTEST_SEGMENT
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -36,6 +39,6 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     require_same({"seed": 1, "labels": ("a",)}, {"seed": 1, "labels": ["a"]}, tmp_path)
-    message = r"seed is 1 there and 2 here; prompt is None there and x here; old is 3 there and None here"
+    message = r"seed is 1 there and 2 here; prompt is absent there and x here; old is 3 there and absent here"
     with pytest.raises(ValueError, match=message):
         require_same({"seed": 2, "prompt": "x"}, {"seed": 1, "old": 3}, tmp_path)

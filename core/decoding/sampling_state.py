@@ -1,7 +1,7 @@
-"""The saved state of a sampling run: one safetensors file beside what it writes, whole or absent.
+"""Saved state of an unfinished sampling run: one safetensors file, written atomically.
 
-Tensors are `log_likelihood` (count,) float64 and `decoder.<name>` of the batch that is being drawn. The
-header carries the settings of the run and how far it has come, as JSON; nothing is executed when it is read.
+Tensors: `log_likelihood` (count,) float64, and `decoder.<name>` of the current batch. The header has the
+settings and the progress of the run as JSON. Reading the file executes no code.
 """
 
 import json
@@ -20,7 +20,14 @@ DECODER = "decoder."
 
 
 class SavedState(NamedTuple):
-    """How far a run has come: samples before `first` are done, those of the batch have `position` tokens."""
+    """Progress of a sampling run.
+
+    first: number of complete samples, which is the index of the first sample of the current batch.
+    position: tokens per sample of the current batch so far.
+    batch_size: maximum number of samples per batch.
+    log_likelihood: (count,) float64, nats of each sample so far.
+    decoder: state_dict of the decoder of the current batch.
+    """
 
     first: int
     position: int
@@ -30,7 +37,7 @@ class SavedState(NamedTuple):
 
 
 def save_state(path: Path, settings: Mapping[str, Any], state: SavedState) -> None:
-    """Write the state; `path` holds either all of it or what it held before. OSError if the disk fails."""
+    """Replace the state in `path` atomically. Raises OSError if the disk fails."""
     tensors = {"log_likelihood": state.log_likelihood}
     tensors |= {f"{DECODER}{name}": tensor.cpu().contiguous() for name, tensor in state.decoder.items()}
     progress = {"first": state.first, "position": state.position, "batch_size": state.batch_size}
@@ -39,13 +46,13 @@ def save_state(path: Path, settings: Mapping[str, Any], state: SavedState) -> No
         with replaced_atomically(path) as temporary:
             save_file(tensors, temporary, metadata=header)
     except SafetensorError as error:
-        raise OSError(f"The state {path} could not be written ({error}): free some space.") from error
+        raise OSError(f"The state {path} could not be written ({error}). Free some disk space.") from error
 
 
 def load_state(path: Path, settings: Mapping[str, Any]) -> SavedState | None:
-    """The state in a file, None where there is none.
+    """Return the state in a file, or None if the file does not exist.
 
-    Raises ValueError if it is damaged or of a run with other settings.
+    Raises ValueError if the file is damaged or its settings differ.
     """
     if not path.exists():
         return None
@@ -57,7 +64,7 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> SavedState | None:
         log_likelihood = tensors.pop("log_likelihood")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"The state {path} is damaged ({error}). Delete it, and what was drawn, to begin again."
+            f"The state {path} is damaged ({error}). Delete it and the unfinished samples to start again."
         ) from error
     require_same(settings, stored, path)
     decoder = {name.removeprefix(DECODER): tensor for name, tensor in tensors.items()}
@@ -65,10 +72,10 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> SavedState | None:
 
 
 def require_same(settings: Mapping[str, Any], stored: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError, naming the keys, unless the settings are those that `path` was written with."""
+    """Raise ValueError with the keys that differ between the settings and those stored in `path`."""
     differences = setting_differences(stored, settings)
     if differences:
         raise ValueError(
-            f"{path} is of a run with other settings: {'; '.join(differences)}. Give them their old values "
-            "to continue it, or choose another output."
+            f"{path} is from a run with other settings: {'; '.join(differences)}. Restore these values to "
+            "continue it, or choose another output."
         )
