@@ -1,11 +1,11 @@
-// The recurrence on the four floats that a lane holds of a state, real or complex.
+// Arithmetic on the four floats of a state that a lane holds, real or complex. `advance` is the recurrence.
 
 __device__ float exp2_fast(float v) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
-// Volatile: the compiler would else branch around it, and the lanes' eight neighbours then run one after the other.
+// Volatile, so that the compiler does not branch around it: a branch would serialize the eight neighbours of a lane.
 __device__ float log2_fast(float v) { float r; asm volatile("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
 __device__ float reciprocal(float v) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
 
-// Below e = 1 the series of 2 artanh(e / (2 + e)) keeps the relative error of a small dt at fp32's own.
+// Below e = 1 the series of 2 artanh(e / (2 + e)) keeps the relative error of a small dt at that of fp32.
 __device__ float softplus(float v) {
 #if SOFTPLUS
   float e = exp2_fast(fminf(v, 20.f) * LOG2E);
@@ -38,7 +38,7 @@ __device__ void decay(float dt, const float (&rate)[4], float (&a)[4]) {
   for (int i = 0; i < 4; ++i) a[i] = exp2_fast(dt * rate[i]);
 #endif
 }
-// h <- a h + u b
+// h <- a h + u b, with a = exp(dt A) from decay() and u = dt x: the recurrence
 __device__ void advance(float (&h)[4], const float (&a)[4], float u, const float (&b)[4]) {
 #if COMPLEX
 #pragma unroll
@@ -52,7 +52,7 @@ __device__ void advance(float (&h)[4], const float (&a)[4], float u, const float
   for (int i = 0; i < 4; ++i) h[i] = fmaf(a[i], h[i], u * b[i]);
 #endif
 }
-// g <- conj(a) g
+// g <- conj(a) g: the adjoint of the recurrence
 __device__ void retreat(float (&g)[4], const float (&a)[4]) {
 #if COMPLEX
 #pragma unroll
@@ -82,7 +82,7 @@ __device__ void exponent_gradient(float (&q)[4], const float (&g)[4], const floa
 __device__ float dot4(const float (&a)[4], const float (&b)[4]) {
   return fmaf(a[0], b[0], a[1] * b[1]) + fmaf(a[2], b[2], a[3] * b[3]);
 }
-// Re(conj(q) A), from the scaled rate of decay()
+// Re(conj(q) A) for the scaled rate of decay()
 __device__ float rate_dot(const float (&q)[4], const float (&rate)[4]) {
 #if COMPLEX
   return LN2 * fmaf(q[0], rate[0], q[2] * rate[2]) + TWO_PI * fmaf(q[1], rate[1], q[3] * rate[3]);

@@ -1,4 +1,4 @@
-// The backward: every gradient, walking back through chunks that are scanned again from their checkpoints.
+// Phase 3 of the backward: all gradients. It walks back through chunks and scans each again from its checkpoint.
 
 extern "C" __global__ void CLUSTER_DIMENSIONS __launch_bounds__(THREADS, BACKWARD_BLOCKS)
 scan_backward(const __grid_constant__ BackwardArguments p) {
@@ -62,7 +62,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
         load_start(0);
       }
       stage_chunk(p, at, b, row, row_inside, m);
-      if (chunk > first_chunk) {  // into L2: the registers to load into are busy until the chunk is done
+      if (chunk > first_chunk) {  // into L2: no registers are free until the chunk is done
         i64 before = row + (REVERSE ? CHUNK : -CHUNK);
         int column = min(at.channel0, s.channels - 8);
         prefetch(q.x, b, before, column); prefetch(q.dt, b, before, column); prefetch(p.dy, b, before, column);
@@ -74,7 +74,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
       for (int k = 0; k < GROUPS; ++k) {
         if (GROUPS > 1 && at.warp < 2)
           bc16 = load16(at.warp ? q.C : q.B, b, row, offset + 16 * k, q.bc_floats - 16 * k, row_inside);
-        cluster_wait();  // until all blocks have read the sums that the rows of B and C held
+        cluster_wait();  // until all blocks have read the previous sums in the rows of B and C
         if (at.warp < 2) {
           float f[16];
           unpack16(bc16, f);
@@ -82,7 +82,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
           for (int i = 0; i < 16; ++i) f[i] *= at.warp ? conjugate_twice(i) : 1.f;
           float* out = &shared.bc[at.lane][32 * at.warp];
 #pragma unroll
-          for (int j = 0; j < 16; j += 4) {  // rows of 256 bytes: each lane begins elsewhere, to spread over the banks
+          for (int j = 0; j < 16; j += 4) {  // rows of 256 bytes: a different start in each lane avoids bank conflicts
             int i = (j + 4 * at.lane) & 15;
             float4 v = i == 0 ? make_float4(f[0], f[1], f[2], f[3]) : i == 4 ? make_float4(f[4], f[5], f[6], f[7])
                      : i == 8 ? make_float4(f[8], f[9], f[10], f[11]) : make_float4(f[12], f[13], f[14], f[15]);
@@ -148,7 +148,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
               advance(hs[j + 1][i], a[j][i], now[i].y, bb);
             }
           }
-          // Kept until the run is done: loads of the steps before cannot pass a store that they might meet.
+          // Stored only after the run: loads of earlier steps cannot pass a store that may alias.
           float channel_sums[SUB], state_sums[SUB], decay_sums[SUB / 2], later[PER];
 #pragma unroll
           for (int j = SUB - 1; j >= 0; --j) {
@@ -208,7 +208,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
 
         if (k == GROUPS - 1) rows = load_chunk(p, at, b, row, row_inside);
         __syncthreads();
-        // B and C of the chunk have been read for the last time: their rows take the sums of the block.
+        // No thread reads B and C of the chunk any more: their rows now hold the sums of the block.
 #pragma unroll 2
         for (int t = at.warp; t < runs * SUB; t += WARPS) {
           float total = 0.f;
@@ -220,7 +220,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
         if (k == GROUPS - 1) {
           finish_chunk(p, at, b, row, row_inside, rows, m);
           __syncwarp();
-          if (HAS_D || HAS_BIAS) {  // 32 / WARP_CHANNELS lanes a channel
+          if (HAS_D || HAS_BIAS) {  // 32 / WARP_CHANNELS lanes per channel
             for (int t = at.lane / WARP_CHANNELS; t < steps; t += 32 / WARP_CHANNELS) {
               float2 v = m.step.at[t][at.lane % WARP_CHANNELS];
               dD += v.x; dbias += v.y;
@@ -278,7 +278,7 @@ scan_backward(const __grid_constant__ BackwardArguments p) {
         store_numbers((float*)number_row(p.dA, s, at.row, at.channel(i)), k, s, at.part, twist, dA[k][i]);
 }
 
-// Sums the parts of dB and dC over the clusters of channels.
+// Sum the partial dB and dC over clusters of channels.
 extern "C" __global__ void sum_parts(const float* parts, void* dB, void* dC, int count, i64 tokens, int width) {
   i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= tokens * 2 * width) return;

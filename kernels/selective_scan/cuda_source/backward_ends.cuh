@@ -1,19 +1,19 @@
-// The backward's arguments, and its first phase: the adjoints that segments send back.
+// Arguments of the backward, and its phase 1: the adjoints that leave segments towards the start of time.
 
 struct BackwardArguments {
   ForwardArguments f;
   Rows dy, dx, ddt, dz;
   const float* final_gradient;    // (batch, channels, N) or null
-  const float* adjoints;          // padded adjoint on entry of each segment from its end, when segments > 1
+  const float* adjoints;          // padded adjoint that enters each segment at its end, if segments > 1
   float *adjoint_ends, *dt_sums;  // phase 1
-  float *dA, *dD, *dbias;         // partial sums of block row r: (rows, channels, N), (rows, channels)
+  float *dA, *dD, *dbias;         // partial sums per row of blocks: (rows, channels, N), (rows, channels)
   float* initial_gradient;        // (batch, channels, N)
-  float* dBC;                     // partial sums (parts, batch, length, groups of channels, 2, floats), or null:
-  void *dB, *dC;                  // the gradients themselves, where one cluster holds all channels of a group
+  float* dBC;                     // partial sums (parts, batch, length, groups of channels, 2, floats), or null
+  void *dB, *dC;                  // written directly where dBC is null: one cluster then holds all channels of a group
   int batch_per_block;
 };
 
-// The adjoint that a segment, but the first, sends to the one before it, if it receives none itself.
+// Adjoint that leaves each segment but the first, scanned back from zero.
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) scan_backward_ends(const __grid_constant__ BackwardArguments p) {
   extern __shared__ __align__(16) char memory[];
   const ForwardArguments& q = p.f;

@@ -1,19 +1,19 @@
-// The pieces of the backward: what it keeps in shared memory, sums over channels and blocks, and a chunk's two ends.
+// Parts of the backward: shared memory, sums over channels and blocks, and the start and finish of a chunk.
 
-// One warp's shared memory in the backward.
+// Shared memory of one warp.
 struct WarpShared {
   Steps step;  // (dt, u), then (y, sum of G B)
   Values dy;   // dy, then the gradient of dt through the decay
-  // The state on entry of each run of SUB steps; as the runs are done, last first, the slot that a run has read takes
-  // its sums of dB and dC over the warp's channels.
+  // State on entry to each run of SUB steps. Runs go from last to first; after a run has read its slot, the slot
+  // holds the run's sums of dB and dC over the channels of the warp.
   float runs[CHUNK / SUB][32][4 * PER];
 #if GROUPS > 1
   Steps step_sums;
   Values decay_sums;
 #endif
 };
-// B's row exists twice, the second time with neighbours swapped, for the lanes whose twist is odd; after the chunk
-// the rows take the sums of dB (16 floats) and dC (16 floats) over the channels of the block.
+// B and C are stored twice; the second copy has neighbours swapped, for lanes with an odd twist. After the chunk the
+// rows hold the sums of dB (16 floats) and dC (16 floats) over the channels of the block.
 struct BackwardShared {
   WarpShared warps[WARPS];
   float bc[CHUNK][64];  // B, B swapped, C, C swapped
@@ -26,7 +26,7 @@ __device__ void load_twisted(const float* row, int part, int twist, float (&f)[4
   f[0] = lo.x; f[1] = lo.y; f[2] = hi.x; f[3] = hi.y;
 }
 
-// Sums dB and dC over the 8 quads of a warp; each lane is left with one of the 32 sums.
+// Sum dB and dC over the 8 quads of a warp. Each lane returns one of the 32 sums.
 __device__ float sum_quads(float (&db)[4], float (&dc)[4], int lane) {
 #if COMPLEX
   db[0] = add_xor(db[0], db[2], 4); db[1] = add_xor(db[1], db[3], 4);
@@ -44,7 +44,7 @@ __device__ float sum_quads(float (&db)[4], float (&dc)[4], int lane) {
   return add_xor(c ? dc[0] : db[0], c ? db[0] : dc[0], 16);
 #endif
 }
-// Which of the 32 sums (16 floats of dB, then 16 of dC) sum_quads leaves with a lane.
+// Index of the sum that sum_quads returns in a lane: 16 floats of dB, then 16 of dC.
 __device__ int sum_index(const Place& at) {
   int c = at.quad;
   return COMPLEX ? ((c >> 1) & 1) * 16 + 4 * at.part + 2 * (c & 1) + (c >> 2) : (c >> 2) * 16 + 4 * at.part + (c & 3);
@@ -52,8 +52,8 @@ __device__ int sum_index(const Place& at) {
 __device__ float* run_sums(WarpShared& m, int run, int i) { return &m.runs[run][0][0] + 32 * i; }
 
 __device__ u32 cluster_rank() { u32 r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-// A barrier of the cluster in two halves, so that work fits between. Only shared memory passes from block to block:
-// where nothing was written for the others to read, the arrival need not wait for memory.
+// A cluster barrier in two halves, so that work fits between them. Blocks exchange only shared memory: where a block
+// has written nothing for the others, its arrival does not wait for memory.
 __device__ void cluster_arrive(bool with_data) {
 #if CLUSTER > 1
   if (with_data) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -67,7 +67,7 @@ __device__ void cluster_wait() {
   __syncthreads();
 #endif
 }
-// The value at the same place of shared memory in block `rank` of the cluster.
+// Value at the same address of shared memory in block `rank` of the cluster.
 __device__ float peek(const float* mine, int rank) {
 #if CLUSTER > 1
   u32 here = (u32)__cvta_generic_to_shared(mine), there;
@@ -86,7 +86,7 @@ __device__ float peek(const float* mine, int rank) {
 #define CLUSTER_DIMENSIONS
 #endif
 
-// Row t of a chunk of the warp's channels, for lane t.
+// Row t of a chunk, over the channels of the warp, in lane t.
 struct ChunkRows {
   Eight x[PER], dt[PER], dy[PER], z[PER];
 };
@@ -133,7 +133,8 @@ __device__ void stage_chunk(const BackwardArguments& p, const Place& at, i64 b, 
   }
 }
 
-// From the sums over states to the gradients of x, dt and z; leaves (dy x, ddt) of each step for D and dt_bias.
+// Write the gradients of x, dt and z from the sums over states. Leave (dy x, ddt) of each step in shared memory for
+// the gradients of D and dt_bias.
 __device__ void finish_chunk(const BackwardArguments& p, const Place& at, i64 b, i64 row, bool row_inside, const ChunkRows& rows, WarpShared& m) {
   const ForwardArguments& q = p.f;
 #pragma unroll

@@ -1,12 +1,12 @@
-// The forward: y, the final state and the checkpoints; or, as first phase, the ends of segments alone.
+// The forward: phase 3 writes y, the final state and the checkpoints; phase 1 writes only the ends of segments.
 
 struct ForwardArguments {
   Shape shape;
   Rows x, dt, B, C, z, y;
-  const float *A, *D, *bias, *initial;  // initial: state on entry, (batch, channels, N)
-  const float* starts;                  // padded state on entry of each segment, (batch, segments, channels, 16 GROUPS)
-  float *checkpoints, *final_state;     // checkpoints: padded, on entry of chunks 1, 2, ...
-  float *ends, *dt_sums;                // of each segment, when it starts from zero
+  const float *A, *D, *bias, *initial;  // initial: state on entry to a row, (batch, channels, N)
+  const float* starts;                  // padded state on entry to each segment, (batch, segments, channels, 16 GROUPS)
+  float *checkpoints, *final_state;     // checkpoints: padded, on entry to chunks 1, 2, ...
+  float *ends, *dt_sums;                // of each segment, scanned from zero
   int group_channels;                   // channels that share a row of B and C
   int bc_floats;                        // floats of a row of B for one group of channels
 };
@@ -18,7 +18,7 @@ __device__ const float* number_row(const float* numbers, const Shape& s, i64 ind
   return numbers && channel < s.channels ? numbers + (index * s.channels + channel) * s.state * NUMBER_FLOATS : nullptr;
 }
 
-// One warp's shared memory. Row t of bc: 16 floats of B, 16 of C.
+// Shared memory of one warp. Row t of bc: 16 floats of B, 16 of C.
 struct ForwardShared {
   Steps step;
   float bc[CHUNK][36];
@@ -27,8 +27,8 @@ struct ForwardShared {
 #endif
 };
 
-// Scans one segment. WHOLE: from its true start, writing y. Otherwise: from zero, for its end only, which nobody
-// needs of the last.
+// Scan one segment. WHOLE: from its true start, writing y. Otherwise: from zero, writing only its end, which is not
+// needed for the last segment.
 template <bool WHOLE>
 __device__ void forward_segment(const ForwardArguments& p) {
   extern __shared__ __align__(16) char memory[];
@@ -139,7 +139,7 @@ __device__ void forward_segment(const ForwardArguments& p) {
           read4(&m.bc[t + j][4 * at.part], bb[j]);
           if (WHOLE) read4(&m.bc[t + j][16 + 4 * at.part], cc[j]);
         }
-        // The sums of the steps before are stored only now: loads cannot pass a store that they might meet.
+        // Store the sums of the previous steps only after these loads: a load cannot pass a store that may alias.
         if (WHOLE && t > 0) store_sums(t - 4);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {

@@ -1,12 +1,12 @@
-// From what each segment adds to the state that each segment receives.
+// Phase 2 of a scan in segments: pass states from segment to segment.
 
 struct PassArguments {
   Shape shape;
   const float *A, *initial;  // initial: (batch, channels, N) or null
-  float* ends;               // in: what each segment adds; out: the state on entry of each segment
+  float* ends;               // in: end of each segment from zero; out: state on entry to each segment
   const float* dt_sums;
 };
-// One thread a state number. `backwards` walks adjoints, from the last segment to the first.
+// One thread per number of a state. `backwards` passes adjoints, from the last segment to the first.
 __device__ void pass_states(const PassArguments& p, bool backwards) {
   const Shape& s = p.shape;
   i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,4 +1,4 @@
-// Reading and writing rows of tensors: eight or sixteen neighbouring channels at once, as fp32.
+// Reads and writes of tensor rows: eight or sixteen adjacent channels together, converted to and from fp32.
 
 #if IO == 0
 #define IO_BYTES 4
@@ -57,7 +57,7 @@ __device__ void store8(const Rows& r, i64 b, i64 row, int column, const float (&
   *(uint4*)((u16*)r.data + at) = make_uint4(encode2(f[0], f[1]), encode2(f[2], f[3]), encode2(f[4], f[5]), encode2(f[6], f[7]));
 #endif
 }
-// Eight neighbours of a vector of the channels; it stays in L1, and registers are dearer than its loads.
+// Eight adjacent entries of a vector over channels. It stays in L1, so loading it again is cheaper than registers.
 __device__ void load_channels(const float* vector, int column, bool inside, float (&f)[8]) {
   float4 lo = {}, hi = {};
   if (inside) { lo = __ldg((const float4*)(vector + column)); hi = __ldg((const float4*)(vector + column) + 1); }

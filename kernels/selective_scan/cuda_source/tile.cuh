@@ -1,4 +1,4 @@
-// Where a block, a warp and a lane are, and a tile of time in shared memory.
+// Position of a block, a warp and a lane in the tensors, states in registers, and a chunk of time in shared memory.
 
 struct Place {
   int block0, channel0, row, segment, batch;  // first channel of block and warp; row of partial sums
@@ -13,8 +13,8 @@ struct Place {
     batch = row / s.segments;
   }
   __device__ int channel(int i) const { return channel0 + PER * quad + i; }
-  // The backward holds its four floats in an order that differs from channel to channel, so that sums over the
-  // channels of a warp need no selects: register i holds float i ^ twist of the part.
+  // In the backward the order of the four floats differs between channels: register i holds float i ^ twist of the
+  // part. Sums over the channels of a warp then need no selects.
   __device__ int twist() const { return COMPLEX ? 2 * (quad & 1) : (quad & 3); }
 };
 
@@ -25,7 +25,7 @@ __device__ void untwist(int twist, float (&f)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) f[i] = twist & 2 ? p[i ^ 2] : p[i];
 }
-// Four floats of a padded state row (16 * GROUPS floats a channel), in the lane's order.
+// Four floats of a padded state row (16 * GROUPS floats per channel), in the order of the lane.
 __device__ void load_state(const float* row, int group, int part, int twist, float (&f)[4]) {
   float4 v = *(const float4*)(row + 16 * group + 4 * part);
   f[0] = v.x; f[1] = v.y; f[2] = v.z; f[3] = v.w;
@@ -36,7 +36,7 @@ __device__ void store_state(float* row, int group, int part, int twist, const fl
   untwist(twist, w);
   *(float4*)(row + 16 * group + 4 * part) = make_float4(w[0], w[1], w[2], w[3]);
 }
-// The same from and to a tensor (..., N) of numbers that is not padded; null reads as zeros.
+// The same for an unpadded tensor (..., N) of numbers; null reads as zeros.
 #define NUMBER_FLOATS (COMPLEX ? 2 : 1)
 __device__ void load_numbers(const float* row, int group, const Shape& s, int part, int twist, float (&f)[4]) {
 #pragma unroll
@@ -58,8 +58,8 @@ __device__ void load_rate(const float* A, int channel, int group, const Shape& s
   for (int i = 0; i < 4; ++i) rate[i] *= COMPLEX && (i & 1) ? 1.f / TWO_PI : LOG2E;
 }
 
-// ---------------------------------------------------------------- a tile of time in shared memory
-// Rows are padded so that 32 lanes, each on a row of its own, meet no bank twice.
+// ---------------------------------------------------------------- a chunk of time in shared memory
+// The padding of rows avoids bank conflicts between 32 lanes that access one row each.
 struct Steps {
   float2 at[CHUNK][WARP_CHANNELS + 2];
   __device__ void read(int t, int quad, float2 (&v)[PER]) const {
@@ -109,7 +109,7 @@ __device__ void read4(const float* row, float (&f)[4]) {
 }
 __device__ float add_xor(float keep, float send, int mask) { return keep + __shfl_xor_sync(~0u, send, mask); }
 
-// Sums four values over the four parts of a quad; each part is left with the value of its number.
+// Sum four values over the four parts of a quad. Part i returns the sum of value i.
 __device__ float sum_parts4(float v0, float v1, float v2, float v3, int part) {
   bool odd = part & 1, high = part & 2;
   float even = add_xor(odd ? v1 : v0, odd ? v0 : v1, 1);
@@ -117,7 +117,7 @@ __device__ float sum_parts4(float v0, float v1, float v2, float v3, int part) {
   return add_xor(high ? other : even, high ? even : other, 2);
 }
 
-// 16 neighbours of a row of B or C, `floats` of which are there.
+// 16 adjacent floats of a row of B or C; floats past `floats` are zero.
 struct Sixteen {
   Eight half[2];
 };
@@ -153,7 +153,7 @@ __device__ void unpack16(const Sixteen& e, float (&f)[16]) {
     for (int i = 0; i < 8; ++i) f[8 * half + i] = v[i];
   }
 }
-// C of a complex state is kept as 2 conj(C), so that y = Re(conj(C) h) is a sum over floats.
+// A complex C is stored as 2 conj(C), so that y = 2 Re(C h) is a sum over floats.
 __device__ float conjugate_twice(int i) { return COMPLEX ? (i & 1 ? -2.f : 2.f) : 1.f; }
 __device__ void write_bc(float* out, const Sixteen& e, bool is_c) {
   float f[16];
