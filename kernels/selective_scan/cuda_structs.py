@@ -1,9 +1,11 @@
-"""The arguments of the CUDA kernels, laid out as the structures of the same names in cuda_source."""
+"""ctypes mirrors of the structs with the same names in cuda_source: the arguments of the CUDA kernels."""
 
 import ctypes
 
 
 class Rows(ctypes.Structure):
+    """Tensor (batch, length, channels) with contiguous channels (types.cuh)."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("batch_stride", ctypes.c_int64),
@@ -12,6 +14,8 @@ class Rows(ctypes.Structure):
 
 
 class Shape(ctypes.Structure):
+    """Sizes of a scan and its segments (types.cuh)."""
+
     _fields_ = (
         ("length", ctypes.c_int64),
         ("batch", ctypes.c_int),
@@ -23,6 +27,8 @@ class Shape(ctypes.Structure):
 
 
 class ForwardArguments(ctypes.Structure):
+    """Arguments of the forward kernels (forward.cuh)."""
+
     _fields_ = (
         ("shape", Shape),
         *((name, Rows) for name in ("x", "dt", "B", "C", "z", "y")),
@@ -39,6 +45,8 @@ class ForwardArguments(ctypes.Structure):
 
 
 class PassArguments(ctypes.Structure):
+    """Arguments of the kernels that pass states between segments (passing.cuh)."""
+
     _fields_ = (
         ("shape", Shape),
         *((name, ctypes.c_void_p) for name in ("A", "initial", "ends", "dt_sums")),
@@ -46,6 +54,8 @@ class PassArguments(ctypes.Structure):
 
 
 class BackwardArguments(ctypes.Structure):
+    """Arguments of the backward kernels (backward_ends.cuh); `forward` is its field `f`."""
+
     _fields_ = (
         ("forward", ForwardArguments),
         *((name, Rows) for name in ("dy", "dx", "ddt", "dz")),

@@ -1,4 +1,4 @@
-"""Sixteen fp32 numbers, or complex ones, as one value in functions that numba compiles for the CPU."""
+"""Vectors of sixteen fp32 or complex numbers as single values in numba functions for the CPU."""
 
 from kernels.simd.functions import cosine_and_sine, exp, exp2, sigmoid, silu, softplus
 from kernels.simd.states import (

@@ -1,21 +1,21 @@
-"""Functions of vectors. Polynomials are minimax over their range; errors stated are before fp32 rounding."""
+"""Elementary functions of vectors, by minimax polynomials. Errors are stated before rounding to fp32."""
 
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows.
+# Only numba knows the types of compiled functions.
 
 from numba import njit
 
 from kernels.simd.vector import bits_to_exponent, fuse, if_odd, larger, negate_if_second_bit, smaller, splat
 
 LOG2_E = 1.4426950408889634
-# Added to a number, 1.5 * 2^23 rounds it to an integer, which the low bits of the sum then hold.
+# Adding 1.5 * 2^23 rounds a number to an integer and leaves that integer in the low bits of the sum.
 _ROUND = 12582912.0
 _ROUND_AND_BIAS = _ROUND + 127.0
 
 
 @njit
 def exp2(value):
-    """Return 2^value: 9e-8 off, 1 at 0, 0 below -126.5 and infinity from 127.5."""
+    """Return 2^value within 9e-8: exactly 1 at 0, 0 below -126.5, infinity from 127.5."""
     value = smaller(larger(value, -127.0), 128.0)
     shifted = value + _ROUND_AND_BIAS
     r = value - (shifted - _ROUND_AND_BIAS)
@@ -26,11 +26,11 @@ def exp2(value):
 
 @njit
 def exp(value):
-    """Return e^value: 3e-9 off, 0 below -87.7 and infinity from 88.4."""
+    """Return e^value within 3e-9: 0 below -87.7, infinity from 88.4."""
     value = smaller(larger(value, -88.03), 88.72)
     shifted = value * LOG2_E + _ROUND_AND_BIAS
     k = shifted - _ROUND_AND_BIAS
-    # log(2) in two parts, the first of so few bits that k times it is exact.
+    # log(2) in two parts; the first has few bits, so that k times it is exact.
     r = fuse(k, splat(-1.4286068203094172e-06), fuse(k, splat(-0.693145751953125), value))
     polynomial = 0.008368709842547294 + r * 0.0013814612982590482
     polynomial = 0.1666652068963505 + r * (0.04166838736701653 + r * polynomial)
@@ -39,10 +39,10 @@ def exp(value):
 
 @njit
 def cosine_and_sine(angle):
-    """Return (cos angle, sin angle): 4e-9 off, for |angle| up to 1e6."""
+    """Return (cos angle, sin angle) within 4e-9, for |angle| up to 1e6."""
     quarters = angle * 0.6366197723675814 + _ROUND
     k = quarters - _ROUND
-    # pi / 2 in two parts: rounded to fp32, a frequency would drift from its phase over a long sequence.
+    # pi / 2 in two parts: rounded to fp32, the phase of a frequency would drift over a long sequence.
     r = fuse(k, splat(4.371139006309477e-08), fuse(k, splat(-1.5707963705062866), angle))
     s = r * r
     cosine = 0.041666646866424954 + s * (-0.0013887367515018716 + s * 2.443845152254277e-05)
@@ -69,9 +69,9 @@ def silu(value):
 
 @njit
 def softplus(value):
-    """Return log(1 + exp(value)) as max(value, 0) + log(1 + u), u = exp(-|value|), the logarithm 5e-9 off.
+    """Return log(1 + exp(value)) as max(value, 0) + log(1 + u), u = exp(-|value|); the logarithm within 5e-9.
 
-    From about 17 on it is the value itself, as it is wherever a threshold of 20 passes the value through.
+    From about 17 on the result is `value`, so it agrees with a softplus that has a threshold of 20.
     """
     positive = larger(value, 0.0)
     u = exp(value - positive - positive)

@@ -1,11 +1,11 @@
-"""Vectors of states, which are real or complex: one source of a kernel serves both.
+"""Vectors of real or complex states, so that one kernel source serves both.
 
-A kernel has an argument `kind`, REAL or COMPLEX, and is compiled once for each. In memory the real and the
-imaginary parts of a vector of states lie `plane` numbers apart.
+A kernel takes an argument `kind`, REAL or COMPLEX, and is compiled once for each. In memory the imaginary
+parts of a vector of states lie `plane` numbers after the real parts.
 """
 
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows.
+# Only numba knows the types of compiled functions.
 
 import hashlib
 import operator
@@ -45,7 +45,7 @@ from kernels.simd.vector import (
 
 
 def _digest() -> str:
-    """Return a name of the present source of all that is compiled: here, and cpu*.py of the operators."""
+    """Return a hash of all compiled source: this folder and cpu*.py of the operators."""
     here = Path(__file__).parent
     sources = sorted([*here.glob("*.py"), *here.parent.glob("*/cpu*.py")])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
@@ -56,10 +56,10 @@ class _KindType(types.Opaque):
 
 
 class Kind:
-    """Whether states are real or complex: a compiled function knows by the type of this argument.
+    """Kind of states, real or complex. A compiled function selects by the type of this argument.
 
-    Numba's cache on disk heeds a change of the file of a function, not of what it calls in other files; the
-    digest in the name of the type makes it heed those.
+    Numba's cache on disk notices changes in the file of a function, but not in the files that it calls. The
+    hash in the name of the type makes the cache notice those too.
     """
 
     def __init__(self, name: str, parts: int) -> None:
@@ -78,7 +78,7 @@ def _unbox_kind(fe_type, value, context):
 
 
 class ComplexLanes(types.Type):
-    """The numba type of LANES complex numbers, their real parts `re` and imaginary parts `im`."""
+    """Numba type of LANES complex numbers with real parts `re` and imaginary parts `im`."""
 
     def __init__(self) -> None:
         super().__init__(name="ComplexLanes")
@@ -109,39 +109,39 @@ def combine(typing, re, im):
 
 
 def fill_states(number, kind):
-    """Return states that all equal a real number."""
+    """Return states that all equal one real number."""
 
 
 def load_states(address, index, plane, kind):
-    """Return the states from `index` on."""
+    """Return the states that start at `index`."""
 
 
 def spread_state(address, index, kind):
-    """Return the one state at `index`, its parts side by side, in every lane."""
+    """Return the state at `index`, its parts adjacent in memory, in every lane."""
 
 
 def store_states(address, index, plane, value):
-    """Write states from `index` on."""
+    """Write states, starting at `index`."""
 
 
 def load_adjacent_states(address, index, count, kind):
-    """Return the `count` states from `index` on, their parts side by side, zeros in the other lanes."""
+    """Return `count` states that start at `index`, their parts adjacent; zeros in the other lanes."""
 
 
 def store_adjacent_states(address, index, value, count):
-    """Write the first `count` states from `index` on, their parts side by side."""
+    """Write the first `count` states, starting at `index`, their parts adjacent."""
 
 
 def write_total(address, index, value):
-    """Write the sum of the states at `index`, its parts side by side."""
+    """Write the sum of the states to `index`, its parts adjacent."""
 
 
 def exponential(A, dt):
-    """Return exp(dt A), dt being real."""
+    """Return exp(dt A) for real dt."""
 
 
 def multiply_add(a, b, c):
-    """Return a b + c in the fewest steps from b, of which a recurrence is made."""
+    """Return a b + c with the shortest latency from b, on which a recurrence depends."""
 
 
 def real(value):

@@ -1,12 +1,12 @@
-"""The type of a vector in numba, its memory and its arithmetic.
+"""The numba type of a vector, its memory access and its arithmetic.
 
-Numba vectorises no loop over as many arrays as a scan has (it cannot show that they do not overlap), so
-kernels say what is a vector. Its width is one for all machines: LLVM splits it into the registers there are.
-Addresses are integers, as of `Tensor.data_ptr`, and indices count fp32 numbers.
+Numba does not vectorize a loop over as many arrays as a scan has, because it cannot prove that they do not
+overlap. So kernels use explicit vectors. The width is the same on all machines; LLVM splits a vector into the
+machine's registers. Addresses are integers, as from `Tensor.data_ptr`, and indices count fp32 numbers.
 """
 
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows.
+# Only numba knows the types of compiled functions.
 
 import operator
 
@@ -23,7 +23,7 @@ _MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
 class Lanes(types.Type):
-    """The numba type of LANES fp32 numbers."""
+    """Numba type of LANES fp32 numbers."""
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -56,7 +56,7 @@ def _address(builder, address, index, pointee):
 
 @intrinsic
 def load(typing, address, index):
-    """Return the LANES numbers from `index` on."""
+    """Return LANES numbers that start at `index`."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(_address(builder, *arguments, _FLOATS), align=4)
@@ -66,7 +66,7 @@ def load(typing, address, index):
 
 @intrinsic
 def store(typing, address, index, value):
-    """Write LANES numbers from `index` on."""
+    """Write LANES numbers, starting at `index`."""
 
     def generate(context, builder, signature, arguments):
         address, index, value = arguments
@@ -78,7 +78,7 @@ def store(typing, address, index, value):
 
 @intrinsic
 def load_some(typing, address, index, count):
-    """Return the `count` numbers from `index` on, zeros in the other lanes."""
+    """Return `count` numbers that start at `index`, zeros in the other lanes."""
 
     def generate(context, builder, signature, arguments):
         address, index, count = arguments
@@ -88,15 +88,17 @@ def load_some(typing, address, index, count):
         function = builder.module.declare_intrinsic(name, (), ir.FunctionType(_FLOATS, kinds))
         count = builder.trunc(count, _INTEGER)
         value = builder.call(function, [pointer, ir.Constant(_MASK, [1] * LANES), count])
-        there = builder.icmp_signed("<", ir.Constant(_INTEGERS, list(range(LANES))), _repeat(builder, count))
-        return builder.select(there, value, ir.Constant(_FLOATS, [0.0] * LANES))
+        in_range = builder.icmp_signed(
+            "<", ir.Constant(_INTEGERS, list(range(LANES))), _repeat(builder, count)
+        )
+        return builder.select(in_range, value, ir.Constant(_FLOATS, [0.0] * LANES))
 
     return lanes(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
 def store_some(typing, address, index, value, count):
-    """Write the first `count` numbers from `index` on."""
+    """Write the first `count` numbers, starting at `index`."""
 
     def generate(context, builder, signature, arguments):
         address, index, value, count = arguments
@@ -113,7 +115,7 @@ def store_some(typing, address, index, value, count):
 
 @intrinsic
 def read(typing, address, index):
-    """Return the one number at `index`."""
+    """Return the number at `index`."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(_address(builder, *arguments, _FLOAT))
@@ -123,7 +125,7 @@ def read(typing, address, index):
 
 @intrinsic
 def write(typing, address, index, value):
-    """Write one number at `index`."""
+    """Write one number to `index`."""
 
     def generate(context, builder, signature, arguments):
         address, index, value = arguments
@@ -156,7 +158,7 @@ def total(typing, value):
 
 
 def _define(symbol, emit) -> None:
-    """Give two vectors, or a vector and a number, the operator `symbol`."""
+    """Define the operator `symbol` for two vectors, or for a vector and a number."""
 
     @infer_global(symbol)
     class _Template(AbstractTemplate):
@@ -176,7 +178,7 @@ def _define(symbol, emit) -> None:
         lower_builtin(symbol, *kinds)(generate)
 
 
-# A product and a sum may fuse; nothing may be reordered, on which rounding by a large summand relies.
+# A product and a sum may fuse. Reordering is forbidden: rounding by a large summand relies on the order.
 _FLAGS = ("contract", "nsz")
 _define(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=_FLAGS))
 _define(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=_FLAGS))
@@ -186,7 +188,7 @@ _define(operator.truediv, lambda builder, a, b: builder.fdiv(a, b, flags=_FLAGS)
 
 @intrinsic
 def fuse(typing, a, b, c):
-    """Return a b + c, rounded once where the machine can."""
+    """Return a b + c, rounded once if the machine supports it."""
 
     def generate(context, builder, signature, arguments):
         function_type = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
@@ -219,16 +221,16 @@ def smaller(typing, value, bound):
 
 
 def _shuffle(order):
-    """Return a function of two vectors that takes the lanes of `order`, the second's from LANES on."""
+    """Return a function of two vectors that selects the lanes `order`; those of the second start at LANES."""
 
     @intrinsic
-    def chosen(typing, a, b):
+    def shuffle(typing, a, b):
         def generate(context, builder, signature, arguments):
             return builder.shuffle_vector(*arguments, ir.Constant(_INTEGERS, order))
 
         return lanes(lanes, lanes), generate
 
-    return chosen
+    return shuffle
 
 
 evens, odds = _shuffle(list(range(0, 2 * LANES, 2))), _shuffle(list(range(1, 2 * LANES, 2)))
@@ -238,7 +240,7 @@ interleave_low, interleave_high = _shuffle(_ALTERNATE[:LANES]), _shuffle(_ALTERN
 
 @intrinsic
 def bits_to_exponent(typing, value):
-    """Return the power of two whose biased exponent is the low bits of each lane's representation."""
+    """Return 2^(b - 127) for each lane, where the low bits of its representation are b."""
 
     def generate(context, builder, signature, arguments):
         bits = builder.bitcast(arguments[0], _INTEGERS)
@@ -249,7 +251,7 @@ def bits_to_exponent(typing, value):
 
 @intrinsic
 def if_odd(typing, bits, odd, even):
-    """Return the lanes of `odd` where the representation of `bits` ends in 1, else those of `even`."""
+    """Return the lanes of `odd` where the last bit of `bits` is 1, else the lanes of `even`."""
 
     def generate(context, builder, signature, arguments):
         bits, odd, even = arguments
@@ -261,7 +263,7 @@ def if_odd(typing, bits, odd, even):
 
 @intrinsic
 def negate_if_second_bit(typing, bits, value):
-    """Return each lane with its sign changed where the last bit but one of `bits` is 1."""
+    """Return each lane, negated where the second-last bit of `bits` is 1."""
 
     def generate(context, builder, signature, arguments):
         bits, value = (builder.bitcast(argument, _INTEGERS) for argument in arguments)
