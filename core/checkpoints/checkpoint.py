@@ -186,9 +186,9 @@ def require_same_model(header: Header, config: Mapping[str, Any]) -> None:
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, tied ones once."""
-    kept = model.state_dict()
+    persistent = model.state_dict()
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor for name, tensor in named.items() if name in kept}
+    return {name: tensor for name, tensor in named.items() if name in persistent}
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:

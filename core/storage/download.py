@@ -125,8 +125,8 @@ def _published_checksum(source: Source, mirror: str | None) -> str | None:
         name = source.address.rpartition("/")[2]
         return _listed_checksum(_through(mirror, source.checksum_list), name)
     response = _ask("HEAD", _through(mirror, source.address))
-    found = re.search(r"\bmd5=([^,\s]+)", response.headers.get("x-goog-hash", ""))
-    return f"md5:{base64.b64decode(found[1]).hex()}" if found and response.ok else None
+    match = re.search(r"\bmd5=([^,\s]+)", response.headers.get("x-goog-hash", ""))
+    return f"md5:{base64.b64decode(match[1]).hex()}" if match and response.ok else None
 
 
 def _listed_checksum(address: str, name: str) -> str:

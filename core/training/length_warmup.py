@@ -18,7 +18,7 @@ class Stage:
     """Consecutive steps with sequences of one length."""
 
     length: int  # tokens in a sequence
-    batch_size: int  # sequences in a step, over all processes
+    batch_size: int  # sequences per step, over all ranks
     first_step: int  # from 0
     steps: int
 

@@ -175,10 +175,10 @@ def _report_skipped(
         f"{progress.skipped_in_a_row} in a row, {config.max_skipped} end the run."
     )
     if progress.skipped_in_a_row >= config.max_skipped:
-        kept = f"The last checkpoint is {run.latest}." if run.latest else "There is no checkpoint yet."
+        checkpoint = f"The last checkpoint is {run.latest}." if run.latest else "There is no checkpoint yet."
         raise NonFiniteError(
             f"Training stopped at step {progress.step}: {config.max_skipped} steps in a row had no finite "
-            f"loss and gradient (now {numbers}). {kept} "
+            f"loss and gradient (now {numbers}). {checkpoint} "
             "Lower learning_rate, lengthen warmup, or use precision fp32."
         )
 

@@ -91,7 +91,7 @@ def _device_stages(batches: Batches, steps: int) -> list[tuple[DeviceBatches, ra
         stages = [(batches.by_length[s.length], range(s.first_step, s.end)) for s in batches.stages]
     else:
         stages = [(batches, range(steps))]
-    on_device = [(made, part) for made, part in stages if isinstance(made, DeviceBatches)]
+    on_device = [(source, span) for source, span in stages if isinstance(source, DeviceBatches)]
     return on_device if len(on_device) == len(stages) else []
 
 
