@@ -467,7 +467,7 @@ def test_bad_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     save_checkpoint(Path("dna.safetensors"), SequenceModel(shape), {"model": asdict(shape)}, {"step": 1})
     assert "Name a checkpoint of audio_pretrain" in fails(capsys, "checkpoint=dna.safetensors", "output=out")
     assert "There is no checkpoint absent" in fails(capsys, "checkpoint=absent", "output=out")
-    assert "No value for checkpoint" in fails(capsys)
+    assert "checkpoint must be given" in fails(capsys)
 
 
 def test_what_is_written_is_what_the_codes_mean(plain: Path) -> None:
