@@ -83,9 +83,9 @@ def test_several_genomes_are_one_table(run: Path, genome: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fasta=[genome.fa]", "window=200"], "No region has a window of 200 bases: the longest has 130"),
-        (["fasta=[]"], "fasta names no file"),
-        (["fasta=[genome.fa,genome.fa]", "bed=x.bed"], "bed names regions of one FASTA"),
+        (["fasta=[genome.fa]", "window=200"], "No interval holds a window of 200 bases: the longest has 130"),
+        (["fasta=[]"], "fasta is empty"),
+        (["fasta=[genome.fa,genome.fa]", "bed=x.bed"], "bed needs a single FASTA, but fasta has 2"),
         (["fasta=[genome.fa]", "output=x.parquet"], "its name must end in .npy"),
         (["fasta=[absent.fa]"], "There is no FASTA file"),
         (["fasta=[genome.fa]", "window=0"], "window is 0"),

@@ -60,7 +60,7 @@ def test_table_has_a_row_a_record(run: Path, genome: Path, capsys: pytest.Captur
         assert 1.5 < bits < 3
         assert float(row["perplexity"]) == pytest.approx(2**bits, abs=1e-4)
     printed = capsys.readouterr()
-    assert "over 488 bases of 3 region(s)" in printed.out
+    assert "over 488 bases of 3 interval(s)" in printed.out
     assert "in repeats (41.0% of the bases)" in printed.out
     assert "base/s" in printed.err
 
@@ -138,13 +138,13 @@ def test_read_only_folder_without_an_index(run: Path, genome: Path, monkeypatch:
         (["checkpoint=absent"], "absent"),
         (["fasta=absent.fa"], "There is no FASTA file"),
         (["records=[chr7]"], "no chromosome chr7"),
-        (["records=[chr1]", "bed=other.bed"], "give one of the two"),
+        (["records=[chr1]", "bed=other.bed"], "Both bed and records are set"),
         (["bed=absent.bed"], "There is no BED file"),
         (["bed=other.bed"], "other.bed, line 1: .*another assembly"),
         (["output=score.txt"], "must end in .tsv or .json"),
         (["output=absent/score.tsv"], "absent/score.tsv"),
         (["likelihood=absent/p.npy"], "absent/p.npy"),
-        (["bedgraph=p.bedGraph", "bed=twice.bed"], "regions overlap"),
+        (["bedgraph=p.bedGraph", "bed=twice.bed"], "intervals overlap"),
         (["context=-1"], "context is -1"),
         (["bin=0"], "bin is 0"),
         (["piece=0"], "piece is 0"),
