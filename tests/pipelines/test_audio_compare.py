@@ -74,7 +74,7 @@ def test_a_comparison_trains_all_and_goes_on(clips: Path, capsys: pytest.Capture
     assert compare(clips, "seeds=[0,3]", "publish=published/audio.json") == 0
     assert table() == rows
     assert json.loads(Path("published/audio.json").read_text())["rows"] == published["rows"]
-    assert "models-wavenet-0: going on" in capsys.readouterr().out
+    assert "models-wavenet-0: continues" in capsys.readouterr().out
 
 
 def test_a_comparison_has_one_set_of_settings(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +90,7 @@ def test_a_comparison_has_one_set_of_settings(clips: Path, capsys: pytest.Captur
     ("argument", "message"),
     [
         ("seconds=0", "seconds must be above 0"),
-        ("seeds=[]", "seeds hold a number"),
+        ("seeds=[]", "seeds must not be empty"),
         ("publish=table.txt", "must end in .json"),
         ("data.folder=absent", "no folder absent"),
     ],

@@ -55,7 +55,7 @@ def test_a_checkpoint_by_name_leaves_its_curve_in_the_run_folder(audio_run: Path
     [
         (["scored=0"], "scored is 0"),
         (["windows=0"], "error: windows is 0; it must be at least 1, or null for all"),
-        (["scored=8", "lengths=[4]"], "does not hold the 8 scored"),
+        (["scored=8", "lengths=[4]"], "less than scored=8"),
         (["scored=1000"], "fewer than scored=1000"),
         (["lengths=[5000]"], "No window of 5,000 samples fits"),
         (["folder=absent"], "no folder absent"),

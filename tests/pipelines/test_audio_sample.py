@@ -90,7 +90,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_files_and_index(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = draw(plain, "out", "count=3")
     printed = capsys.readouterr()
-    assert "out holds 3 clip(s) of 0.003 s; the most likely is sample_0000" in printed.out
+    assert "out holds 3 clip(s) of 0.003 s. The most likely is sample_0000" in printed.out
     assert "real-time factor" in printed.err
     assert sorted(path.name for path in Path("out").iterdir()) == [
         *(f"sample_0000{number}.wav" for number in range(3)),
@@ -190,7 +190,7 @@ def test_a_prompt_is_continued(plain: Path, known: int, capsys: pytest.CaptureFi
 def test_a_prompt_of_another_rate_is_converted(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write("prompt.wav", np.stack([noise(441)] * 2, axis=1), 44_100)
     draw(plain, "out.wav", "prompt=prompt.wav")
-    said = "prompt.wav has 44,100 samples a second and 2 channel(s); it is converted to 16,000 and 1"
+    said = "prompt.wav has 44,100 samples per second and 2 channel(s); it is converted to 16,000 and 1"
     assert said in capsys.readouterr().err
     assert len(read_waveform("out.wav")) == 160 + LENGTH
 
@@ -362,9 +362,9 @@ def test_a_state_of_another_run_is_refused(
         assert audio_sample.main(call) == 130
     capsys.readouterr()
     message = fails(capsys, *call, "resume=true", "seed=1")
-    assert "out.state.safetensors is of a run with other settings: seed is 0 there and 1 here" in message
+    assert "out.state.safetensors is from a run with other settings: seed is 0 there and 1 here" in message
     Path("out.wav").write_bytes(Path("out.wav").read_bytes()[:60])
-    assert "it has been changed" in fails(capsys, *call, "resume=true")
+    assert "it was changed" in fails(capsys, *call, "resume=true")
     state = Path("out.state.safetensors")
     state.write_bytes(state.read_bytes()[:100])
     assert "out.state.safetensors is damaged" in fails(capsys, *call, "resume=true")
@@ -391,7 +391,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     largest = 0
     call = [f"checkpoint={plain}", "output=none", SECONDS]
     assert audio_sample.main(call) == 1
-    assert "Not even one sample fits" in capsys.readouterr().err
+    assert "One sample does not fit into memory" in capsys.readouterr().err
 
 
 def test_a_disk_that_fills_leaves_valid_files(
@@ -430,7 +430,7 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         ("sampling.top_k=0", "top_k is 0"),
         ("sampling.top_p=1.5", "top_p is 1.5"),
         ("sampling.min_p=-0.1", "min_p is -0.1"),
-        ("labels=[up]", "The model has no class up: it knows no classes"),
+        ("labels=[up]", "The model has no class up. It has no classes"),
         ("prompt=absent.wav", "There is no audio file absent.wav"),
         ("prompt=empty.wav", "empty.wav holds no samples"),
         ("prompt=text.wav", "text.wav cannot be read as audio"),
@@ -446,18 +446,18 @@ def test_bad_argument(argument: str, message: str, plain: Path, capsys: pytest.C
 def test_bad_output(plain: Path, conditional: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = [f"checkpoint={plain}", SECONDS]
     Path("file").write_text("")
-    assert "file/out cannot be made (Not a directory)" in fails(capsys, *start, "output=file/out")
+    assert "file/out cannot be created (Not a directory)" in fails(capsys, *start, "output=file/out")
     assert "output=x.wav takes one sample, but count is 2" in fails(capsys, *start, "output=x.wav", "count=2")
     assert "output=- takes one sample" in fails(capsys, *start, "output=-", "count=2")
     for name in ("x.mp3", "x.flac", "x.WAV"):
-        assert "end its name in .wav" in fails(capsys, *start, f"output={name}")
+        assert "Choose a name that ends in .wav" in fails(capsys, *start, f"output={name}")
         assert not Path(name).exists()
     error = fails(capsys, *start, "output=-", "resume=true")
     assert "output=- cannot be resumed; choose a file" in error
     Path("taken").mkdir()
     Path("taken/mine.txt").write_text("")
     assert "taken already exists and is not empty" in fails(capsys, *start, "output=taken")
-    assert "no class eleven: its classes are up, down" in fails(
+    assert "no class eleven. Its classes are up, down" in fails(
         capsys, f"checkpoint={conditional}", "output=out", "labels=[eleven]"
     )
 
@@ -465,7 +465,9 @@ def test_bad_output(plain: Path, conditional: Path, capsys: pytest.CaptureFixtur
 def test_bad_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     shape = SequenceModelConfig(vocab_size=12, d_model=8, n_layer=1)
     save_checkpoint(Path("dna.safetensors"), SequenceModel(shape), {"model": asdict(shape)}, {"step": 1})
-    assert "Name a checkpoint of audio_pretrain" in fails(capsys, "checkpoint=dna.safetensors", "output=out")
+    assert "Choose a checkpoint of audio_pretrain" in fails(
+        capsys, "checkpoint=dna.safetensors", "output=out"
+    )
     assert "There is no checkpoint absent" in fails(capsys, "checkpoint=absent", "output=out")
     assert "checkpoint must be given" in fails(capsys)
 
