@@ -51,7 +51,7 @@ def test_its_checkpoint_is_a_model_of_waveforms(audio_run: Path) -> None:
     assert not trained.model.training
     assert trained[1:] == ("mulaw", RATE, ())
     assert trained.first_symbol() == 128
-    with pytest.raises(ValueError, match="no class four. It has no classes"):
+    with pytest.raises(ValueError, match="no class four"):
         trained.first_symbol("four")
 
 
@@ -102,7 +102,7 @@ def test_a_conditional_model_knows_its_classes(clips: Path, packed: str) -> None
     assert trained.model.config.vocab_size == 266
     assert trained.first_symbol("nine") == 265
     for name in (None, "ten"):
-        with pytest.raises(ValueError, match=f"no class {name}. Its classes are zero, one"):
+        with pytest.raises(ValueError, match=rf"no class {name}\. Its classes are zero, one"):
             trained.first_symbol(name)
 
 
@@ -193,7 +193,7 @@ class TestBadInput:
             (["data.packed=true", "model.kind=wavenet"], "model.kind=wavenet does not support packed"),
             (
                 ["data.packed=true", "train.backpropagation_length=8"],
-                "train.backpropagation_length does not apply",
+                "train.backpropagation_length does not",
             ),
             (["model.unet.pools=[]"], "pools"),
             (["model.unet.outer.selective=[E]"], "selective"),
