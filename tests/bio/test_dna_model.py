@@ -1,4 +1,4 @@
-"""The models that are named after their parameters have as many."""
+"""Sizes have the number of parameters in their names."""
 
 import pytest
 import torch
@@ -17,6 +17,6 @@ def test_size_is_the_number_of_parameters(size: str) -> None:
     assert parameters == pytest.approx(float(size[:-1]) * UNITS[size[-1]], rel=0.06)
 
 
-def test_another_name_is_refused() -> None:
+def test_unknown_size_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"'2m'; it must be one of 250k, 700k, 1\.4m"):
         size_config("2m")

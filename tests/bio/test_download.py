@@ -1,4 +1,4 @@
-"""The command for genomes: names, chromosomes and sets of species come to sources of the table."""
+"""The download command maps names, chromosomes and sets of species to sources of the table."""
 
 import hashlib
 import subprocess
@@ -56,7 +56,7 @@ def test_a_chromosome_comes_from_a_mirror_verified_by_its_list(server: FileServe
     assert server.requests == []
 
 
-def test_another_file_than_the_table_says_is_refused(server: FileServer, tmp_path: Path) -> None:
+def test_unexpected_file_size_is_an_error(server: FileServer, tmp_path: Path) -> None:
     server.files["/goldenPath/hg38/bigZips/hg38.fa.gz"] = b"another genome"
     sentence = failure("hg38", "--folder", str(tmp_path), "--mirror", server.address)
     assert "announces 14 bytes" in sentence
@@ -75,11 +75,11 @@ def test_another_file_than_the_table_says_is_refused(server: FileServer, tmp_pat
         (["hg38", "--mirror", "ftp://host"], "must begin with http:// or https://"),
     ],
 )
-def test_a_wrong_command_is_one_sentence(arguments: list[str], part: str) -> None:
+def test_wrong_command_is_one_sentence(arguments: list[str], part: str) -> None:
     assert part in failure(*arguments)
 
 
-def test_names_come_to_sources_each_once() -> None:
+def test_names_select_each_source_once() -> None:
     assert download.select_sources(TABLE, ["hg38"], []) == ["hg38"]
     assert download.select_sources(TABLE, ["hg38"], ["chr20", "20", "X"]) == ["hg38/chr20", "hg38/chrX"]
     apes = ["hs1", "mPanTro3", "mPanPan1", "mGorGor1", "mPonAbe1"]
@@ -96,9 +96,7 @@ def test_the_list_shows_every_source_and_set(capsys: pytest.CaptureFixture[str])
     assert "great_apes" in shown[len(TABLE) :]
 
 
-def test_a_species_that_names_no_source_makes_no_set_to_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_set_without_sources_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("species:\n  a:\n    fasta: a.fa\n")
     monkeypatch.setattr(download, "SPECIES", tmp_path)
     with pytest.raises(TransferError, match="There is no source 'mine'"):

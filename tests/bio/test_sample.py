@@ -1,4 +1,4 @@
-"""The carried sequences are those that their README describes."""
+"""The bundled sequences match their README."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ FILES = sorted(SAMPLE.parent.glob("*.fa.gz"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_carried_file_is_that_of_the_readme(path: Path, tmp_path: Path) -> None:
+def test_bundled_file_matches_the_readme(path: Path, tmp_path: Path) -> None:
     readme = SAMPLE.with_name("README.md").read_text()
     genome = open_genome(path, tmp_path)
     (record,) = genome.records.values()

@@ -27,7 +27,7 @@ def test_demo_ends_with_table_and_pictures_and_runs_again(
     assert (folder / "generated.fa").read_text().count(">") == demo.COUNT
 
 
-def test_only_the_demo_s_own_folder_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_replaces_only_its_own_folder(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     Path("mine/config.yaml").write_text("a run of the user's\n")
     assert demo.main([*SMALL, "run.dir=mine"]) == 1
@@ -36,7 +36,7 @@ def test_only_the_demo_s_own_folder_is_replaced(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("arguments", [["data.valid_fraction=0"], ["data.length=400000"], ["--dry-run"]])
-def test_earlier_demo_stays_where_no_new_one_starts(arguments: list[str]) -> None:
+def test_earlier_demo_stays_if_no_new_one_starts(arguments: list[str]) -> None:
     Path("runs/demo").mkdir(parents=True)
     Path("runs/demo/generated.fa").write_text("earlier")
     assert demo.main([*SMALL, *arguments]) == (0 if arguments == ["--dry-run"] else 1)
@@ -44,7 +44,7 @@ def test_earlier_demo_stays_where_no_new_one_starts(arguments: list[str]) -> Non
 
 
 @pytest.mark.parametrize("best", [1.8, 2.2])
-def test_table_tells_the_truth_either_way(best: float) -> None:
+def test_table_reports_gain_and_loss(best: float) -> None:
     table = demo.bits_table({"Markov 0": 1.98, "Markov 1": 2.0, "Mamba": best})
     verdict = "0.1800 bits per base better" if best < 1.98 else "0.2200 bits per base worse"
     assert f"{verdict} than Markov 0, the best of them" in table

@@ -1,4 +1,4 @@
-"""Embeddings as a user asks for them: those of one forward over each region, and an index that finds them."""
+"""Embeddings equal those of one forward pass over each interval, and the index finds them."""
 
 import csv
 from pathlib import Path
@@ -35,7 +35,7 @@ def alone(run: Path, text: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_a_record_s_vector_is_that_of_one_forward(run: Path, genome: Path, pooling: str) -> None:
+def test_record_vector_equals_one_forward_pass(run: Path, genome: Path, pooling: str) -> None:
     vectors, index = embedded(f"checkpoint={run}", f"fasta=[{genome}]", f"pooling={pooling}")
     assert [(row["record"], row["row"], row["rows"]) for row in index] == [
         ("a", "0", "1"),
@@ -62,7 +62,7 @@ def test_windows_tile_their_records(run: Path, genome: Path) -> None:
     assert Path("vectors.png").stat().st_size > 1000
 
 
-def test_every_base_of_a_region_has_its_vector(run: Path, genome: Path) -> None:
+def test_every_base_of_an_interval_has_its_vector(run: Path, genome: Path) -> None:
     Path("some.bed").write_text("a\t10\t40\tfirst\nc\t5\t9\n")
     vectors, index = embedded(f"checkpoint={run}", f"fasta=[{genome}]", "bed=some.bed", "per_base=true")
     assert [(row["name"], row["row"], row["rows"]) for row in index] == [
@@ -99,5 +99,5 @@ def test_bad_input_leaves_nothing(
     assert not list(Path().glob("*.npy"))
 
 
-def test_every_key_has_its_help() -> None:
+def test_every_key_has_help() -> None:
     assert all(entry.help for entry in schema_keys(dna_embed.Config).values())

@@ -1,4 +1,4 @@
-"""Generated FASTA: valid, of A, C, G and T alone, and a function of seed and number."""
+"""Generated FASTA is valid, holds A, C, G and T only, and depends on seed and number only."""
 
 import shutil
 import signal
@@ -19,7 +19,7 @@ from pipelines.common.config import schema_keys
 
 
 def generate(run: Path, *arguments: str) -> dict[str, str]:
-    """The records of a call, by header."""
+    """Run the script and return its records by header."""
     assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", *arguments]) == 0
     text = Path("out.fa").read_text()
     records = (record.partition("\n") for record in text.removeprefix(">").split("\n>"))
@@ -49,7 +49,7 @@ def test_records_are_fasta_of_acgt(run: Path, capsys: pytest.CaptureFixture[str]
     assert list(indexed.keys()) == ["sample_0", "sample_1", "sample_2"]
 
 
-def test_header_carries_the_likelihood_of_the_bases(run: Path) -> None:
+def test_header_has_the_likelihood_of_the_bases(run: Path) -> None:
     for header in generate(run, "count=2", "prompt=ACGT"):
         fields = dict(field.split("=") for field in header.split()[1:])
         nats, bits = float(fields["log_likelihood"]), float(fields["bits_per_base"])
@@ -57,7 +57,7 @@ def test_header_carries_the_likelihood_of_the_bases(run: Path) -> None:
         assert 1.5 < bits < 5
 
 
-def test_same_for_a_seed_and_any_batch(run: Path) -> None:
+def test_sequence_depends_on_seed_not_batch(run: Path) -> None:
     whole = bases(run, "count=5", "seed=3")
     assert bases(run, "count=5", "seed=3") == whole
     assert bases(run, "count=5", "seed=3", "batch_size=2") == whole
@@ -65,7 +65,7 @@ def test_same_for_a_seed_and_any_batch(run: Path) -> None:
     assert bases(run, "count=5", "seed=4") != whole
 
 
-def test_prompt_and_filters_change_what_follows(run: Path) -> None:
+def test_prompt_and_filters_change_the_continuation(run: Path) -> None:
     plain = bases(run, "prompt=ACGTN")
     assert bases(run, "prompt=acgtn") == plain
     greedy = bases(run, "prompt=ACGTN", "sampling.temperature=0", "count=2")
@@ -80,7 +80,7 @@ def test_a_prompt_shorter_than_the_convolution_is_continued(run: Path, known: in
     assert bases(run, "seed=3", *prompt) == [whole[known:]]
 
 
-def test_file_lies_in_the_run_folder_unless_named(run: Path) -> None:
+def test_default_output_is_in_the_run_folder(run: Path) -> None:
     shutil.copytree(run, "copy")
     assert dna_generate.main(["checkpoint=copy", "length=3"]) == 0
     assert Path("copy/generated.fa").is_file()
@@ -113,7 +113,7 @@ def test_bad_argument(argument: str, message: str, run: Path, capsys: pytest.Cap
     assert message in fails(capsys, f"checkpoint={run}", argument)
 
 
-def test_what_went_to_stdout_cannot_be_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdout_cannot_be_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = fails(capsys, f"checkpoint={run}", "resume=true", output="-")
     assert "output=- cannot be resumed; choose a file" in error
 
@@ -150,7 +150,7 @@ def test_earlier_file_stays_when_a_call_fails(run: Path, monkeypatch: pytest.Mon
 
 
 def interrupt_at(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let SIGINT come while bases from `start` on are written for the first time."""
+    """Send SIGINT during the first write of bases from `start` on."""
     signals, write_bases = [signal.SIGINT], FastaWriter.write_bases
 
     def interrupted_write(self: FastaWriter, record: int, position: int, bases: str) -> None:
@@ -180,8 +180,8 @@ def test_ctrl_c_and_resume(
 
 
 @pytest.mark.usefixtures("short_pieces")
-def test_a_killed_call_resumes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kill right after a saved state leaves on the disk is enough to go on."""
+def test_killed_process_resumes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resume from the files left by a kill right after a saved state."""
 
     def save_and_copy(path: Path, settings: dict[str, Any], state: SavedState) -> None:
         save_state(path, settings, state)
@@ -199,7 +199,7 @@ def test_a_killed_call_resumes(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("short_pieces")
-def test_a_new_call_forgets_the_interrupted_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_call_discards_the_interrupted_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = generate(run, "count=2")
     with monkeypatch.context() as patch:
         interrupt_at(30, patch)
@@ -209,7 +209,7 @@ def test_a_new_call_forgets_the_interrupted_one(run: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("short_pieces")
-def test_a_missing_part_is_said(
+def test_missing_part_is_an_error(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:

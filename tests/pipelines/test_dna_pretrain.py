@@ -1,4 +1,4 @@
-"""Pretraining, as a user runs it: a run that resumes to the same bits, and bad input that writes nothing."""
+"""Pretraining from the command line: resumed runs are bit-identical, and bad input writes nothing."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ def events(folder: Path) -> list[dict[str, float]]:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one message of a start that cannot work, after which there is no run folder."""
+    """Return the one-line error of a failed start; check that there is no run folder."""
     assert dna_pretrain.main([*TINY, "run.dir=run", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -64,7 +64,7 @@ def test_a_finished_run_resumes_to_its_end(run: Path) -> None:
     assert events(Path("done")) == events(run)
 
 
-def test_a_run_in_the_usual_folder_resumes_as_it_was_configured(
+def test_run_in_the_default_folder_resumes_with_its_configuration(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run, "runs/dna_pretrain")
@@ -76,26 +76,26 @@ def test_a_run_in_the_usual_folder_resumes_as_it_was_configured(
     assert "other.fa is not the expected file" in capsys.readouterr().err
 
 
-def test_a_resumed_run_may_go_further(run: Path) -> None:
+def test_resumed_run_may_train_longer(run: Path) -> None:
     shutil.copytree(run, "longer")
     assert dna_pretrain.main(["run.dir=longer", "resume=true", "train.steps=6"]) == 0
     assert json.loads(Path("longer/summary.json").read_text())["steps"] == 6
 
 
-def test_the_configuration_of_a_run_is_a_configuration(run: Path) -> None:
+def test_config_of_a_run_is_a_configuration(run: Path) -> None:
     settings = read_yaml(str(run / "config.yaml"))
     assert {setting.key for setting in settings} == set(schema_keys(dna_pretrain.Config))
     assert merge(dna_pretrain.Config, settings).model.d_model == 16
 
 
-def test_a_resumed_run_s_configuration_starts_a_new_run(run: Path) -> None:
+def test_config_of_a_resumed_run_starts_a_new_run(run: Path) -> None:
     shutil.copytree(run, "resumed")
     assert dna_pretrain.main(["run.dir=resumed", "--resume"]) == 0
     assert dna_pretrain.main(["--config", "resumed/config.yaml", "run.dir=again"]) == 0
     assert events(Path("again")) == events(run)
 
 
-def test_torchrun_shares_the_batch_and_changes_nothing(fasta: Path) -> None:
+def test_torchrun_shards_the_batch_with_the_same_result(fasta: Path) -> None:
     arguments = [*TINY, f"data.fasta={fasta}", "train.batch_size=4"]
     assert dna_pretrain.main([*arguments, "run.dir=alone"]) == 0
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipelines.dna_pretrain"]
@@ -128,10 +128,10 @@ INTERVAL = 1 << 17
 
 
 @pytest.mark.parametrize(("split", "overlap"), [("strict", 0), ("paper", (7 + 8 + 7) * INTERVAL + 1)])
-def test_the_paper_s_longest_run_prints_its_whole_plan(
+def test_longest_paper_run_prints_its_plan(
     split: str, overlap: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """24 training intervals of 2^17 bases, 8 for validation, 24 for training."""
+    """Use 24 training intervals of 2^17 bases, 8 for validation, 24 for training."""
     bases = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(0).integers(0, 4, 56 * INTERVAL)]
     Path("genome.fa").write_bytes(b">chr1\n" + bases.tobytes() + b"\n")
     rows = [(number * INTERVAL, "valid" if 24 <= number < 32 else "train") for number in range(56)]
@@ -152,7 +152,7 @@ def test_the_paper_s_longest_run_prints_its_whole_plan(
     assert not Path("runs").exists()
 
 
-def test_a_plan_without_the_genome_says_how_to_download_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_without_the_genome_names_the_download(capsys: pytest.CaptureFixture[str]) -> None:
     assert dna_pretrain.main(["--config", "hg38_1m", "--dry-run"]) == 1
     printed = capsys.readouterr()
     assert "12 blocks of width 128, 1,401,472 parameters" in printed.out
@@ -178,7 +178,7 @@ def test_a_warm_up_is_validated_at_its_lengths(fasta: Path) -> None:
             assert 1.5 < event[key] < 3
 
 
-def test_paper_split_says_what_overlaps(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_of_paper_split_reports_overlap(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, f"data.fasta={fasta}", "data.length=800", "data.split=paper", "--dry-run"]
     assert dna_pretrain.main(arguments) == 0
     assert "train and valid share 602 bases (split: paper)" in capsys.readouterr().out
@@ -232,7 +232,7 @@ def test_validation_in_another_file(fasta: Path, capsys: pytest.CaptureFixture[s
     assert "data.valid_sha256 is" in capsys.readouterr().err
 
 
-def test_the_same_sequence_in_both_files_is_refused(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_sequence_in_both_files_is_an_error(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["data.train_chromosomes=[chr1]", "data.valid_chromosomes=[chr1:1001-]"]
     error = fails(capsys, f"data.fasta={fasta}", f"data.valid_fasta={fasta}", *chosen)
     assert "100.0% of the 128-mers" in error

@@ -1,4 +1,4 @@
-"""A table of tiny runs: the runs of dna_pretrain, resumed where they stopped, their laws and figures."""
+"""A sweep of tiny runs: equal to runs of dna_pretrain, resumable, with laws and plots."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def small_models() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def swept(fasta: Path, small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole sweep; tests copy it before they change it."""
+    """Folder of a finished sweep; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("sweeps") / "sweep"
     assert dna_scaling.main([*SWEEP, f"data.fasta={fasta}", f"run.dir={folder}"]) == 0
     return folder
@@ -90,7 +90,7 @@ def test_every_size_is_trained_at_every_length(swept: Path) -> None:
         assert imread(swept / picture).ndim == 3
 
 
-def test_a_run_is_that_of_dna_pretrain(swept: Path, fasta: Path) -> None:
+def test_run_equals_dna_pretrain(swept: Path, fasta: Path) -> None:
     alone = [*OF_A_RUN, "data.length=24", "train.batch_size=6", "run.dir=alone", f"data.fasta={fasta}"]
     assert dna_pretrain.main(alone) == 0
     expected, found = load_file(f"alone/{FINAL}"), load_file(swept / "small-24-0.008" / FINAL)
@@ -98,7 +98,7 @@ def test_a_run_is_that_of_dna_pretrain(swept: Path, fasta: Path) -> None:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_what_is_finished_is_not_trained_again(
+def test_finished_runs_are_not_trained_again(
     swept: Path, fasta: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(swept, "sweep")
@@ -117,7 +117,7 @@ def test_what_is_finished_is_not_trained_again(
     assert [line["loss"] for line in table(Path("sweep"))] == [line["loss"] for line in table(swept)]
 
 
-def test_a_run_that_was_stopped_is_resumed(swept: Path, fasta: Path) -> None:
+def test_stopped_run_is_resumed(swept: Path, fasta: Path) -> None:
     shutil.copytree(swept, "sweep")
     cell = Path("sweep/small-48-0.008")
     (cell / "summary.json").unlink()
@@ -129,7 +129,7 @@ def test_a_run_that_was_stopped_is_resumed(swept: Path, fasta: Path) -> None:
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_a_run_that_diverges_is_a_row_and_the_others_go_on(
+def test_diverged_run_is_a_row_and_the_sweep_continues(
     fasta: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attempts: list[float] = []
@@ -157,7 +157,7 @@ def test_a_run_that_diverges_is_a_row_and_the_others_go_on(
     assert attempts == [1e-3, 1.0, 2e-3]
 
 
-def test_another_sweep_in_the_folder_is_refused(
+def test_other_settings_in_the_folder_are_an_error(
     swept: Path, fasta: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(swept, "sweep")
@@ -193,9 +193,7 @@ def test_bad_argument(argument: str, message: str, fasta: Path, capsys: pytest.C
     assert re.search(message, fails(capsys, f"data.fasta={fasta}", argument))
 
 
-def test_a_window_longer_than_a_step_is_a_step_and_there_are_fewer(
-    fasta: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_window_longer_than_a_step_is_a_step(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["sizes=[tiny]", "lengths=[48]", "also=[tiny@288,tiny@48]", "data.markov_orders=[1,2]"]
     arguments = [*OF_A_RUN, *chosen, f"data.fasta={fasta}", "run.dir=sweep", "publish=results/tiny.json"]
     assert dna_scaling.main(arguments) == 0
@@ -217,15 +215,13 @@ def test_texts_name_the_best_length() -> None:
     assert texts[1:] == ["best Markov model of the training bases: 1.9000 bits per base"]
 
 
-def test_without_held_out_bases_there_is_nothing_to_compare(
-    fasta: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sweep_without_held_out_bases_is_an_error(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*SWEEP, f"data.fasta={fasta}", "run.dir=sweep", "data.valid_fraction=0"]
     assert dna_scaling.main(arguments) == 1
     assert "held nothing out" in capsys.readouterr().err
 
 
-def test_the_best_learning_rate_counts() -> None:
+def test_best_learning_rate_is_selected() -> None:
     rows = [row("a", 8, 1.3, 1e-3), row("a", 8, 1.2, 2e-3), row("a", 8, None, 4e-3), row("b", 8, None)]
     assert best_rows(rows) == [rows[1]]
     text = results_text(rows).splitlines()
@@ -233,7 +229,7 @@ def test_the_best_learning_rate_counts() -> None:
     assert text[3].endswith("diverged")
 
 
-def test_a_law_a_length() -> None:
+def test_one_law_per_length() -> None:
     rows = [
         row(str(size), length, scale * size**-0.1, parameters=size)
         for length, scale in ((8, 4.0), (16, 3.0))

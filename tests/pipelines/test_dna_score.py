@@ -1,4 +1,4 @@
-"""Tables, likelihoods and bins of one pass agree with each other; bad input leaves nothing behind."""
+"""Tables, likelihoods and bins of one pass agree; bad input writes nothing."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ Row = dict[str, str]
 
 @pytest.fixture(scope="session")
 def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """chr1 half in repeats, chr2 of N alone, chr3 without repeats."""
+    """FASTA with chr1 half in repeats, chr2 of N only, chr3 without repeats."""
     random = np.random.default_rng(1)
     bases = ["".join(random.choice(list("ACGT"), length)) for length in (400, 90)]
     text = f">chr1\n{bases[0][:200]}{bases[0][200:].lower()}\n>chr2\n{'N' * 50}\n>chr3\n{bases[1]}\n"
@@ -30,7 +30,7 @@ def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(run: Path, genome: Path, *arguments: str) -> list[Row]:
-    """The rows of the table that a call writes."""
+    """Run the script and return the rows of its table."""
     assert dna_score.main([f"checkpoint={run}", f"fasta={genome}", *arguments]) == 0
     with Path("score.tsv").open(newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
@@ -45,7 +45,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return error[error.index("error: ") :]
 
 
-def test_table_has_a_row_a_record(run: Path, genome: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_a_row_per_record(run: Path, genome: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = score(run, genome)
     assert [(row["record"], row["start"], row["end"]) for row in rows] == [
         ("chr1", "0", "400"),
@@ -65,7 +65,7 @@ def test_table_has_a_row_a_record(run: Path, genome: Path, capsys: pytest.Captur
     assert "base/s" in printed.err
 
 
-def test_tracks_and_table_are_of_one_pass(run: Path, genome: Path) -> None:
+def test_tracks_and_table_agree(run: Path, genome: Path) -> None:
     rows = score(run, genome, "likelihood=p.npy", "bedgraph=p.bedGraph", "bin=30", "piece=64")
     likelihood = np.load("p.npy", mmap_mode="r")
     assert len(likelihood) == 540
@@ -80,7 +80,7 @@ def test_tracks_and_table_are_of_one_pass(run: Path, genome: Path) -> None:
     assert float(bins[1][3]) == pytest.approx(bits[30:60].mean(), abs=1e-3)
 
 
-def test_regions_are_read_alone_or_after_their_context(run: Path, genome: Path) -> None:
+def test_intervals_are_read_alone_or_after_context(run: Path, genome: Path) -> None:
     Path("regions.bed").write_text("#chrom\tstart\tend\tname\n1\t150\t250\tboth\nchr3\t0\t90\nchr2\t0\t9\n")
     arguments = ["bed=regions.bed", "likelihood=p.npy"]
     rows = score(run, genome, *arguments)
@@ -96,7 +96,7 @@ def test_regions_are_read_alone_or_after_their_context(run: Path, genome: Path) 
     np.testing.assert_allclose(in_region, np.load("p.npy")[150:250], atol=1e-5)
 
 
-def test_json_has_the_sum(run: Path, genome: Path) -> None:
+def test_json_has_the_total(run: Path, genome: Path) -> None:
     assert dna_score.main([f"checkpoint={run}", f"fasta={genome}", "output=score.json"]) == 0
     content = json.loads(Path("score.json").read_text())
     rows, summed = content["rows"], content["total"]
@@ -107,12 +107,12 @@ def test_json_has_the_sum(run: Path, genome: Path) -> None:
     assert summed["unique_bases"] == 288
 
 
-def test_only_n_is_said(run: Path, genome: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_for_a_sequence_of_n(run: Path, genome: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score(run, genome, "records=[chr2]")[0]["bases"] == "0"
     assert "No base to score" in capsys.readouterr().out
 
 
-def test_many_processes_are_refused(
+def test_many_processes_are_an_error(
     run: Path, genome: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -121,7 +121,7 @@ def test_many_processes_are_refused(
 
 
 def test_read_only_folder_without_an_index(run: Path, genome: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The FASTA lies where nothing can be written: the pack and pyfaidx's index go to the user's cache."""
+    """Write the pack and the index of pyfaidx to the user's cache if the folder is read-only."""
     expected = score(run, genome)
     Path("data").mkdir()
     copy = shutil.copy(genome, "data/copy.fa")

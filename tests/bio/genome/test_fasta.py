@@ -1,4 +1,4 @@
-"""Every kind of FASTA file is read as pyfaidx reads it; every bad one is refused in one sentence."""
+"""Every kind of FASTA file is read as pyfaidx reads it; every bad one is an error of one sentence."""
 
 import gzip
 import struct
@@ -25,7 +25,7 @@ records_strategy = st.dictionaries(
 
 
 def as_bgzip(text: bytes, block: int = 50) -> bytes:
-    """The bytes as bgzip writes them: gzip members that name their size, then an empty one."""
+    """Compress as bgzip does: gzip members with their size, then an empty member."""
     members = [text[start : start + block] for start in range(0, len(text), block)] + [b""]
     out = b""
     for data in members:
@@ -37,7 +37,7 @@ def as_bgzip(text: bytes, block: int = 50) -> bytes:
 
 
 def texts(genome: Genome) -> dict[str, str]:
-    """The records of a genome with the soft mask as lower case."""
+    """Return the records of a genome, with the soft mask as lower case."""
     return {
         name: "".join(
             base.lower() if masked else base
@@ -48,7 +48,7 @@ def texts(genome: Genome) -> dict[str, str]:
 
 
 def reference(path: Path) -> dict[str, str]:
-    """The same through pyfaidx, with ambiguity codes as N and U as T."""
+    """Return the records read by pyfaidx, with ambiguity codes as N and U as T."""
     table = str.maketrans("URYSWKMBDHVuryswkmbdhv", "TNNNNNNNNNNtnnnnnnnnnn")
     return {record.name: str(record).translate(table) for record in pyfaidx.Fasta(str(path))}
 

@@ -1,4 +1,4 @@
-"""Records that are written in pieces, in any order, are the FASTA that they would be in one piece."""
+"""Records written in chunks, in any order, equal records written at once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Records are found by either name, coordinates are checked, and runs of N are all found."""
+"""Both forms of a name find a record, coordinates are checked, and every run of N is found."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""A pack is used again while its source is the same, and made again otherwise; it is whole or absent."""
+"""A pack is reused while its source is unchanged, and made again otherwise; it is complete or absent."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def fasta(tmp_path: Path) -> Path:
     return write_fasta(tmp_path / "x.fa", {"a": random_bases(100, 1), "b": random_bases(50, 2)})
 
 
-def test_pack_lies_beside_its_source_and_names_it(fasta: Path) -> None:
+def test_pack_is_in_the_folder_of_its_source_and_names_it(fasta: Path) -> None:
     index = pack(fasta)
     content = read_index(index)
     assert index == fasta.parent / "x.fa.pack.json"
@@ -29,7 +29,7 @@ def test_pack_lies_beside_its_source_and_names_it(fasta: Path) -> None:
     assert {path.name for path in fasta.parent.iterdir()} == {"x.fa", "x.fa.pack.json", content["flat"]}
 
 
-def test_separators_stand_around_all_records(fasta: Path) -> None:
+def test_separators_surround_all_records(fasta: Path) -> None:
     genome = open_genome(fasta)
     inside = np.zeros(genome.bases.size, bool)
     for start, end in genome.record_spans:
@@ -90,7 +90,7 @@ def _garbage(index: Path) -> None:
         (_garbage, "is not the index of a pack"),
     ],
 )
-def test_harmed_pack_is_said_and_made_again(  # type: ignore[no-untyped-def]
+def test_damaged_pack_is_reported_and_made_again(  # type: ignore[no-untyped-def]
     fasta: Path, caplog: pytest.LogCaptureFixture, harm, message: str
 ) -> None:
     expected = open_genome(fasta).bases.tobytes()

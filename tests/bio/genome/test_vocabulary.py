@@ -1,4 +1,4 @@
-"""The vocabulary is HyenaDNA's, its tables agree with each other, and both strands carry the same bases."""
+"""The vocabulary is that of HyenaDNA, its tables agree, and both strands hold the same bases."""
 
 import numpy as np
 import pytest

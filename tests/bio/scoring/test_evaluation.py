@@ -1,4 +1,4 @@
-"""One evaluation for any number of processes, rows and pieces; its parts add up; the context of a target."""
+"""An evaluation is the same for any number of ranks, rows and chunks; its parts add up."""
 
 import json
 import math
@@ -77,13 +77,13 @@ def test_pieces_change_nothing(
 
 
 @pytest.mark.parametrize("size", [2, 3, 50])
-def test_processes_together_are_one(
+def test_ranks_together_equal_one(
     genome: Genome, windows: TiledWindows, model: SequenceModel, size: int
 ) -> None:
     partial: list[torch.Tensor] = []
 
     class Processes(World):
-        """A process that puts its sums beside those of the ones before."""
+        """Rank that adds its sums to those of the ranks before."""
 
         def sum(self, tensor: torch.Tensor) -> torch.Tensor:
             partial.append(tensor)
@@ -111,7 +111,7 @@ def test_processes_share_the_windows_evenly(
     assert rows == [3]
 
 
-def test_a_window_is_what_streaming_gives(genome: Genome, model: SequenceModel) -> None:
+def test_window_equals_streaming(genome: Genome, model: SequenceModel) -> None:
     start, end = genome.span("a", 17, 17 + LENGTH + 1)
     (scored,) = stream_losses(model, genome, as_spans([(start, end)]))
     window = TiledWindows(LENGTH, np.array([start]), genome.record_spans)
@@ -142,7 +142,7 @@ def test_without_repeats_there_is_no_part_of_them(genome: Genome, model: Sequenc
     assert set(evaluate(model, genome, unmasked, ALONE).metrics()) == {"loss", "bits_per_base", "perplexity"}
 
 
-def test_windows_of_n_alone_are_refused(make_genome: MakeGenome, model: SequenceModel) -> None:
+def test_windows_of_only_n_are_an_error(make_genome: MakeGenome, model: SequenceModel) -> None:
     genome = make_genome({"a": "ACGTACGT" + "N" * 40})
     some = tiled_windows(genome, genome.record_spans, 8, max_n_fraction=1)
     counted = evaluate(model, genome, some, ALONE)
@@ -154,7 +154,7 @@ def test_windows_of_n_alone_are_refused(make_genome: MakeGenome, model: Sequence
 
 
 class OtherRank(World):
-    """A rank that sees all windows and does not write."""
+    """Rank that sees all windows and does not write."""
 
     is_rank_0 = False  # type: ignore[assignment]
 

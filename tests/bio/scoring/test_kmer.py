@@ -1,4 +1,4 @@
-"""k-mers are counted as a plain loop counts them, and distances have the properties of theirs."""
+"""k-mer counts equal those of a plain loop; distances have their mathematical properties."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_spectrum_is_the_share_of_each_kmer_over_all_rows() -> None:
     }
 
 
-def test_nothing_to_count_and_impossible_k_are_refused() -> None:
+def test_no_kmers_and_impossible_k_are_errors() -> None:
     with pytest.raises(ValueError, match="hold no 4-mer of A, C, G, T"):
         kmer_spectrum(encode("ACNGT"), 4)
     for k in (0, 14):
@@ -86,6 +86,6 @@ def test_a_k_mer_and_its_reverse_complement_share_a_column() -> None:
     assert columns["AAC"] != columns["AAG"]
 
 
-def test_a_strandless_spectrum_of_too_long_kmers_is_refused_before_its_table_is_made() -> None:
+def test_strandless_spectrum_of_long_kmers_is_an_error_before_allocation() -> None:
     with pytest.raises(ValueError, match="k must be 1 to 13"):
         strandless_spectrum(encode("ACGT"), 20)

@@ -1,4 +1,4 @@
-"""A loss is that of a softmax over A, C, G, T alone; sums of losses keep their identities."""
+"""Losses use a softmax over A, C, G, T only; sums of losses keep their identities."""
 
 import math
 

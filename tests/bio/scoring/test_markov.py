@@ -1,4 +1,4 @@
-"""Markov models give the bits of their definition, and the known table on the carried sample."""
+"""Markov models follow their definition, give known bits on the bundled sample, and are cached."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ SEQUENCE = st.text("ACGTNac", min_size=1, max_size=120)
 
 
 def plain_bits(train: str, held_out: str, order: int) -> float | None:
-    """Bits per base of an add-one model by dictionaries; None where there is nothing to score."""
+    """Return the bits per base of an add-one model by dictionaries; None without bases to score."""
 
     def transitions(text: str) -> list[str]:
         words = [text.upper()[i : i + order + 1] for i in range(len(text) - order)]
@@ -68,7 +68,7 @@ def test_order_six_is_best_on_the_sample(sample: Genome) -> None:
 
 
 @pytest.mark.parametrize("order", [-1, 13])
-def test_order_outside_the_table_is_refused(sample: Genome, order: int) -> None:
+def test_order_outside_0_to_12_is_an_error(sample: Genome, order: int) -> None:
     with pytest.raises(ValueError, match=f"order of a Markov model is {order}; it must be 0 to 12"):
         fit_markov(sample, as_spans(), order)
 

@@ -1,4 +1,4 @@
-"""The picture of bits by context shows what is measured well, and what must be beaten."""
+"""The context plot leaves out noisy bins and shows the best Markov model."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def validation_table(bases: list[int]) -> dict[str, Any]:
         ({"tiny": [9, 18, 36]}, {"tiny": 3, "mean": 2}),
     ],
 )
-def test_bins_of_few_bases_are_left_out_where_there_are_others(
+def test_bins_of_few_bases_are_left_out_if_there_are_others(
     tables: dict[str, list[int]], points: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Figure] = []

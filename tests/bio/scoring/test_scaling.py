@@ -1,4 +1,4 @@
-"""The fit finds a law that is there, and its interval holds the truth as often as it says."""
+"""The fit recovers a power law; its interval has the stated coverage."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Streaming in chunks of any size is one forward over each span, whatever shares a chunk with it."""
+"""Streaming in chunks of any size equals one forward pass over each span."""
 
 from collections import defaultdict
 
@@ -34,7 +34,7 @@ def model() -> SequenceModel:
 
 
 def streamed(model: SequenceModel, genome: Genome, spans: Spans, **options: int) -> Losses:
-    """The losses of each span, after a check that every base came once and in order."""
+    """Return the losses of each span; check that every base comes once and in order."""
     found, parts = [], defaultdict(list)
     for scored in stream_losses(model, genome, spans, **options):
         found += [(scored.span, scored.start + offset) for offset in range(len(scored.losses))]
@@ -45,7 +45,7 @@ def streamed(model: SequenceModel, genome: Genome, spans: Spans, **options: int)
 
 @torch.no_grad()
 def forward_over(model: SequenceModel, genome: Genome, start: int, end: int) -> np.ndarray:
-    """The losses of one span by one forward, as streaming gives them."""
+    """Return the losses of one span by one forward pass, in the layout of streaming."""
     packed = torch.from_numpy(genome.bases[start:end].copy())[None]
     inputs, targets = inputs_and_targets(packed)
     if end - start == 1:

@@ -1,4 +1,4 @@
-"""Tracks hold every base once, and bins that add up, however the bases come in parts."""
+"""Tracks hold every base once, and bins add up, for any division of the bases."""
 
 import io
 import math
@@ -28,7 +28,7 @@ def spans(genome: Genome) -> Spans:
 
 
 def parts_of(spans: Spans, losses: np.ndarray, cuts: list[int]) -> list[ScoredBases]:
-    """Losses (bases,) of spans end to end, in parts that end at the cuts and at every span's end."""
+    """Divide losses (bases,) of spans at the cuts and at the end of every span."""
     parts, offset = [], 0
     for span, (start, end) in enumerate(spans.tolist()):
         edges = [start, *sorted({start + cut for cut in cuts if cut < end - start} - {start}), end]
@@ -85,7 +85,7 @@ def test_likelihoods_are_a_memory_mappable_file(spans: Spans, cuts: list[int], t
     np.testing.assert_array_equal(read, -losses)
 
 
-def test_what_a_bedgraph_cannot_hold_is_refused(genome: Genome, spans: Spans) -> None:
+def test_bedgraph_of_overlaps_or_bin_size_0_is_an_error(genome: Genome, spans: Spans) -> None:
     overlapping = as_spans([genome.span("a", 0, 10), genome.span("a", 9, 20)])
     with pytest.raises(ValueError, match=r"overlap.*Merge them first"):
         BedGraph(io.StringIO(), genome, overlapping, 5)

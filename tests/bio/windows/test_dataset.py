@@ -1,4 +1,4 @@
-"""Row i of step s depends on (seed, length, s, i) alone; targets are inputs shifted; N is never a target."""
+"""Row i of step s depends only on (seed, length, s, i); targets are shifted inputs and never N."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_ranks_together_are_the_whole_batch(
         assert torch.equal(whole[index], torch.cat([part[index] for part in parts]))
 
 
-def test_rows_depend_on_seed_and_step_and_not_on_what_ran_before(genome: Genome, windows: Windows) -> None:
+def test_rows_depend_on_seed_and_step_only(genome: Genome, windows: Windows) -> None:
     def read(seed: int, step: int) -> torch.Tensor:
         return GenomeDataset(genome, windows, 64, seed, reverse_complement=True).packed(step, range(64))
 
@@ -62,7 +62,7 @@ def test_rows_depend_on_seed_and_step_and_not_on_what_ran_before(genome: Genome,
     assert not torch.equal(read(0, 2), read(1, 2))
 
 
-def test_another_length_reads_other_places_in_another_order(genome: Genome) -> None:
+def test_another_length_reads_other_windows_in_another_order(genome: Genome) -> None:
     regions, counter = as_spans([genome.span("b")]), np.arange(1000)
     drawn = [GenomeDataset(genome, random_windows(genome, regions, length), 8) for length in (20, 40)]
     starts = [dataset.windows.sample(counter, dataset.seed) for dataset in drawn]
@@ -109,7 +109,7 @@ def test_a_batch_of_n_has_no_target() -> None:
     assert (targets == NOT_A_TARGET).all()
 
 
-def test_every_byte_of_a_pack_is_split_rightly() -> None:
+def test_every_packed_byte_gives_its_input_and_target() -> None:
     packed = torch.arange(256).to(torch.uint8)[None]
     inputs, targets = inputs_and_targets(packed)
     assert torch.equal(inputs[0].long(), torch.arange(255) % SOFT_MASK)
@@ -140,7 +140,7 @@ def test_extra_base_beyond_the_region_is_not_read(make_genome: MakeGenome) -> No
     assert decode(read_windows(genome, merged, merged.starts, np.array([True]))[0].numpy()) == "CGTAC"
 
 
-def test_strand_is_a_fair_coin_and_off_by_default(genome: Genome) -> None:
+def test_strand_is_uniform_and_forward_by_default(genome: Genome) -> None:
     windows = tiled_windows(genome, as_spans([genome.span("b", 0, 34)]), 33)
     forward = GenomeDataset(genome, windows, 1000).packed(0, range(1000))
     assert (forward == forward[0]).all()

@@ -1,4 +1,4 @@
-"""The paper's rule gives the paper's counts; the strict rule never lets two splits read one base."""
+"""The paper's rule gives the paper's counts; the strict rule never shares a base between two splits."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def splits_of(genome: Genome, drawn: dict[str, list[tuple[str, int, int]]]) -> S
 
 @given(drawn=splits_strategy, length=lengths)
 @settings(max_examples=200)
-def test_strict_splits_never_read_one_base(
+def test_strict_splits_never_share_a_base(
     genome: Genome, drawn: dict[str, list[tuple[str, int, int]]], length: int
 ) -> None:
     splits = splits_of(genome, drawn)
@@ -78,7 +78,7 @@ def test_strict_splits_never_read_one_base(
 
 @given(drawn=splits_strategy, length=lengths, seed=st.integers(0, 99))
 @settings(max_examples=40)
-def test_strict_batches_show_no_base_of_another_split(
+def test_strict_batches_hold_no_base_of_another_split(
     make_genome: MakeGenome, drawn: dict[str, list[tuple[str, int, int]]], length: int, seed: int
 ) -> None:
     # a base tells its split: A of none or train, C of valid, G of test
@@ -97,7 +97,7 @@ def test_strict_batches_show_no_base_of_another_split(
 
 
 @given(drawn=splits_strategy)
-def test_separate_gives_every_claimed_base_to_its_last_claimant(
+def test_separate_gives_shared_bases_to_the_last_split(
     genome: Genome, drawn: dict[str, list[tuple[str, int, int]]]
 ) -> None:
     splits = splits_of(genome, drawn)
@@ -125,7 +125,7 @@ def test_paper_rule_gives_the_counts_of_the_paper(long_genome: Genome, exponent:
         assert total(segments) == total(np.stack([windows.starts, windows.starts + length], axis=1))
 
 
-def test_paper_rule_overlaps_splits_beyond_the_segment_and_says_so(long_genome: Genome) -> None:
+def test_paper_rule_overlap_of_windows_longer_than_segments(long_genome: Genome) -> None:
     splits = {
         "train": as_spans(
             [long_genome.span("long", 0, SEGMENT), long_genome.span("long", SEGMENT, 2 * SEGMENT)]
@@ -143,13 +143,13 @@ def test_paper_rule_overlaps_splits_beyond_the_segment_and_says_so(long_genome: 
     assert split_overlap({"train": train} | held_out) == {("train", "valid"): 0}
 
 
-def test_record_too_short_for_a_window_is_said(long_genome: Genome, caplog: pytest.LogCaptureFixture) -> None:
+def test_record_without_room_is_logged(long_genome: Genome, caplog: pytest.LogCaptureFixture) -> None:
     segments = as_spans([long_genome.span("short", 0, SEGMENT), long_genome.span("long", 0, SEGMENT)])
     assert len(paper_windows(long_genome, segments, 1 << 18)) == 2
     assert "1 of 2 segments lie on records of under 262144 bases" in caplog.text
 
 
-def test_unknown_rule_and_impossible_lengths_are_refused(genome: Genome) -> None:
+def test_unknown_rule_and_impossible_lengths_are_errors(genome: Genome) -> None:
     splits = {
         "train": as_spans([genome.span("a")]),
         "valid": as_spans([genome.span("b")]),
@@ -215,7 +215,7 @@ def test_bed_keeps_order_overlap_and_split(tmp_path: Path, records: Genome) -> N
         ("chr1\t0\t10\ttrain\textra", "is not an interval"),
     ],
 )
-def test_bad_line_is_named_with_file_and_number(
+def test_bad_line_is_an_error_with_file_and_number(
     tmp_path: Path, records: Genome, line: str, message: str
 ) -> None:
     bed = write_bed(tmp_path, "chr1\t0\t5\ttrain", line)
@@ -223,7 +223,7 @@ def test_bad_line_is_named_with_file_and_number(
         read_bed_splits(bed, records)
 
 
-def test_missing_empty_and_compressed_bed_are_refused(tmp_path: Path, records: Genome) -> None:
+def test_missing_empty_and_compressed_bed_are_errors(tmp_path: Path, records: Genome) -> None:
     with pytest.raises(FileNotFoundError, match="There is no BED file"):
         read_bed_splits(tmp_path / "absent.bed", records)
     with pytest.raises(ValueError, match="holds no intervals"):
@@ -233,20 +233,20 @@ def test_missing_empty_and_compressed_bed_are_refused(tmp_path: Path, records: G
         read_bed_splits(tmp_path / "x.bed", records)
 
 
-def test_regions_go_to_the_split_that_names_them(records: Genome) -> None:
+def test_regions_go_to_their_split(records: Genome) -> None:
     splits = split_by_region(records, {"valid": ["2"], "train": ["chr1:101-1,000"]})
     assert splits["train"].tolist() == [list(records.span("chr1", 100, 1000))]
     assert splits["valid"].tolist() == [list(records.span("chr2"))]
     assert not len(splits["test"])
 
 
-def test_a_mark_at_the_start_of_a_file_is_no_part_of_a_name(tmp_path: Path, records: Genome) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path, records: Genome) -> None:
     bed = write_bed(tmp_path, "chr1\t0\t10\ttrain")
     bed.write_bytes(b"\xef\xbb\xbf" + bed.read_bytes())
     assert read_bed_splits(bed, records)["train"].tolist() == [list(records.span("chr1", 0, 10))]
 
 
-def test_what_no_split_names_is_training(records: Genome) -> None:
+def test_bases_outside_all_regions_are_training(records: Genome) -> None:
     splits = split_by_region(records, {"valid": ["chr1:1-300", "chr2"], "test": ["chr1:901-"]})
     kept = [
         list(records.span("chr1", 300, 900)),
@@ -272,13 +272,13 @@ def test_what_no_split_names_is_training(records: Genome) -> None:
         ({"dev": ["chr1"]}, "Split 'dev' is unknown"),
     ],
 )
-def test_bad_regions_are_refused(records: Genome, regions: dict[str, list[str]], message: str) -> None:
+def test_bad_regions_are_errors(records: Genome, regions: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split_by_region(records, regions)
 
 
 @given(valid=st.floats(0, 0.6), test=st.floats(0, 0.39))
-def test_fractions_part_every_record_without_loss(records: Genome, valid: float, test: float) -> None:
+def test_fractions_split_every_record_completely(records: Genome, valid: float, test: float) -> None:
     splits = split_by_fraction(records, valid, test)
     assert sum(total(spans) for spans in splits.values()) == sum(RECORDS.values())
     for name, length in RECORDS.items():
@@ -288,6 +288,6 @@ def test_fractions_part_every_record_without_loss(records: Genome, valid: float,
 
 
 @pytest.mark.parametrize(("valid", "test"), [(0.5, 0.5), (1.0, 0.0), (-0.1, 0.2), (0.2, -0.1)])
-def test_fractions_without_training_are_refused(records: Genome, valid: float, test: float) -> None:
+def test_fractions_without_training_are_errors(records: Genome, valid: float, test: float) -> None:
     with pytest.raises(ValueError, match="leave nothing for training"):
         split_by_fraction(records, valid, test)

@@ -21,7 +21,7 @@ def open_tiny(fasta: Path, length: int, **options: object) -> tuple[TrainingData
 
 
 def test_stages_are_epochs_and_the_last_takes_the_rest(run_fasta: Path) -> None:
-    """16 segments of 64 bases, tiled up to 64 and with two windows each above (section E.3)."""
+    """Use 16 segments of 64 bases: tiled up to length 64, two windows each above (section E.3)."""
     rows = [f"chr1\t{start}\t{start + 64}\ttrain" for start in range(0, 1024, 64)]
     Path("segments.bed").write_text("\n".join([*rows, "chr2\t0\t512\tvalid\n"]))
     data, config = open_tiny(run_fasta, 256, bed="segments.bed", split="paper")

@@ -1,4 +1,4 @@
-"""Windows stay inside what may be read, are drawn uniformly, and leave out what holds too many N."""
+"""Windows stay inside readable spans, are sampled uniformly, and hold few N."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ def genome(make_genome: MakeGenome) -> Genome:
 
 
 def regions_of(genome: Genome, pairs: list[tuple[int, int]]) -> Spans:
-    """Merged regions of record a."""
+    """Return merged regions of record a."""
     return merge(as_spans(genome.span("a", start, min(start + size, 120)) for start, size in pairs))
 
 
 def starts_of(genome: Genome, regions: Spans, length: int, limit: int) -> set[int]:
-    """Every start of a window inside a region with at most `limit` N, by trying them all."""
+    """Return every start of a window inside a region with at most `limit` N, by brute force."""
     return {
         start
         for begin, end in regions.tolist()
@@ -60,7 +60,7 @@ def test_tiles_are_whole_disjoint_and_as_many_as_fit(
 
 @given(length=st.integers(1, 45), fraction=st.floats(0, 1), data=st.data())
 @settings(max_examples=200)
-def test_drawn_starts_are_exactly_those_with_few_n(
+def test_random_starts_are_exactly_those_with_few_n(
     genome: Genome, length: int, fraction: float, data: st.DataObject
 ) -> None:
     names = data.draw(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, unique=True))
@@ -85,7 +85,7 @@ def test_tiles_with_too_many_n_are_left_out(genome: Genome, length: int, fractio
     )
 
 
-def test_drawing_is_uniform_over_all_starts_and_reaches_both_ends(make_genome: MakeGenome) -> None:
+def test_random_starts_are_uniform_and_reach_both_ends(make_genome: MakeGenome) -> None:
     genome = make_genome({"a": random_bases(20, 1), "b": random_bases(12, 2), "c": random_bases(5, 3)})
     windows = random_windows(genome, genome.record_spans, 8)
     starts, counts = np.unique(windows.sample(np.arange(100_000), 5), return_counts=True)
@@ -104,8 +104,8 @@ def test_tiled_sampling_sees_every_window_once_an_epoch(genome: Genome) -> None:
     assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_coverage_of_drawn_windows_is_all_that_they_can_read(genome: Genome) -> None:
-    """Of windows without N among others, whose starts end before their region does."""
+def test_coverage_of_random_windows_is_all_readable_positions(genome: Genome) -> None:
+    """Include windows without N that start before the end of their region."""
     regions = merge(as_spans([genome.span("a", 3, 50), genome.span("a", 60, 75), genome.span("c")]))
     windows = random_windows(genome, regions, 10, 0.0)
     read = np.unique((windows.sample(np.arange(5000), 1)[:, None] + np.arange(11)).ravel())
@@ -115,7 +115,7 @@ def test_coverage_of_drawn_windows_is_all_that_they_can_read(genome: Genome) -> 
     ]
 
 
-def test_only_n_and_no_regions_say_so(genome: Genome) -> None:
+def test_only_n_and_no_regions_are_errors(genome: Genome) -> None:
     middle = as_spans([genome.span("c", 0, 10)])
     with pytest.raises(ValueError, match=r"All 2 windows of 5 bases hold more than 50% N. Allow more N"):
         tiled_windows(genome, middle, 5)

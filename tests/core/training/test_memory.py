@@ -1,4 +1,4 @@
-"""The estimate of memory follows what autograd really keeps, and what recomputation leaves out."""
+"""The memory estimate matches the tensors that autograd saves, at every recompute level."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TOKENS = 4096
 
 
 def kept_bytes(config: SequenceModelConfig) -> int:
-    """What the backward pass of a model in bf16 keeps, besides its parameters."""
+    """Return the bytes saved for the backward pass of a bf16 model, without its parameters."""
     model = SequenceModel(config)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -32,14 +32,14 @@ def kept_bytes(config: SequenceModelConfig) -> int:
 
 
 @pytest.mark.parametrize("level", ["none", "block"])
-def test_a_block_more_costs_what_autograd_keeps_of_it(level: str) -> None:
+def test_cost_per_block_equals_saved_tensors(level: str) -> None:
     shallow, deep = (SequenceModelConfig(12, 64, n_layer, recompute=level) for n_layer in (2, 6))
     estimated = (training_gib(deep, 0, TOKENS) - training_gib(shallow, 0, TOKENS)) * 2**30
     measured = kept_bytes(deep) - kept_bytes(shallow)
     assert estimated == pytest.approx(measured, rel=0.1)
 
 
-def test_it_grows_with_tokens_and_parameters_and_shrinks_by_recomputation() -> None:
+def test_estimate_grows_with_size_and_shrinks_with_recomputation() -> None:
     models = [SequenceModelConfig(12, 128, 12, recompute=level) for level in LEVELS]
     assert set(SAVED) == set(LEVELS)
     sizes = [training_gib(model, 1_400_000, 2**20) for model in models]
