@@ -1,6 +1,8 @@
-"""CUDA C++ compiled at run time: no compiler to install, one binary a variant, kept on disk.
+"""Compile CUDA C++ at run time with NVRTC, cache the binaries on disk, and launch the kernels.
 
-NVRTC and the driver come through cuda-bindings, which torch's CUDA build already depends on.
+NVRTC and the driver come from cuda-bindings, a dependency of torch's CUDA build. cuda.core 1.2 does not
+replace this module: it accepts scalars and buffers as kernel arguments, but the kernels here take structs
+by value. It would also be one more dependency, with its own handling of devices and streams beside torch's.
 """
 
 import ctypes
@@ -18,7 +20,7 @@ except ImportError:  # torch for CPUs comes without it
 
 
 class Kernels:
-    """The kernels of one compiled source, loaded on one device."""
+    """Kernels of one compiled source, loaded on one device."""
 
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module = module
@@ -28,7 +30,7 @@ class Kernels:
     def launch(
         self, name: str, blocks: int, threads: int, arguments: list[Any], shared_memory: int = 0
     ) -> None:
-        """Run kernel `name` on the current stream; arguments are ctypes values, passed by value."""
+        """Launch kernel `name` on the current stream; `arguments` are ctypes values, passed by value."""
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
         address = ctypes.addressof(pointers)
         grid, block = (blocks, 1, 1), (threads, 1, 1)
@@ -37,8 +39,8 @@ class Kernels:
             stream = torch.cuda.current_stream(self._device).cuda_stream
             _driver(driver.cuLaunchKernel(function, *grid, *block, shared_memory, stream, address, 0))
 
-    def clusters(self, name: str, blocks: int, shared_memory: int) -> int:
-        """How many clusters of so many blocks, for which kernel `name` is made, the device runs at once."""
+    def max_active_clusters(self, name: str, blocks: int, shared_memory: int) -> int:
+        """Return how many clusters of `blocks` blocks of kernel `name` the device runs concurrently."""
         with torch.cuda.device(self._device):
             config = driver.CUlaunchConfig()
             config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
@@ -62,9 +64,9 @@ class Kernels:
 
 
 def load(sources: tuple[Path, ...], device: torch.device, **macros: int) -> Kernels:
-    """Return the kernels of `sources`, one after the other, compiled for the device with these macros."""
+    """Concatenate `sources`, compile them with these macros and load the kernels on the device."""
     with torch.cuda.device(device):
-        torch.cuda.current_stream().synchronize()  # makes torch's context current in this thread
+        torch.cuda.current_stream().synchronize()  # make torch's context current in this thread
         major, minor = torch.cuda.get_device_capability(device)
         options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"]
         options += [f"-D{name}={value}" for name, value in macros.items()]
@@ -73,21 +75,21 @@ def load(sources: tuple[Path, ...], device: torch.device, **macros: int) -> Kern
 
 
 def binary(code: str, options: tuple[str, ...]) -> bytes:
-    """Return the machine code (a cubin) of CUDA C++ source, from the cache on disk where it is there."""
+    """Return the machine code (cubin) of CUDA C++ source, from the cache on disk if present."""
     version = _nvrtc(nvrtc.nvrtcVersion())
     key = hashlib.sha256(repr((code, options, version)).encode()).hexdigest()
     cached = _cache_folder() / f"{key}.cubin"
     if cached.is_file():
         return cached.read_bytes()
-    compiled = _compile(code, options)
+    cubin = _compile(code, options)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         partial = cached.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(compiled)
+        partial.write_bytes(cubin)
         partial.replace(cached)
-    except OSError:  # a read-only home only costs the next process a compilation
+    except OSError:  # with a read-only home the next process compiles again
         pass
-    return compiled
+    return cubin
 
 
 def _cache_folder() -> Path:
@@ -100,7 +102,7 @@ def _compile(code: str, options: tuple[str, ...]) -> bytes:
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         log = b" " * _nvrtc(nvrtc.nvrtcGetProgramLogSize(program))
         nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"The CUDA kernels do not compile with {options}: {log.decode()}")
+        raise RuntimeError(f"NVRTC could not compile the CUDA kernels with {options}: {log.decode()}")
     compiled = b" " * _nvrtc(nvrtc.nvrtcGetCUBINSize(program))
     _nvrtc(nvrtc.nvrtcGetCUBIN(program, compiled))
     nvrtc.nvrtcDestroyProgram(program)

@@ -1,4 +1,4 @@
-"""The arguments of the decoding kernel, laid out as the structures that cuda_source/types.cuh so names."""
+"""Arguments of the decoding kernel: ctypes mirrors of the structs in cuda_source/types.cuh."""
 
 import ctypes
 from typing import NamedTuple
@@ -18,6 +18,8 @@ BLOCK, HEAD, COMPRESS, EXPAND = range(4)
 
 
 class Product(ctypes.Structure):
+    """Packed weights of one matrix product."""
+
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("high", "low")),
         *((name, ctypes.c_int) for name in ("tiles", "steps")),
@@ -25,6 +27,8 @@ class Product(ctypes.Structure):
 
 
 class Operation(ctypes.Structure):
+    """One operation of a program: a block, the head, or a projection between two stages."""
+
     _fields_ = (
         *((name, Product) for name in ("first", "second", "third")),
         *((name, ctypes.c_void_p) for name in _POINTERS),
@@ -33,6 +37,8 @@ class Operation(ctypes.Structure):
 
 
 class Arguments(ctypes.Structure):
+    """Arguments of one launch."""
+
     _fields_ = (
         *(
             (name, ctypes.c_void_p)
@@ -48,7 +54,7 @@ class Arguments(ctypes.Structure):
 
 
 class Sizes(NamedTuple):
-    """The macros of the source; see cuda_source/types.cuh."""
+    """Macros of the CUDA source; see cuda_source/types.cuh."""
 
     CLUSTER: int
     PARTS: int
@@ -72,17 +78,17 @@ class Sizes(NamedTuple):
     OPERATIONS: int
 
     def shared_memory(self) -> int:
-        """Bytes of shared memory of a block, a multiple of 16."""
+        """Return the shared memory of a block (bytes), a multiple of 16."""
         return -(-ctypes.sizeof(_shared(self)) // 16) * 16
 
     def chunk_bytes(self) -> int:
-        """Of a chunk of all warps' rings of weights."""
+        """Return the size of one chunk of weights over all warps (bytes)."""
         return self.THREADS // 32 * self.AHEAD * self.PLANES * TILE * TILE * 2
 
 
 def _shared(sizes: Sizes) -> type[ctypes.Structure]:
     streams, ranks, word = sizes.STREAMS, sizes.CLUSTER, ctypes.c_float
-    drawn = -(-streams // ranks) * sizes.VOCABULARY
+    logits = -(-streams // ranks) * sizes.VOCABULARY
 
     class Shared(ctypes.Structure):
         _fields_ = (
@@ -97,7 +103,7 @@ def _shared(sizes: Sizes) -> type[ctypes.Structure]:
             ("projections", word * (ranks * sizes.PROJECTED * streams)),
             ("residual", word * (2 * sizes.RESIDUAL_ROWS * streams)),
             ("skips", word * (sizes.SKIP_ROWS * streams)),
-            ("logits_and_noise", word * (2 * drawn)),
+            ("logits_and_noise", word * (2 * logits)),
             ("scale", word * streams),
             ("tokens", word * streams),
             ("operations", Operation * sizes.OPERATIONS),
@@ -107,4 +113,5 @@ def _shared(sizes: Sizes) -> type[ctypes.Structure]:
 
 
 def _apart(words: int) -> int:
+    """Return the stride between the operands of two streams (words); it avoids bank conflicts."""
     return words + (16 if words % 32 == 0 else 0)

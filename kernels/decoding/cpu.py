@@ -1,12 +1,12 @@
-"""A whole step of a model on the CPU, compiled by numba: nothing is spent on calls of operators.
+"""One decoding step of a whole model on the CPU, in one call compiled by numba.
 
-A matrix is kept transposed, (columns, rows), rows filled with zeros to whole vectors: the lanes of a vector
-are rows, and each number of the operand is multiplied with its column. Rows of a batch are computed one by
-one, so that no number depends on what else is in the batch, or on the threads. Everything is float32.
+A matrix is stored transposed, (columns, rows), with rows padded by zeros to whole vectors: the lanes of a
+vector are rows, and every number of the operand multiplies its column. Rows of the batch are computed one by
+one, so no result depends on the other rows or on the threads. All numbers are float32.
 """
 
 # mypy: allow-untyped-defs
-# What is compiled has types that only numba knows.
+# Only numba knows the types in compiled code.
 
 import math
 
@@ -41,7 +41,7 @@ def vectors(count):
 
 @njit(error_model="numpy")
 def _multiply(matrix, rows, columns, x, y, bias):
-    """Write y (rows) = matrix x + bias; `rows` are whole vectors, and without a bias its address is 0."""
+    """Write y (rows) = matrix x + bias; `rows` is a multiple of LANES, and `bias` 0 means none."""
     row = 0
     while row + 4 * LANES <= rows:
         a = load(bias, row) if bias else splat(0.0)
@@ -71,7 +71,7 @@ def _multiply(matrix, rows, columns, x, y, bias):
 
 @njit(error_model="numpy")
 def _normalise(stream, width, epsilon, y):
-    """Write stream (width) over its root mean square."""
+    """Write stream (width) divided by its root mean square to y."""
     squares = splat(0.0)
     for channel in range(0, width, LANES):
         value = load(stream, channel)
@@ -83,13 +83,13 @@ def _normalise(stream, width, epsilon, y):
 
 @njit(error_model="numpy")
 def _convolve(u, past, op):
-    """Replace u (inner) by SiLU of the convolution, and add it to the past (taps - 1, inner)."""
+    """Shift u (inner) into the past (taps - 1, inner), and replace it by SiLU of the convolution."""
     inner, before = op[INNER], op[TAPS] - 1
     for channel in range(0, inner, LANES):
         count = min(LANES, inner - channel)
-        given = load(u, channel)
+        current = load(u, channel)
         value = (
-            load(op[CONV_BIAS], channel) + load(op[CONV_WEIGHT], before * vectors(inner) + channel) * given
+            load(op[CONV_BIAS], channel) + load(op[CONV_WEIGHT], before * vectors(inner) + channel) * current
         )
         for tap in range(before):
             old = load_some(past, tap * inner + channel, count)
@@ -97,13 +97,13 @@ def _convolve(u, past, op):
             if tap:
                 store_some(past, (tap - 1) * inner + channel, old, count)
         if before:
-            store_some(past, (before - 1) * inner + channel, given, count)
+            store_some(past, (before - 1) * inner + channel, current, count)
         store(u, channel, value * sigmoid(value))
 
 
 @njit(error_model="numpy")
 def _mix(op, row, normed, u, projected, dt, y, real, paired):
-    """Write y (inner) for a block that reads `normed`, and advance the states of a row."""
+    """Write the output y (inner) of the mixer for the input `normed`, and advance the states of a row."""
     inner = op[INNER]
     parts = 2 if op[IS_COMPLEX] else 1
     _multiply(op[FIRST], 2 * vectors(inner), op[WIDTH], normed, u, 0)
@@ -136,29 +136,33 @@ def _add(x, y, width, z):
 
 @njit(error_model="numpy")
 def _copy(x, width, y):
+    """Write y = x."""
     for channel in range(0, width, LANES):
         count = min(LANES, width - channel)
         store_some(y, channel, load_some(x, channel, count), count)
 
 
 @njit(error_model="numpy")
-def _turn_frame(op, row, tick, stream):
-    """Put the stream into the frame that is being read, and add what was written for this position."""
+def _exchange_frames(op, row, tick, stream):
+    """Store the stream in the input frame, and add the output frame of this position to the stream."""
     width = op[WIDTH]
     at = FLOAT * width * (row * op[POOL] + tick // op[PERIOD] % op[POOL])
     _copy(stream, width, op[FRAMES_IN] + at)
     for channel in range(0, width, LANES):
-        written = load_some(op[FRAMES_OUT] + at, channel, min(LANES, width - channel))
-        store(stream, channel, load(stream, channel) + written)
+        output = load_some(op[FRAMES_OUT] + at, channel, min(LANES, width - channel))
+        store(stream, channel, load(stream, channel) + output)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def step(first_row, last_row, operations, tick, tokens, embedding, logits, epsilon, widest, real, paired):
-    """Read one token of each row, and write the logits of the next.
+    """Read one token of each row, and write the logits of the next token.
 
-    operations: (operations, fields) int64, as FIELDS names them; `tick` is the number of tokens before.
-    tokens: (rows,) int64. embedding and logits: addresses of (vocabulary, widths in vectors), and of (rows,
-    vocabulary) of which the head's operation has the sizes. widest: numbers that any buffer must hold.
+    operations: (operations, fields) int64, in the order of FIELDS.
+    tick: the number of tokens before this one.
+    tokens: (rows,) int64.
+    embedding: address of (vocabulary, width padded to whole vectors) float32.
+    logits: address of (rows, vocabulary) float32.
+    widest: the size of the buffers (numbers).
     """
     stages = operations[:, DEPTH].max() + 1
     slots = max(operations[:, SAVE].max(), operations[:, ADD].max()) + 1
@@ -181,7 +185,7 @@ def step(first_row, last_row, operations, tick, tokens, embedding, logits, epsil
         for index in range(len(operations)):
             op = operations[index]
             if (tick + 1) % op[PERIOD]:
-                break  # what comes later is of slower clocks
+                break  # later operations have slower clocks
             width = op[WIDTH]
             stream = streams + FLOAT * widest * op[DEPTH]
             if op[KIND] == BLOCK:
@@ -194,7 +198,7 @@ def step(first_row, last_row, operations, tick, tokens, embedding, logits, epsil
                 if op[ADD] >= 0:
                     _add(stream, skips + FLOAT * widest * op[ADD], width, stream)
                 if op[FRAMES_IN]:
-                    _turn_frame(op, row, tick, stream)
+                    _exchange_frames(op, row, tick, stream)
             elif op[KIND] == HEAD:
                 _normalise(stream, width, epsilon, normed)
                 symbols = op[PROJECTED]

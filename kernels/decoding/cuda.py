@@ -1,4 +1,4 @@
-"""Compiling and launching the decoding kernel."""
+"""Compile and launch the decoding kernel."""
 
 import functools
 from pathlib import Path
@@ -13,10 +13,11 @@ FILES = (
     *("frames", "sampling", "decode"),
 )
 SOURCE = Path(__file__).parent / "cuda_source"
-SHARED_MEMORY = 227 * 1024  # bytes that a block of the kernel may have
+SHARED_MEMORY = 227 * 1024  # limit per block (bytes) on compute capability 9.0
 
 
 def sources() -> tuple[Path, ...]:
+    """Return the source files in the order of inclusion."""
     return tuple(SOURCE / f"{name}.cuh" for name in FILES)
 
 
@@ -27,16 +28,17 @@ def _compiled(sizes: Sizes, device: torch.device) -> nvrtc.Kernels:
 
 @functools.cache
 def clusters(ranks: int, device: torch.device) -> int:
-    """How many clusters of so many blocks, each alone on its multiprocessor, the device runs at once.
+    """Return how many clusters of `ranks` blocks the device runs concurrently, one block per multiprocessor.
 
-    A cluster lies within one group of neighbours, so that there may be fewer than the multiprocessors allow.
+    A cluster occupies one group of neighbouring multiprocessors (GPC), so the number can be lower than
+    multiprocessors / ranks.
     """
     kernels = nvrtc.load((SOURCE / "cluster.cuh",), device, CLUSTER=ranks)
-    return kernels.clusters("cluster", ranks, SHARED_MEMORY)
+    return kernels.max_active_clusters("cluster", ranks, SHARED_MEMORY)
 
 
 def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.device) -> None:
-    """Decode on the current stream; each cluster has arguments.share streams, at most sizes.STREAMS."""
+    """Launch the kernel on the current stream; a cluster decodes arguments.share <= sizes.STREAMS streams."""
     kernels = _compiled(sizes, device)
     blocks = clusters * sizes.CLUSTER
     kernels.launch("decode", blocks, sizes.THREADS, [arguments], sizes.shared_memory())

@@ -1,7 +1,7 @@
-// One position of a Mamba block. Each rank has some of the mixer's channels; it multiplies its rows of in_proj with
-// the whole residual stream, and its columns of x_proj and out_proj with its channels, whose sums the ranks exchange.
+// One position of a Mamba block. Each rank owns some channels of the mixer. It multiplies its rows of in_proj with the
+// whole residual stream, and its columns of x_proj and out_proj with its channels. The ranks exchange the partial sums.
 
-// The reciprocal root mean square of each stream, a warp a stream.
+// Compute the reciprocal root mean square of each stream, one warp per stream.
 __device__ void measure_streams(Shared& m, const Place& at, int width, float epsilon) {
 #pragma unroll 1
   for (int stream = at.warp; stream < at.active; stream += WARPS) {
@@ -18,9 +18,9 @@ __device__ void measure_streams(Shared& m, const Place& at, int width, float eps
   }
 }
 
-// The sums of dt, B and C over all channels.
+// Compute dt, B and C: sums over all channels.
 __device__ void project(Shared& m, const Weights& w, int rows, const Place& at, Ring ring) {
-  multiply<SHARE>(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+  multiply<OWN_PARTS>(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
     if (row < rows && stream < at.active)
       for (int rank = 0; rank < CLUSTER; rank++) send_floats(&m.projections[at.rank][row][stream], rank, a, b);
   });
@@ -72,8 +72,8 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
   group = first_group(walk);
   if (projected) project(m, projection, projected, at, ring);
   Scan scan = scan_of(op, c, walk, at);
-  Fetched fetched;
-  fetch_group(fetched, scan, c, group, walk, active);
+  GroupInputs inputs;
+  fetch_group(inputs, scan, c, group, walk, active);
   Weights out = weights_of(op.third, at);
   ring = fetch_first(m, out, at);
   if (projected) {
@@ -81,16 +81,16 @@ __device__ void run_block(Shared& m, const Operation& op, Place& at, float epsil
     sum_projections(m, projected, at);
     __syncthreads();
   }
-  make_steps(m, op, c, at);
+  compute_steps(m, op, c, at);
   __syncthreads();
 
-  if (scan.B || scan.C) scan_groups<false>(m, scan, c, fetched, group, walk, active);
-  else scan_groups<true>(m, scan, c, fetched, group, walk, active);
+  if (scan.B || scan.C) scan_groups<false>(m, scan, c, inputs, group, walk, active);
+  else scan_groups<true>(m, scan, c, inputs, group, walk, active);
   __syncthreads();
 
   int rows = op.width / CLUSTER;
-  multiply<SHARE>(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
-    send_share(m, at, rows, row, stream, a, b);
+  multiply<OWN_PARTS>(m, out, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+    send_partial_sums(m, at, rows, row, stream, a, b);
   });
-  settle(m, at, op, op.width);
+  update_stream(m, at, op, op.width);
 }

@@ -1,3 +1,3 @@
-// Nothing, as a cluster: by it the driver says how many clusters of so many blocks a GPU runs at once.
+// Empty kernel in a cluster: the driver reports how many clusters of this size a GPU runs concurrently.
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) cluster() {}

@@ -1,9 +1,9 @@
-// The convolution of a position with those before it, and both SiLUs.
+// Convolution over the last CONV positions, and both SiLUs.
 
 constexpr int BEFORE = CONV - 1;
 struct Convolution {
-  const float *weight, *bias;  // of the rank's first channel
-  float* state;                // of the cluster's first stream, too
+  const float *weight, *bias;  // at the first channel of the rank
+  float* state;                // at the first stream of the cluster
 };
 __device__ Convolution convolution_of(const Operation& op, const Channels& c, const Place& at) {
   return {op.conv_weight + c.first, op.conv_bias + c.first, op.conv + at.row * BEFORE * c.all + c.first};
@@ -31,8 +31,8 @@ __device__ void convolve(Shared& m, const Convolution& conv, const Channels& c, 
 #pragma unroll
   for (int i = 0; i < GROUP; i++) {
     int stream = group.stream + i * walk.apart;
-    bool is_there = stream < active;
-    stream = is_there ? stream : group.stream;
+    bool is_active = stream < active;
+    stream = is_active ? stream : group.stream;
     float scale = m.scale[stream], input = m.u[stream][group.own] * scale, z = m.z[stream][group.own] * scale;
     float u = past.bias;
 #pragma unroll
@@ -40,7 +40,7 @@ __device__ void convolve(Shared& m, const Convolution& conv, const Channels& c, 
     u += past.weight[BEFORE] * input;
     u *= sigmoid(u);
     float neighbour = __shfl_xor_sync(~0u, u, 1);
-    if (!is_there) continue;
+    if (!is_active) continue;
     float* to = conv.state + (stream * BEFORE * c.all + group.own);
 #pragma unroll
     for (int k = 0; k < BEFORE; k++) store_state(to + k * c.all, k + 1 < BEFORE ? past.input[i][k + 1] : input);

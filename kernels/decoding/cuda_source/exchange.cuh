@@ -1,5 +1,5 @@
-// What the blocks of a cluster tell one another. They write into each other's shared memory and meet at a barrier; what
-// one of them writes after a barrier lies where all have finished reading what was there before it.
+// Communication within a cluster. Blocks write into the shared memory of each other and synchronize at a barrier. After
+// a barrier a block writes only where all blocks have finished reading.
 
 __device__ void await_stream(Place& at) {
   if (at.is_stream_pending) cluster_wait();
@@ -8,15 +8,15 @@ __device__ void await_stream(Place& at) {
 
 __device__ void send_floats(void* p, int rank, float a, float b) { send(p, rank, bits_of(a), bits_of(b)); }
 
-// Gives two streams' share of a sum to the rank that has the row, as one of its `rows`.
-__device__ void send_share(Shared& m, const Place& at, int rows, int row, int stream, float a, float b) {
+// Send the partial sums of two streams to the rank that owns the row; each rank owns `rows` rows.
+__device__ void send_partial_sums(Shared& m, const Place& at, int rows, int row, int stream, float a, float b) {
   int rank = CLUSTER > 2 ? row / rows : row >= rows && CLUSTER > 1;
   if (stream < at.active) send_floats(&m.outputs[at.rank][row - rank * rows][stream], rank, a, b);
 }
 
-// Sums what the ranks have sent of this rank's rows, brings the residual stream up to date with it, and tells all.
-// Several threads do the same sum, each for some of the ranks that are told, where there are threads enough.
-__device__ void settle(Shared& m, Place& at, const Operation& op, int width) {
+// Add up the partial sums of the rows of this rank, update the residual stream and broadcast it. If there are enough
+// threads, several compute the same sum, and each sends it to some of the ranks.
+__device__ void update_stream(Shared& m, Place& at, const Operation& op, int width) {
   cluster_arrive();
   int rows = width / CLUSTER, items = rows / 2 * at.active;
   int replicas = min(max(THREADS / items, 1), CLUSTER);

@@ -1,4 +1,4 @@
-// The ends of the model and of its stages: embedding, head, and the projections between two clocks.
+// Embedding, and the projections between two stages of a U-Net.
 
 __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
   int quads = width / 4, rows = width / CLUSTER;
@@ -17,10 +17,10 @@ __device__ void embed(Shared& m, Place& at, const Arguments& a, int width) {
   __syncthreads();
 }
 
-// A finished frame becomes one position of the next stage.
+// Project a complete frame to one position of the next stage.
 __device__ void compress(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER, pairs = op.first.steps * 8;
-  int columns = op.width / PARTS, part = columns * op.pool;  // channels of a part, and its numbers in a frame
+  int columns = op.width / PARTS, part = columns * op.pool;  // channels per partial sum, and their numbers in a frame
   Weights w = weights_of(op.first, at);
   Ring ring = fetch_first(m, w, at);
 #pragma unroll 1
@@ -32,13 +32,13 @@ __device__ void compress(Shared& m, const Operation& op, Place& at) {
   }
   __syncthreads();
   int inner_rows = 2 * rows;
-  multiply<SHARE>(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
-    send_share(m, at, inner_rows, row, stream, a, b);
+  multiply<OWN_PARTS>(m, w, ring, &m.operand[0][0], apart(OPERAND), at, [&](int row, int stream, float a, float b) {
+    send_partial_sums(m, at, inner_rows, row, stream, a, b);
   });
-  settle(m, at, op, 2 * op.width);
+  update_stream(m, at, op, 2 * op.width);
 }
 
-// What the next stage made of the last frame becomes the frame that is still to be used.
+// Project the output of the next stage to the frame that this stage adds to its next positions.
 __device__ void expand(Shared& m, const Operation& op, Place& at) {
   int rows = op.width / CLUSTER;
   Weights w = weights_of(op.first, at);

@@ -1,8 +1,8 @@
-// Matrix times streams on the tensor cores. A stream's sums are made in one order, whatever the other streams are and
-// however many: that is what makes a sample independent of its batch. Sums over channels that ranks share out have PARTS
-// parts, which are added up as the leaves of a tree; so they are the same for any number of ranks.
+// Products of a matrix and the streams on the tensor cores. The order of summation of a stream does not depend on the
+// other streams, so a sample does not depend on its batch. A sum over channels that is split over ranks has PARTS
+// partial sums, added up as a binary tree, so the result does not depend on the number of ranks.
 
-// get(0) + get(1) + ..., as the leaves of a tree; COUNT is a power of two.
+// Return get(0) + get(1) + ..., added as a binary tree; COUNT is a power of two.
 template <int COUNT, class Get>
 __device__ float add_up(Get get) {
   float sums[COUNT];
@@ -15,8 +15,8 @@ __device__ float add_up(Get get) {
   return sums[0];
 }
 
-// This rank's rows of a product as a lane reads them, in registers: a store to shared memory, where operations are, would
-// have the compiler read them again.
+// Rows of a product for this rank and lane, in registers. The operations are in shared memory, and the compiler would
+// reload them after every store to shared memory.
 struct Weights {
   const uint4 *high, *low;
   int tiles, steps;
@@ -26,14 +26,14 @@ __device__ Weights weights_of(const Product& p, const Place& at) {
   return {p.high + first, p.low + first, p.tiles, p.steps};
 }
 
-// Weights come through a ring of chunks in shared memory, all but one of which are under way: registers would hold too
-// few to hide how long they take. A lane reads what it has asked for itself, so that nobody waits for anybody. A ring
-// says what of a product the warp asks for next, and which chunk it becomes.
+// Weights pass through a ring of chunks in shared memory. All chunks but one are in flight, which hides the latency of
+// memory; registers would hold too few. Each lane reads the data that it copied itself, so no barrier is needed. Ring
+// has the position of the next copy in the product and its chunk.
 struct Ring {
   int tile, step, chunk;
 };
 __device__ int after(int chunk) { return chunk + 1 == RING ? 0 : chunk + 1; }
-// Asks for one chunk more, or for nothing where all of the product has been asked for.
+// Start the copy of the next chunk, or an empty group at the end of the product.
 __device__ void fetch(Shared& m, Ring& ring, const Weights& w, const Place& at) {
   if (ring.tile < w.tiles) {
     int first = (ring.tile * w.steps + ring.step) * 32;
@@ -41,9 +41,9 @@ __device__ void fetch(Shared& m, Ring& ring, const Weights& w, const Place& at) 
 #pragma unroll
     for (int i = 0; i < AHEAD; i++)
       if (ring.step + i < w.steps) {
-        ask(&to[PLANES * i][at.lane], w.high + first + 32 * i);
+        copy_async(&to[PLANES * i][at.lane], w.high + first + 32 * i);
 #if PLANES > 1
-        ask(&to[PLANES * i + 1][at.lane], w.low + first + 32 * i);
+        copy_async(&to[PLANES * i + 1][at.lane], w.low + first + 32 * i);
 #endif
       }
     ring.chunk = after(ring.chunk);
@@ -53,9 +53,9 @@ __device__ void fetch(Shared& m, Ring& ring, const Weights& w, const Place& at) 
       ring.tile += WARPS;
     }
   }
-  close_request();
+  commit_copies();
 }
-// The weights that the warp needs first: they depend on nothing, so they are fetched while others are awaited.
+// Start the copies of the first chunks. They depend on no result, so they overlap with waiting.
 __device__ Ring fetch_first(Shared& m, const Weights& w, const Place& at) {
   Ring ring = {at.warp, 0, 0};
 #pragma unroll 1
@@ -63,8 +63,8 @@ __device__ Ring fetch_first(Shared& m, const Weights& w, const Place& at) {
   return ring;
 }
 
-// Where the pair of numbers k, k + 1 of a stream (k even) lies in its operand: the word of its high parts, then that
-// of its low parts. A lane finds all that it needs of 16 numbers in 16 bytes.
+// Return the index of the numbers k, k + 1 (k even) in the operand of a stream: the word of the high parts; the word of
+// the low parts follows. The data of a lane for 16 numbers is contiguous, 16 bytes.
 __device__ int operand_word(u32 k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2; }
 struct Pair {
   u32 high, low;
@@ -76,13 +76,13 @@ __device__ Pair split(float first, float second) {
   return pair;
 }
 
-// Calls finish(row, stream, sum, sum of the next stream) for all rows of the weights times the operands of all streams.
-// `ring` is as fetch_first left it. PIECES: parts of each sum; they are made side by side, a step of each in turn, which is
-// how their weights come.
+// Multiply all rows of the weights with the operands of all streams, and call finish(row, stream, sum, sum of the next
+// stream). `ring` is the result of fetch_first. PIECES: partial sums of each sum, computed in turn, one step of each,
+// which is also the order of the weights.
 template <int PIECES, class Finish>
 __device__ void multiply(Shared& m, const Weights& w, Ring ring, const u32* operand, int stride, const Place& at,
                          Finish finish) {
-  static_assert(AHEAD % PIECES == 0, "a chunk has whole turns");
+  static_assert(AHEAD % PIECES == 0, "a chunk must hold a step of every partial sum");
   int group = at.lane / 4, quarter = at.lane % 4, chunk = 0, length = w.steps / PIECES;
   operand += group * stride + 4 * quarter;
 #pragma unroll 1
@@ -90,8 +90,8 @@ __device__ void multiply(Shared& m, const Weights& w, Ring ring, const u32* oper
     float high[PIECES][TILES][4] = {}, low[PIECES][TILES][4] = {};
 #pragma unroll 1
     for (int step = 0; step < w.steps; step += AHEAD) {
-      await_requests<RING - 2>();
-      fetch(m, ring, w, at);  // into the chunk that was multiplied before this one
+      wait_for_copies<RING - 2>();
+      fetch(m, ring, w, at);  // into the chunk of the previous iteration
       const uint4(*weights)[32] = m.weights[at.warp][chunk];
 #pragma unroll
       for (int i = 0; i < AHEAD; i++)

@@ -1,4 +1,4 @@
-// Logits, and a token drawn from them: the arithmetic of core/decoding/sampling.py, a warp a stream.
+// Head and sampling of tokens: the arithmetic of core/decoding/sampling.py, one warp per stream.
 
 __device__ u64 hash(u64 key, u64 index) {
   u64 bits = key + (index + 1) * 0x9E3779B97F4A7C15ull;
@@ -11,12 +11,11 @@ __device__ float gumbel_noise(u64 key_at_position, int symbol) {
   return -logf(-logf(uniform));
 }
 
-
-// A rank draws for every CLUSTER-th stream of the cluster, its slots.
+// Return the stream of a slot: a rank samples every CLUSTER-th stream of the cluster.
 __device__ int stream_of(int slot, const Place& at) { return slot * CLUSTER + at.rank; }
 
-// The noise that will choose the token at a position.
-__device__ void make_noise(Shared& m, const Place& at, const Arguments& a, i64 position) {
+// Compute the Gumbel noise for the token at a position.
+__device__ void compute_noise(Shared& m, const Place& at, const Arguments& a, i64 position) {
 #pragma unroll 1
   for (int item = at.thread; item < VOCABULARY * SLOTS; item += THREADS) {
     int symbol = item % VOCABULARY, slot = item / VOCABULARY, stream = stream_of(slot, at);
@@ -24,11 +23,12 @@ __device__ void make_noise(Shared& m, const Place& at, const Arguments& a, i64 p
   }
 }
 
-// Logits of the next token, for the ranks that draw. A rank has some tiles of 16 symbols.
+// Compute the logits of the next token and send them to the rank that samples the stream. A rank has some tiles of 16
+// symbols.
 __device__ void run_head(Shared& m, const Operation& op, Place& at, const Arguments& a, i64 position) {
   Weights w = weights_of(op.first, at);
   Ring ring = fetch_first(m, w, at);
-  make_noise(m, at, a, position);
+  compute_noise(m, at, a, position);
   await_stream(at);
   measure_streams(m, at, op.width, a.epsilon);
   __syncthreads();
@@ -47,7 +47,7 @@ __device__ void run_head(Shared& m, const Operation& op, Place& at, const Argume
   cluster_wait();
 }
 
-// The logits that a launch begins with, and those that it ends with.
+// Load the logits at the start of a launch, and store them at its end.
 __device__ void load_logits(Shared& m, const Place& at, const Arguments& a) {
 #pragma unroll 1
   for (int item = at.thread; item < VOCABULARY * SLOTS; item += THREADS) {
@@ -63,7 +63,7 @@ __device__ void store_logits(const Shared& m, const Place& at, const Arguments& 
   }
 }
 
-constexpr int SYMBOLS = (VOCABULARY + 31) / 32;  // of a lane
+constexpr int SYMBOLS = (VOCABULARY + 31) / 32;  // per lane
 constexpr float NEVER = -1e30f;
 
 __device__ float warp_sum(float x) {
@@ -75,7 +75,7 @@ __device__ float warp_max(float x) {
   return x;
 }
 
-// The largest t in [lowest, 0] for which enough(t) holds; it holds at the lowest, and falls as t rises.
+// Return the largest t in [lowest, 0] with enough(t). enough must hold at lowest and be decreasing in t.
 template <class Enough>
 __device__ float bisect(float lowest, Enough enough) {
   float low = lowest, high = 0;
@@ -88,7 +88,7 @@ __device__ float bisect(float lowest, Enough enough) {
   return low;
 }
 
-// Marks as NEVER the scores (the largest is 0) that the filters forbid.
+// Set the scores that the filters exclude to NEVER; the largest score is 0.
 __device__ __noinline__ void filter(float (&score)[SYMBOLS], int top_k, float top_p, float min_p) {
   float least = 0;
   for (int i = 0; i < SYMBOLS; i++)
@@ -107,7 +107,7 @@ __device__ __noinline__ void filter(float (&score)[SYMBOLS], int top_k, float to
     float total = 0;
     for (int i = 0; i < SYMBOLS; i++) total += expf(score[i]);
     total = warp_sum(total) * top_p;
-    // A symbol stays where the more probable ones have less than top_p: below the least such score they have more.
+    // Keep a symbol if all more probable symbols together have less than top_p; find the largest score that fails.
     threshold = bisect(least, [&](float t) {
       float above = 0;
       for (int i = 0; i < SYMBOLS; i++) above += score[i] > t ? expf(score[i]) : 0;
@@ -120,8 +120,8 @@ __device__ __noinline__ void filter(float (&score)[SYMBOLS], int top_k, float to
     if (expf(score[i]) < min_p) score[i] = NEVER;
 }
 
-// Draws the next token of each stream, tells all ranks, and writes it as number `step` of the launch.
-__device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
+// Sample the next token of each stream, broadcast it, and store it as token `step` of the launch.
+__device__ void sample_tokens(Shared& m, const Place& at, const Arguments& a, int step) {
 #pragma unroll 1
   for (int slot = at.warp; slot < SLOTS && stream_of(slot, at) < at.active; slot += WARPS) {
     int stream = stream_of(slot, at);
@@ -142,10 +142,10 @@ __device__ void draw(Shared& m, const Place& at, const Arguments& a, int step) {
       for (int i = 0; i < SYMBOLS; i++)
         if (score[i] > NEVER) score[i] = fmaxf((score[i] - best) / a.temperature, 0.5f * NEVER);
       if (a.top_k > 0 || a.top_p < 1 || a.min_p > 0) {
-        float kept[SYMBOLS];  // in memory, where a call wants it
-        for (int i = 0; i < SYMBOLS; i++) kept[i] = score[i];
-        filter(kept, a.top_k, a.top_p, a.min_p);
-        for (int i = 0; i < SYMBOLS; i++) score[i] = kept[i];
+        float filtered[SYMBOLS];  // in memory, for the call
+        for (int i = 0; i < SYMBOLS; i++) filtered[i] = score[i];
+        filter(filtered, a.top_k, a.top_p, a.min_p);
+        for (int i = 0; i < SYMBOLS; i++) score[i] = filtered[i];
       }
       for (int i = 0; i < SYMBOLS; i++)
         if (score[i] > NEVER) score[i] += m.noise[slot][at.lane + 32 * i];

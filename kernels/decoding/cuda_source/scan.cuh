@@ -1,8 +1,8 @@
-// The scan's step: dt of each channel, the states, and the gated output as operand of out_proj.
+// Step of the scan: dt of each channel, the new state, and the gated output, which is the operand of out_proj.
 
 __device__ float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
-// Asks for what make_steps reads, which is early enough at the beginning of a block.
+// Prefetch the weights that compute_steps reads; call it at the start of a block.
 __device__ void prefetch_steps(const Operation& op, const Channels& c, const Place& at) {
   constexpr int FLOATS = LINE / 4;
   int lines = (c.own + FLOATS - 1) / FLOATS;
@@ -11,8 +11,8 @@ __device__ void prefetch_steps(const Operation& op, const Channels& c, const Pla
     prefetch(op.dt_weight + (item / lines * c.all + c.first + item % lines * FLOATS));
 }
 
-// dt of each channel, and dt u.
-__device__ void make_steps(Shared& m, const Operation& op, const Channels& c, const Place& at) {
+// Compute dt and dt * u of each channel.
+__device__ void compute_steps(Shared& m, const Operation& op, const Channels& c, const Place& at) {
   Walk walk = walk_of(c, at, 1);
   const float *weights = op.dt_weight + c.first, *biases = op.dt_bias + c.first;
   int ranks = op.dt_rank;
@@ -41,7 +41,7 @@ __device__ void make_steps(Shared& m, const Operation& op, const Channels& c, co
   }
 }
 
-// Four lanes share a channel of a stream, each with a quarter of its states.
+// Four lanes share a channel of a stream; each has a quarter of its states.
 constexpr int QUARTER = STATE / 4;
 struct States {
   float h[QUARTER];
@@ -80,7 +80,7 @@ __device__ void store_states(float* to, const States& s) {
   for (int i = 0; i < PIECES; i++) store_state((Piece*)to + i, pack(s.h + i * PIECE));
 }
 
-// h = exp(dt A) h + dt u B; returns the real part of C h.
+// Set h = exp(dt A) h + dt u B and return the real part of C h.
 __device__ float advance(States& s, const States& A, const States& B, const States& C, float2 step, bool is_complex) {
   float sum = 0;
 #if COMPLEX
@@ -105,12 +105,12 @@ __device__ float advance(States& s, const States& A, const States& B, const Stat
   }
   return sum;
 }
-// Sums a number over the four lanes of a channel.
+// Sum a number over the four lanes of a channel.
 __device__ float sum_lanes(float x) {
   x += __shfl_xor_sync(~0u, x, 1);
   return x + __shfl_xor_sync(~0u, x, 2);
 }
-// Sums four numbers over the four lanes of a channel, in the order of sum_lanes; lane k is left with that of the k-th.
+// Sum four numbers over the four lanes of a channel, in the order of sum_lanes; lane k returns the k-th sum.
 __device__ float sum_four(float a, float b, float c, float d, int lane) {
   bool odd = lane & 1, upper = lane & 2;
   float ab = (odd ? b : a) + __shfl_xor_sync(~0u, odd ? a : b, 1);
@@ -119,9 +119,9 @@ __device__ float sum_four(float a, float b, float c, float d, int lane) {
 }
 
 struct Scan {
-  const float *A, *B, *C, *D;  // of the rank's first channel and the lane's quarter; B, C: null where they vary
-  float* state;                // of the cluster's first stream, too
-  int at_B, at_C;              // where they are, where they vary
+  const float *A, *B, *C, *D;  // at the first channel of the rank and the quarter of the lane; B, C: null if they vary
+  float* state;                // at the first stream of the cluster
+  int at_B, at_C;              // offsets in Shared::projected if they vary
   bool is_complex;
 };
 __device__ Scan scan_of(const Operation& op, const Channels& c, const Walk& walk, const Place& at) {
@@ -137,11 +137,11 @@ __device__ Scan scan_of(const Operation& op, const Channels& c, const Walk& walk
   scan.is_complex = op.is_complex;
   return scan;
 }
-struct Fetched {
+struct GroupInputs {
   States h[GROUP], A;
   float skip;
 };
-__device__ void fetch_group(Fetched& f, const Scan& scan, const Channels& c, const Group& group, const Walk& walk,
+__device__ void fetch_group(GroupInputs& f, const Scan& scan, const Channels& c, const Group& group, const Walk& walk,
                             int active) {
   if (group.own >= c.own) return;
   f.A = load_parameter(scan.A + group.own * STATE);
@@ -152,48 +152,48 @@ __device__ void fetch_group(Fetched& f, const Scan& scan, const Channels& c, con
     if (stream < active) f.h[i] = load_states(scan.state + (stream * c.all + group.own) * STATE);
   }
 }
-// VARIES: both B and C do.
+// VARIES: both B and C vary over time.
 template <bool VARIES>
-__device__ void scan_group(Shared& m, const Scan& scan, const Channels& c, Fetched& f, const Group& group,
+__device__ void scan_group(Shared& m, const Scan& scan, const Channels& c, GroupInputs& f, const Group& group,
                            const Walk& walk, int active) {
   float y[GROUP];
 #pragma unroll
   for (int i = 0; i < GROUP; i++) {
     int stream = group.stream + i * walk.apart;
-    bool is_there = stream < active;
-    stream = is_there ? stream : group.stream;
+    bool is_active = stream < active;
+    stream = is_active ? stream : group.stream;
     const float* projected = m.projected[stream];
     bool is_B_constant = !VARIES && scan.B, is_C_constant = !VARIES && scan.C;
     States B = is_B_constant ? load_parameter(scan.B + group.own * STATE) : load_shared(projected + scan.at_B);
     States C = is_C_constant ? load_parameter(scan.C + group.own * STATE) : load_shared(projected + scan.at_C);
     y[i] = advance(f.h[i], f.A, B, C, m.steps[stream][group.own], scan.is_complex);
-    if (is_there) store_states(scan.state + (stream * c.all + group.own) * STATE, f.h[i]);
+    if (is_active) store_states(scan.state + (stream * c.all + group.own) * STATE, f.h[i]);
   }
-  constexpr int AT_ONCE = GROUP < 4 ? 1 : 4;  // streams whose sums the four lanes share out
+  constexpr int SUMS_AT_ONCE = GROUP < 4 ? 1 : 4;  // number of streams summed together
 #pragma unroll
-  for (int i = 0; i < GROUP; i += AT_ONCE) {
+  for (int i = 0; i < GROUP; i += SUMS_AT_ONCE) {
     float sum;
-    if constexpr (AT_ONCE == 1) sum = sum_lanes(y[i]);
+    if constexpr (SUMS_AT_ONCE == 1) sum = sum_lanes(y[i]);
     else sum = sum_four(y[i], y[i + 1], y[i + 2], y[i + 3], walk.lane);
-    int stream = group.stream + (AT_ONCE == 1 ? i : i + walk.lane) * walk.apart;
-    bool is_there = stream < active;
-    stream = is_there ? stream : group.stream;
+    int stream = group.stream + (SUMS_AT_ONCE == 1 ? i : i + walk.lane) * walk.apart;
+    bool is_active = stream < active;
+    stream = is_active ? stream : group.stream;
     float gated = (sum + f.skip * m.u[stream][group.own]) * m.z[stream][group.own];
     float neighbour = __shfl_xor_sync(~0u, gated, 4);
-    if (is_there && group.own % 2 == 0 && walk.lane < AT_ONCE)
+    if (is_active && group.own % 2 == 0 && walk.lane < SUMS_AT_ONCE)
       *(Pair*)&m.operand[stream][operand_word(group.own)] = split(gated, neighbour);
   }
 }
 
-// Scans all groups of the walk; `fetched` holds the first.
+// Scan all groups of the walk; `inputs` has the data of the first.
 template <bool VARIES>
-__device__ void scan_groups(Shared& m, const Scan& scan, const Channels& c, Fetched& fetched, Group group,
+__device__ void scan_groups(Shared& m, const Scan& scan, const Channels& c, GroupInputs& inputs, Group group,
                             const Walk& walk, int active) {
 #pragma unroll 1
   while (group.own < c.own) {
-    Fetched now = fetched;
+    GroupInputs now = inputs;
     Group next = next_group(group, walk, active);
-    fetch_group(fetched, scan, c, next, walk, active);
+    fetch_group(inputs, scan, c, next, walk, active);
     scan_group<VARIES>(m, scan, c, now, group, walk, active);
     group = next;
   }

@@ -1,15 +1,15 @@
-// How the threads of a block share out the mixer's channels and the streams.
+// Partition of channels and streams over the threads of a block.
 
-// The mixer's channels: how many this rank has, how many there are, and the first of this rank's. Here and below, what a
-// phase uses of an operation again and again is in registers, for the reason that Weights has.
+// Channels of the mixer: the number of this rank, the total, and the first of this rank. A phase copies the fields of
+// an operation that it reads repeatedly into registers, for the reason given at Weights.
 struct Channels {
   int own, all, first;
 };
 __device__ Channels channels_of(const Operation& op, const Place& at) {
   return {op.own_channels, op.own_channels * CLUSTER, op.own_channels * at.rank};
 }
-// How the threads share out the channels, `lanes` threads a channel: a thread has every `channels_apart`-th channel from
-// `own` on, and of each every `apart`-th stream from `stream` on.
+// Partition with `lanes` threads per channel: a thread visits every `channels_apart`-th channel from `own`, and for
+// each of them every `apart`-th stream from `stream`.
 struct Walk {
   int own, lane, stream, apart, channels_apart;
 };
@@ -19,8 +19,8 @@ __device__ Walk walk_of(const Channels& c, const Place& at, int lanes) {
   bool is_idle = stream >= min(apart, at.active);
   return {is_idle ? c.own : index / lanes, index % lanes, stream, apart, THREADS / lanes};
 }
-// What a thread does at once: a channel, and GROUP streams of it. Its loads come first, while the group before is in
-// work, and no choice parts its streams, so that their arithmetic overlaps.
+// Unit of work of a thread: GROUP streams of one channel. A thread loads a group while it computes the previous one.
+// There are no branches between the streams of a group, so that their arithmetic overlaps.
 struct Group {
   int own, stream;
 };

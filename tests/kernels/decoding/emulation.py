@@ -1,4 +1,4 @@
-"""The decoding kernel run by the C++ compiler's reading of it: its logic and its barriers, without a GPU."""
+"""Run the decoding kernel on the CPU, compiled as C++: its logic and its barriers, without a GPU."""
 
 import ctypes
 import hashlib
@@ -19,7 +19,7 @@ SEED = 0
 
 
 def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.device) -> None:
-    """In place of kernels.decoding.cuda.launch."""
+    """Replace kernels.decoding.cuda.launch."""
     library = _library(sizes)
     assert library.shared_bytes() == sizes.shared_memory()
     library.emulate(ctypes.byref(arguments), clusters, SEED)
@@ -28,7 +28,7 @@ def launch(sizes: Sizes, arguments: Arguments, clusters: int, device: torch.devi
 def _library(sizes: Sizes) -> ctypes.CDLL:
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("There is no g++ to compile the kernel for the CPU.")
+        pytest.skip("g++ is needed to compile the kernel for the CPU")
     code = "\n".join(path.read_text() for path in cuda.sources() if path.stem != "primitives")
     code = code.replace("extern __shared__ __align__(16) char memory[];", MEMORY)
     key = hashlib.sha256(repr((code, sizes)).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-// The decoding kernel's threads on a CPU: fibers of one thread, in random order, what they send arriving late.
+// Emulator of the decoding kernel on a CPU: each GPU thread is a fiber, run in random order, and messages arrive late.
 //
-// Stands in for cuda_source/primitives.cuh and for what NVRTC provides, so that the rest of the source runs unchanged.
-// Shared memory begins as NaN. A missing barrier shows as a result that changes with the seed.
+// Replaces cuda_source/primitives.cuh and the built-ins of NVRTC; the rest of the source runs unchanged. Shared memory
+// starts as NaN. With a missing barrier the result depends on the seed.
 
 #include <ucontext.h>
 
@@ -34,14 +34,14 @@ namespace emulator {
 struct Message { void* to; unsigned word; };
 struct Warp { int arrived = 0; unsigned turn = 0; unsigned slots[2][32][12]; };
 struct Block { char* memory; int arrived = 0; unsigned turn = 0; std::vector<Warp> warps; };
-struct Asked { uint4* to; const uint4* from; int request; };
+struct Copy { uint4* to; const uint4* from; int request; };
 struct Fiber {
   ucontext_t context;
   std::vector<char> stack;
   int block, thread;
   bool done = false;
   unsigned collectives = 0, turn = 0;
-  std::vector<Asked> asked;
+  std::vector<Copy> copies;
   int requests = 0;
 };
 
@@ -63,7 +63,7 @@ static void meet(int& arrived, unsigned& turn, int all) {
   else until([&] { return turn != mine; });
 }
 static Warp& warp() { return blocks[current->block].warps[current->thread / 32]; }
-// Shares `count` words with the warp; returns all lanes' words.
+// Share `count` words with the warp and return the words of all lanes.
 static unsigned (*share(const unsigned* words, int count))[12] {
   Warp& w = warp();
   unsigned(*slots)[12] = w.slots[current->collectives++ % 2];
@@ -145,26 +145,26 @@ static void multiply_add(float (&sums)[4], const uint4& a, unsigned b0, unsigned
     }
   }
 }
-// What is asked for is NaN until it is awaited, or until it comes by itself.
+// The destination of a copy is NaN until the copy is awaited or arrives at random.
 static void arrive(int first, bool by_chance) {
-  auto& asked = emulator::current->asked;
-  for (size_t i = 0; i < asked.size();)
-    if (asked[i].request < first || (by_chance && emulator::random_numbers() % 8 == 0)) {
-      *asked[i].to = *asked[i].from;
-      asked[i] = asked.back();
-      asked.pop_back();
+  auto& copies = emulator::current->copies;
+  for (size_t i = 0; i < copies.size();)
+    if (copies[i].request < first || (by_chance && emulator::random_numbers() % 8 == 0)) {
+      *copies[i].to = *copies[i].from;
+      copies[i] = copies.back();
+      copies.pop_back();
     } else i++;
 }
-static void ask(uint4* to, const uint4* from) {
+static void copy_async(uint4* to, const uint4* from) {
   std::memset(to, 0xff, sizeof(uint4));
-  emulator::current->asked.push_back({to, from, emulator::current->requests});
+  emulator::current->copies.push_back({to, from, emulator::current->requests});
 }
-static void close_request() {
+static void commit_copies() {
   emulator::current->requests++;
   arrive(0, true);
 }
 template <int LATEST>
-static void await_requests() { arrive(emulator::current->requests - LATEST, true); }
+static void wait_for_copies() { arrive(emulator::current->requests - LATEST, true); }
 template <class T>
 static T load_state(const T* p) { return *p; }
 template <class T>

@@ -1,4 +1,4 @@
-"""NVRTC, with no GPU, takes the kernel that the emulator has shown to be right."""
+"""Compile the decoding kernel with NVRTC, without a GPU; the emulator tests its results."""
 
 import pytest
 
@@ -29,7 +29,7 @@ SIZES = Sizes(
 )
 
 
-def test_the_kernel_compiles_for_hopper() -> None:
+def test_kernel_compiles_for_hopper() -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
     from kernels import nvrtc
 
@@ -39,6 +39,6 @@ def test_the_kernel_compiles_for_hopper() -> None:
     assert b"decode" in compiled
 
 
-def test_what_a_block_keeps_fits_in_shared_memory() -> None:
+def test_block_fits_in_shared_memory() -> None:
     small = SIZES._replace(SKIP_ROWS=1, PLANES=1)
     assert small.shared_memory() < small._replace(STREAMS=16).shared_memory() < 227 * 1024
