@@ -1,6 +1,7 @@
 """A run folder is either usable or rejected before anything is written."""
 
 import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from core.checkpoints.checkpoint import CheckpointError, step_checkpoints
-from core.training import RunFolder, RunFolderError, TrainingConfig
+from core.training import RunFolder, RunFolderError, TrainingConfig, World, start_run
 from core.training.metrics import read_metrics
 from core.training.optimizer import adamw
 from core.training.progress import Progress
-from tests.core.training.toy import ToyModel
+from tests.core.training.toy import ALONE, CPU, ToyModel
 
 CONFIG: dict[str, Any] = {"model": {"width": 8}, "train": {"betas": (0.9, 0.95), "file": None}}
 
@@ -120,3 +121,42 @@ def test_only_the_writer_changes_the_folder(tmp_path: Path) -> None:
     run.finish({})
     run.close()
     assert not (tmp_path / "run").exists()
+
+
+@dataclass(frozen=True)
+class Location:
+    """Group `run` of a configuration."""
+
+    dir: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """Smallest configuration of a training script."""
+
+    run: Location
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    resume: bool = False
+    dry_run: bool = False
+
+
+def test_start_run_checks_prints_and_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    config = Config(Location(str(folder)), TrainingConfig(batch_size=3))
+    with pytest.raises(ValueError, match="batch of 3 sequences does not divide over 2"):
+        start_run(config, World(0, 2, CPU), "the plan")
+    assert capsys.readouterr().out == ""
+    assert start_run(replace(config, dry_run=True), ALONE, "the plan") is None
+    assert capsys.readouterr().out == "the plan\n"
+    assert not folder.exists()
+
+    run = start_run(config, ALONE, "the plan")
+    assert run is not None
+    assert run.path == folder
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        start_run(config, ALONE, "the plan")
+    capsys.readouterr()
+    resumed = start_run(replace(config, resume=True), World(1, 3, CPU), "the plan")
+    assert capsys.readouterr().out == ""  # other ranks are silent
+    assert resumed is not None
+    assert resumed.config["resume"] is False  # config.yaml starts new runs as well
