@@ -1,7 +1,7 @@
-"""Random arguments for every variant of the selective scan, and comparison of all that it gives.
+"""Random arguments for every variant of the selective scan, and comparison of its outputs and gradients.
 
-Used as: `found = outputs_and_gradients(selective_scan, arguments)`,
-`truth = outputs_and_gradients(selective_scan, in_double(arguments))`, `assert_close(found, truth, 1e-4)`.
+Usage: `actual = outputs_and_gradients(selective_scan, arguments)`,
+`truth = outputs_and_gradients(selective_scan, in_double(arguments))`, `assert_close(actual, truth, 1e-4)`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A variant: which arguments are there and in which form."""
+    """Variant of the scan: presence and form of its arguments."""
 
     name: str
     is_complex: bool = False
@@ -76,9 +76,9 @@ def make_arguments(
     device: str = "cpu",
     seed: int = 0,
 ) -> Arguments:
-    """Return keyword arguments of `selective_scan`, the float ones leaves that want a gradient.
+    """Return keyword arguments of `selective_scan`; the float ones are leaves that require a gradient.
 
-    `dtype` is that of x, dt, B, C and z; A, D, dt_bias and the state are fp32 (fp64 where dtype is).
+    `dtype` is the dtype of x, dt, B, C and z. A, D, dt_bias and the state are fp32, or fp64 if `dtype` is.
     A packed case has batch 1 and five sequences: the second and the last empty, the third of length 1.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -118,13 +118,13 @@ def make_arguments(
 
 
 def _pack(length: int) -> list[int]:
-    """Return bounds of five sequences: a third of the length, none, one position, the rest, and none."""
+    """Return bounds of five sequences: a third of the length, empty, one position, the rest, empty."""
     first = length // 3
     return [0, first, first, min(first + 1, length), length, length]
 
 
 def in_double(arguments: Arguments) -> Arguments:
-    """Return the same arguments, to the bit, in fp64 and complex128, for which the definition runs."""
+    """Return the same values in fp64 and complex128, for which the definition runs."""
     return {
         name: value.detach().to(torch.complex128 if value.is_complex() else torch.float64).requires_grad_()
         if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
@@ -134,10 +134,10 @@ def in_double(arguments: Arguments) -> Arguments:
 
 
 def outputs_and_gradients(scan: Callable[..., Any], arguments: Arguments) -> dict[str, Tensor]:
-    """Return y, final_state and, named as the arguments, the gradients of a random sum of both outputs."""
+    """Return y, final_state and the gradients of a random sum of both, named like the arguments."""
     y, final_state = scan(**arguments, return_final_state=True)
     generator = torch.Generator().manual_seed(1)
-    # Rounded to bfloat16 first, so that y of any dtype has the same weights to the bit.
+    # Rounded to bfloat16 first, so that the weights are equal for every dtype of y.
     weight_y = torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype)
     loss = (y * weight_y).to(torch.float64).sum()
     parts = torch.view_as_real(final_state) if final_state.is_complex() else final_state
@@ -152,14 +152,14 @@ def outputs_and_gradients(scan: Callable[..., Any], arguments: Arguments) -> dic
     return {"y": y.detach(), "final_state": final_state.detach()} | dict(zip(leaves, gradients, strict=True))
 
 
-def assert_close(found: dict[str, Tensor], truth: dict[str, Tensor], relative: float) -> None:
-    """Assert that each tensor is within `relative` times the largest magnitude of its truth."""
-    assert found.keys() == truth.keys()
+def assert_close(actual: dict[str, Tensor], truth: dict[str, Tensor], relative: float) -> None:
+    """Assert that each tensor is within `relative` times the largest magnitude of the true one."""
+    assert actual.keys() == truth.keys()
     errors = {}
     for name, true in truth.items():
-        assert found[name].shape == true.shape, name
+        assert actual[name].shape == true.shape, name
         true = true.to(torch.complex128 if true.is_complex() else torch.float64)
-        error = (found[name].to(true.dtype) - true).abs().max() if true.numel() else torch.zeros(())
+        error = (actual[name].to(true.dtype) - true).abs().max() if true.numel() else torch.zeros(())
         scale = true.abs().max() if true.numel() else torch.ones(())
         errors[name] = float(error / scale.clamp_min(1e-30))
     assert all(error <= relative for error in errors.values()), errors

@@ -1,4 +1,4 @@
-"""The scan as it is used: fast equals definition; whole, cut, packed, turned or stepped, it is one."""
+"""Public selective scan: equal to its definition, and to itself chunked, packed, reversed or stepped."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from tests.kernels.selective_scan_cases import (
 UNPACKED = [case for case in CASES if not case.packed]
 STATEFUL = [Case("real", groups=2), Case("complex", is_complex=True, constant_b=True)]
 OVER_TIME = ("x", "dt", "z", "B", "C")
-# Of the largest value: what is rounded once to 16 bits is at most half a step of its own value off.
+# Relative to the largest value. One rounding to 16 bits is at most half a step of a value.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1.1 * 2**-8, torch.float16: 1.1 * 2**-11}
 
 
@@ -34,8 +34,8 @@ def detached(arguments: Arguments) -> Arguments:
     return {name: value.detach() if isinstance(value, Tensor) else value for name, value in arguments.items()}
 
 
-def during(arguments: Arguments, start: int, end: int) -> Arguments:
-    """Return the arguments of a stretch of time."""
+def slice_time(arguments: Arguments, start: int, end: int) -> Arguments:
+    """Return the arguments of positions start to end."""
     varying = [name for name in OVER_TIME if name in arguments and arguments[name].dim() > 2]
     constant = 2 + arguments["A"].is_complex()
     varying = [name for name in varying if name in ("x", "dt", "z") or arguments[name].dim() > constant]
@@ -54,11 +54,11 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_its_definition(case: Case, dtype: torch.dtype) -> None:
     arguments = make_arguments(case, dtype=dtype)
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert found["y"].dtype == found["x"].dtype == found["B"].dtype == dtype
-    assert found["A"].dtype == found["final_state"].dtype == arguments["A"].dtype
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert actual["y"].dtype == actual["x"].dtype == actual["B"].dtype == dtype
+    assert actual["A"].dtype == actual["final_state"].dtype == arguments["A"].dtype
     truth = outputs_and_gradients(selective_scan, in_double(arguments))
-    assert_close(found, truth, TOLERANCES[dtype])
+    assert_close(actual, truth, TOLERANCES[dtype])
 
 
 @settings(max_examples=25, deadline=None)
@@ -74,15 +74,15 @@ def test_equals_its_definition_at_any_extent(
     case: Case, batch: int, length: int, group: int, states: int, seed: int
 ) -> None:
     arguments = make_arguments(case, batch=batch, length=length, channels=2 * group, states=states, seed=seed)
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), 3e-5)
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert_close(actual, outputs_and_gradients(selective_scan, in_double(arguments)), 3e-5)
 
 
 def test_groups_of_b_and_c_may_differ() -> None:
     arguments = make_arguments(Case("", groups=2), channels=12)
     arguments["C"] = torch.randn(2, 37, 3, 5, requires_grad=True)
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), 1e-5)
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert_close(actual, outputs_and_gradients(selective_scan, in_double(arguments)), 1e-5)
 
 
 @pytest.mark.parametrize("case", UNPACKED, ids=str)
@@ -92,7 +92,7 @@ def test_step_equals_scan(case: Case) -> None:
     state = arguments.pop("initial_state", torch.zeros_like(final_state)).clone()
     del arguments["reverse"]
     for t in range(7):
-        now = during(arguments, t, t + 1)
+        now = slice_time(arguments, t, t + 1)
         now |= {name: now[name].squeeze(1) for name in OVER_TIME if name in now and now[name].shape[1] == 1}
         torch.testing.assert_close(selective_scan_step(state, **now), y[:, t], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, final_state, rtol=1e-5, atol=1e-5)
@@ -105,9 +105,9 @@ def test_chunks_that_carry_the_state_equal_the_whole(case: Case, cuts: list[int]
     y, final_state = selective_scan(**arguments, return_final_state=True)
     state = None
     chunks = []
-    stretches = list(pairwise([0, *sorted(cuts), 80]))
-    for start, end in reversed(stretches) if reverse else stretches:
-        chunk = during(arguments, start, end) | {"initial_state": state}
+    ranges = list(pairwise([0, *sorted(cuts), 80]))
+    for start, end in reversed(ranges) if reverse else ranges:
+        chunk = slice_time(arguments, start, end) | {"initial_state": state}
         chunk_y, state = selective_scan(**chunk, return_final_state=True)
         chunks.append(chunk_y)
     whole = torch.cat(chunks[::-1] if reverse else chunks, dim=1)
@@ -132,7 +132,7 @@ def test_packed_equals_separate(case: Case, lengths: list[int], reverse: bool) -
     ) -> Any:
         parts = [
             selective_scan(
-                **during(rest, start, end), initial_state=initial_state[[index]], return_final_state=True
+                **slice_time(rest, start, end), initial_state=initial_state[[index]], return_final_state=True
             )
             for index, (start, end) in enumerate(pairwise(cu_seqlens.tolist()))
         ]
@@ -164,7 +164,7 @@ def test_number_of_threads_changes_no_bit(case: Case, two_threads: None) -> None
     assert all(torch.equal(twice[name], once[name]) for name in once)
 
 
-def test_callers_in_several_threads_do_not_disturb_each_other(two_threads: None) -> None:
+def test_concurrent_callers_get_the_same_bits(two_threads: None) -> None:
     several = [make_arguments(CASES[5], length=150, channels=320, states=4, seed=seed) for seed in range(4)]
     alone = [outputs_and_gradients(selective_scan, arguments) for arguments in several]
     with ThreadPoolExecutor(4) as pool:
@@ -175,7 +175,7 @@ def test_callers_in_several_threads_do_not_disturb_each_other(two_threads: None)
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0, 0)])
 @pytest.mark.parametrize("is_complex", [False, True])
-def test_nothing_to_scan_leaves_the_state(shape: tuple[int, int], is_complex: bool) -> None:
+def test_an_empty_scan_returns_the_initial_state(shape: tuple[int, int], is_complex: bool) -> None:
     case = Case("", is_complex=is_complex, initial_state=True)
     arguments = make_arguments(case, batch=shape[0], length=shape[1], channels=6)
     y, final_state = selective_scan(**arguments, return_final_state=True)
@@ -188,7 +188,7 @@ def test_nothing_to_scan_leaves_the_state(shape: tuple[int, int], is_complex: bo
     assert not selective_scan(**arguments, return_final_state=True)[1].any()
 
 
-def test_packs_of_no_sequences_are_empty() -> None:
+def test_zero_packed_sequences_give_empty_outputs() -> None:
     arguments = make_arguments(Case(""), batch=1, length=0)
     y, final_state = selective_scan(**arguments, cu_seqlens=torch.tensor([0]), return_final_state=True)
     assert y.shape == (1, 0, 24)
@@ -205,12 +205,12 @@ def test_strides_do_not_matter(case: Case) -> None:
     strided = {name: value.contiguous().mT if value.dim() > 1 else value for name, value in tensors.items()}
     assert not strided["x"].is_contiguous()
     strided = arguments | {name: value.requires_grad_() for name, value in strided.items()}
-    found = outputs_and_gradients(selective_scan, strided)
+    actual = outputs_and_gradients(selective_scan, strided)
     expected = outputs_and_gradients(selective_scan, arguments)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_expanded_arguments_get_gradients_of_what_they_repeat() -> None:
+def test_gradients_of_expanded_arguments_sum_over_repeats() -> None:
     arguments = make_arguments(Case("", D=True))
     one = arguments["A"].detach()[:1].requires_grad_()
     expanded = selective_scan(**arguments | {"A": one.expand(24, 5)})
@@ -230,7 +230,7 @@ def test_step_writes_a_state_of_any_strides() -> None:
     assert torch.equal(strided, state)
 
 
-def test_step_spoils_no_gradient_unnoticed() -> None:
+def test_step_in_place_invalidates_saved_gradients() -> None:
     arguments = make_arguments(Case("", initial_state=True), length=1)
     y = selective_scan(**arguments)
     now = {name: arguments[name] for name in ("A", "D", "dt_bias", "dt_softplus")}
@@ -242,14 +242,14 @@ def test_step_spoils_no_gradient_unnoticed() -> None:
 
 @pytest.mark.parametrize("dt_softplus", [False, True])
 @pytest.mark.parametrize("is_complex", [False, True])
-def test_extreme_dt_gives_no_nan(is_complex: bool, dt_softplus: bool) -> None:
+def test_extreme_dt_is_finite(is_complex: bool, dt_softplus: bool) -> None:
     case = Case("", is_complex=is_complex, dt_bias=False, dt_softplus=dt_softplus)
     arguments = make_arguments(case, length=40, states=16)
     low, high = (-30, 30) if dt_softplus else (0, 30)
     arguments["dt"] = torch.linspace(low, high, 40)[:, None].expand(2, 40, 24).clone().requires_grad_()
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert all(value.isfinite().all() for value in found.values())
-    assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), 1e-4)
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert all(value.isfinite().all() for value in actual.values())
+    assert_close(actual, outputs_and_gradients(selective_scan, in_double(arguments)), 1e-4)
 
 
 def test_dt_is_widened_before_its_bias_and_softplus() -> None:
@@ -260,19 +260,19 @@ def test_dt_is_widened_before_its_bias_and_softplus() -> None:
     assert torch.equal(y, selective_scan(**arguments | {"dt": half.float()}))
 
 
-@pytest.mark.parametrize("wanted", [["x"], ["A", "initial_state"], ["dt_bias"]])
-def test_gradients_of_some_arguments_from_one_output(wanted: list[str]) -> None:
+@pytest.mark.parametrize("names", [["x"], ["A", "initial_state"], ["dt_bias"]])
+def test_gradients_of_some_arguments_from_one_output(names: list[str]) -> None:
     arguments = make_arguments(Case("", initial_state=True))
-    arguments = detached(arguments) | {name: arguments[name] for name in wanted}
+    arguments = detached(arguments) | {name: arguments[name] for name in names}
     _, final_state = selective_scan(**arguments, return_final_state=True)
-    found = torch.autograd.grad(final_state.sum(), [arguments[name] for name in wanted])
+    actual = torch.autograd.grad(final_state.sum(), [arguments[name] for name in names])
     double = in_double(arguments)
     _, final_state = selective_scan(**double, return_final_state=True)
-    truth = torch.autograd.grad(final_state.sum(), [double[name] for name in wanted])
-    assert_close(dict(zip(wanted, found, strict=True)), dict(zip(wanted, truth, strict=True)), 1e-5)
+    truth = torch.autograd.grad(final_state.sum(), [double[name] for name in names])
+    assert_close(dict(zip(names, actual, strict=True)), dict(zip(names, truth, strict=True)), 1e-5)
 
 
-def test_second_gradient_is_refused() -> None:
+def test_second_gradient_raises() -> None:
     arguments = make_arguments(CASES[1])
     (gradient,) = torch.autograd.grad(selective_scan(**arguments).sum(), arguments["x"], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated twice"):
@@ -332,9 +332,9 @@ def test_compiles_without_a_break() -> None:
         return y.square().sum() + state.sum()
 
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
-    found = torch.autograd.grad(compiled(**tensors), list(tensors.values()))
+    actual = torch.autograd.grad(compiled(**tensors), list(tensors.values()))
     expected = torch.autograd.grad(block(**tensors), list(tensors.values()))
-    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
 
 
 def test_step_compiles_without_a_break() -> None:
@@ -366,18 +366,18 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_an_argument_that_does_not_fit_is_named(message: str) -> None:
+def test_errors_name_the_wrong_argument(message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}.*; it should be"):
         selective_scan(**make_arguments(Case("")) | BAD[message])
 
 
 @pytest.mark.parametrize("bounds", [[0, 36], [1, 37], [0, 20, 10, 37]])
-def test_bounds_that_do_not_fit_are_named(bounds: list[int]) -> None:
+def test_wrong_cu_seqlens_raise(bounds: list[int]) -> None:
     with pytest.raises(ValueError, match=r"^cu_seqlens .*should"):
         selective_scan(**make_arguments(Case(""), batch=1), cu_seqlens=torch.tensor(bounds))
 
 
-def test_step_refuses_what_could_be_constant_or_varying() -> None:
+def test_step_refuses_ambiguous_shapes() -> None:
     x, A, state = torch.randn(4, 4), -torch.rand(4, 3), torch.zeros(4, 4, 3)
     with pytest.raises(ValueError, match=r"^B has shape .* both"):
         selective_scan_step(state, x, x, A, torch.randn(4, 3), torch.randn(4, 1, 3))

@@ -39,7 +39,7 @@ def forced_plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill new buffers with NaN, so that an element which a kernel forgets to write shows."""
+    """Fill new buffers with NaN, so that unwritten elements show."""
     empty_like, new_empty = torch.empty_like, Tensor.new_empty
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))
     monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(float("nan")))
@@ -60,8 +60,8 @@ def is_covered(arguments: Arguments) -> bool:
 def test_equals_its_definition(case: Case) -> None:
     arguments = make_arguments(case, length=101, channels=256, states=16, device="cuda")
     assert case.is_complex or is_covered(arguments)
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), 2e-5)
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert_close(actual, outputs_and_gradients(selective_scan, in_double(arguments)), 2e-5)
 
 
 @on_gpu
@@ -72,9 +72,9 @@ def test_equals_its_definition(case: Case) -> None:
 def test_any_state_and_length(states: int, length: int, dtype: torch.dtype) -> None:
     case = Case("state", initial_state=True)
     arguments = make_arguments(case, length=length, channels=72, states=states, dtype=dtype, device="cuda")
-    found = outputs_and_gradients(selective_scan, arguments)
+    actual = outputs_and_gradients(selective_scan, arguments)
     truth = outputs_and_gradients(selective_scan, in_double(arguments))
-    assert_close(found, truth, 1.1 * HALF_STEP[dtype])
+    assert_close(actual, truth, 1.1 * HALF_STEP[dtype])
 
 
 @on_gpu
@@ -82,8 +82,8 @@ def test_strided_rows_are_read_in_place() -> None:
     arguments = make_arguments(Case("mamba"), length=70, channels=128, states=16, device="cuda")
     wide = torch.cat([arguments["x"], arguments["z"]], dim=-1).detach()
     strided = arguments | {"x": wide[..., :128].requires_grad_(), "z": wide[..., 128:].requires_grad_()}
-    found, truth = (outputs_and_gradients(selective_scan, a) for a in (strided, arguments))
-    assert all(torch.equal(found[name], truth[name]) for name in truth)
+    actual, truth = (outputs_and_gradients(selective_scan, a) for a in (strided, arguments))
+    assert all(torch.equal(actual[name], truth[name]) for name in truth)
 
 
 @on_gpu
@@ -101,7 +101,7 @@ def test_twenty_runs_are_equal_to_the_bit(is_complex: bool) -> None:
 
 @on_gpu
 def test_past_2_to_the_31_elements() -> None:
-    """The last stretch of a scan of more elements than an int32 counts equals a scan of that stretch."""
+    """The end of a scan with more elements than an int32 counts equals a scan of that end alone."""
     length, channels, stretch = 2**22 + 3, 520, 1000
     generator = torch.Generator("cuda").manual_seed(0)
 
@@ -184,11 +184,11 @@ def test_plans_on_the_measured_gpu(
 def test_limits_on_the_measured_gpu() -> None:
     """Shared memory and blocks of a multiprocessor, which set the registers of the compiled kernels."""
     gpu = cuda_plan.MEASURED
-    found = [
+    actual = [
         (cuda_plan.block_memory(groups, per, backward), cuda_plan.resident_blocks(gpu, groups, per, backward))
         for groups, per, backward in [(1, 1, False), (1, 2, False), (4, 2, False), (1, 2, True), (4, 2, True)]
     ]
-    assert found == [(28672, 5), (36864, 4), (47104, 4), (69632, 3), (98304, 2)]
+    assert actual == [(28672, 5), (36864, 4), (47104, 4), (69632, 3), (98304, 2)]
     assert cuda_plan.fits(gpu, 64)
 
 
@@ -213,7 +213,7 @@ def test_plans_of_other_gpus_fit_their_memory(
     assert plan.cluster == 1 or gpu.capability >= (9, 0)
 
 
-def test_a_gpu_with_too_little_shared_memory_is_left_to_triton() -> None:
+def test_a_gpu_with_little_shared_memory_is_not_covered() -> None:
     assert not cuda_plan.fits(cuda_plan.Gpu(40, 64 << 10, 64 << 10, (7, 5)), 16)
     assert not cuda_plan.fits(RTX_4090._replace(block_shared_memory=64 << 10), 16)
 

@@ -1,4 +1,4 @@
-"""The definition of the scan: its gradients are those of its values, its values those of the closed form."""
+"""Definition of the scan: gradients equal finite differences, values equal the closed form."""
 
 from typing import Any
 

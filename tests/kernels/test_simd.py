@@ -1,4 +1,4 @@
-"""Vectors of sixteen: their functions are as close as they say, and they touch no memory but their own."""
+"""Vectors of sixteen: accuracy of their functions, and bounds of their memory accesses."""
 
 from collections.abc import Callable
 
@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kernels import simd as lanes
+from kernels import simd
 from kernels.simd import COMPLEX, LANES, REAL
 
 FUNCTIONS = {
-    "exp2": (lanes.exp2, np.exp2, (-126, 127)),
-    "exp": (lanes.exp, np.exp, (-87, 88)),
-    "sigmoid": (lanes.sigmoid, lambda value: 1 / (1 + np.exp(-value)), (-86, 100)),
-    "softplus": (lanes.softplus, lambda value: np.logaddexp(0, value), (-86, 100)),
+    "exp2": (simd.exp2, np.exp2, (-126, 127)),
+    "exp": (simd.exp, np.exp, (-87, 88)),
+    "sigmoid": (simd.sigmoid, lambda value: 1 / (1 + np.exp(-value)), (-86, 100)),
+    "softplus": (simd.softplus, lambda value: np.logaddexp(0, value), (-86, 100)),
 }
 
 
 def apply(function: Callable, values: np.ndarray) -> np.ndarray:
-    """Return the function of each of a whole number of vectors."""
+    """Return the function of each value; the number of values is a multiple of LANES."""
 
     @njit
     def loop(values, results):  # type: ignore[no-untyped-def]
         for index in range(0, values.size, LANES):
-            value = lanes.load(values.ctypes.data, index)
-            lanes.store(results.ctypes.data, index, function(value))
+            value = simd.load(values.ctypes.data, index)
+            simd.store(results.ctypes.data, index, function(value))
 
     results = np.empty_like(values)
     loop(values, results)
@@ -42,31 +42,31 @@ def test_functions_are_within_two_units_in_the_last_place(name: str) -> None:
 @pytest.mark.parametrize("part", [0, 1])
 def test_cosine_and_sine_are_within_a_unit_of_one(part: int) -> None:
     @njit
-    def of_part(angle):  # type: ignore[no-untyped-def]
-        return lanes.cosine_and_sine(angle)[part]
+    def select_part(angle):  # type: ignore[no-untyped-def]
+        return simd.cosine_and_sine(angle)[part]
 
     angles = np.concatenate([np.linspace(-1e4, 1e4, 1 << 16), np.linspace(-1, 1, 1 << 12)]).astype(np.float32)
     truth = (np.cos, np.sin)[part](angles.astype(np.float64))
-    assert np.max(np.abs(apply(of_part, angles) - truth)) < 2**-23
+    assert np.max(np.abs(apply(select_part, angles) - truth)) < 2**-23
 
 
 def test_exponentials_vanish_overflow_and_keep_nan() -> None:
     values = np.array([-np.inf, -1e30, -127, -90, 0, 90, 128, 1e30, np.inf, np.nan] + [0] * 6, np.float32)
-    assert apply(lanes.exp, values)[:4].tolist() == [0] * 4
-    assert apply(lanes.exp2, values)[4] == apply(lanes.exp, values)[4] == 1
-    assert apply(lanes.exp, values)[6:9].tolist() == apply(lanes.exp2, values)[6:9].tolist() == [np.inf] * 3
-    assert np.isnan(apply(lanes.exp, values)[9])
-    assert np.isnan(apply(lanes.softplus, values)[9])
+    assert apply(simd.exp, values)[:4].tolist() == [0] * 4
+    assert apply(simd.exp2, values)[4] == apply(simd.exp, values)[4] == 1
+    assert apply(simd.exp, values)[6:9].tolist() == apply(simd.exp2, values)[6:9].tolist() == [np.inf] * 3
+    assert np.isnan(apply(simd.exp, values)[9])
+    assert np.isnan(apply(simd.softplus, values)[9])
 
 
 @pytest.mark.parametrize("kind", [REAL, COMPLEX], ids=["real", "complex"])
 @pytest.mark.parametrize("count", [1, 5, 8, 15, 16])
-def test_some_states_are_read_and_written_and_no_more(kind: lanes.Kind, count: int) -> None:
+def test_partial_loads_and_stores_stay_in_bounds(kind: simd.Kind, count: int) -> None:
     @njit
     def double(source, target, count, kind):  # type: ignore[no-untyped-def]
-        value = lanes.load_adjacent_states(source.ctypes.data, 1, count, kind)
-        lanes.store_adjacent_states(target.ctypes.data, 1, value + value, count)
-        lanes.write_total(target.ctypes.data, target.size - kind_parts, value)
+        value = simd.load_adjacent_states(source.ctypes.data, 1, count, kind)
+        simd.store_adjacent_states(target.ctypes.data, 1, value + value, count)
+        simd.write_total(target.ctypes.data, target.size - kind_parts, value)
 
     kind_parts = kind.parts
     size = count * kind.parts
@@ -83,10 +83,10 @@ def test_some_states_are_read_and_written_and_no_more(kind: lanes.Kind, count: i
 def test_complex_exponential_and_product() -> None:
     @njit
     def decay(source, target, kind):  # type: ignore[no-untyped-def]
-        A = lanes.load_states(source.ctypes.data, 0, LANES, kind)
-        dt = lanes.load(source.ctypes.data, 2 * LANES)
-        value = lanes.multiply_add(lanes.exponential(A, dt), lanes.conjugate(A), A * dt)
-        lanes.store_states(target.ctypes.data, 0, LANES, value)
+        A = simd.load_states(source.ctypes.data, 0, LANES, kind)
+        dt = simd.load(source.ctypes.data, 2 * LANES)
+        value = simd.multiply_add(simd.exponential(A, dt), simd.conjugate(A), A * dt)
+        simd.store_states(target.ctypes.data, 0, LANES, value)
 
     source = np.random.default_rng(0).normal(size=3 * LANES).astype(np.float32)
     target = np.empty(2 * LANES, np.float32)

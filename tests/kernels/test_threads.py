@@ -1,4 +1,4 @@
-"""Work shared over threads is done once, wholly, and in a forked process too."""
+"""Ranges over threads: each item once, in parallel, with exceptions, and after a fork."""
 
 import multiprocessing
 import threading
@@ -51,7 +51,7 @@ def test_ranges_run_at_once() -> None:
 
 
 @pytest.mark.parametrize("failing", [0, 2])
-def test_raises_what_a_range_raises_after_all_have_ended(failing: int) -> None:
+def test_raises_the_exception_of_a_range_after_all_end(failing: int) -> None:
     done = []
 
     def fail(first: int, last: int) -> None:

@@ -75,8 +75,8 @@ def one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_equals_definition(arguments: Arguments, tolerance: float = TOLERANCES[torch.float32]) -> None:
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert_close(found, outputs_and_gradients(selective_scan, in_double(arguments)), tolerance)
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert_close(actual, outputs_and_gradients(selective_scan, in_double(arguments)), tolerance)
 
 
 def small(case: Case, device: str, **changes: Any) -> Arguments:
@@ -115,9 +115,9 @@ def test_any_number_of_states_equals_the_definition(case: Case, states: int, dev
 def test_equals_the_definition_within_rounding(case: Case, dtype: torch.dtype, device: str) -> None:
     arguments = small(case, device, dtype=dtype)
     assert_equals_definition(arguments, TOLERANCES[dtype])
-    found = outputs_and_gradients(selective_scan, arguments)
-    assert {found[name].dtype for name in ("y", "x", "dt", "B", "C", "z")} == {dtype}
-    assert found["final_state"].dtype == found["A"].dtype == arguments["A"].dtype
+    actual = outputs_and_gradients(selective_scan, arguments)
+    assert {actual[name].dtype for name in ("y", "x", "dt", "B", "C", "z")} == {dtype}
+    assert actual["final_state"].dtype == actual["A"].dtype == arguments["A"].dtype
 
 
 @pytest.mark.parametrize("channels", [1, 70])
@@ -151,8 +151,8 @@ def test_gradients_of_one_output_equal_the_definition(case: Case, output: int, d
     def gradients(arguments: Arguments) -> dict[str, torch.Tensor]:
         out = selective_scan(**arguments, return_final_state=True)[output].abs().square().sum()
         names = [name for name, value in arguments.items() if getattr(value, "requires_grad", False)]
-        found = torch.autograd.grad(out, [arguments[name] for name in names], materialize_grads=True)
-        return dict(zip(names, found, strict=True))
+        actual = torch.autograd.grad(out, [arguments[name] for name in names], materialize_grads=True)
+        return dict(zip(names, actual, strict=True))
 
     arguments = small(case, device, length=CHUNK + 1)
     assert_close(gradients(arguments), gradients(in_double(arguments)), TOLERANCES[torch.float32])
@@ -272,9 +272,9 @@ def test_more_than_2_to_the_31_elements(reverse: bool) -> None:
         reverse=reverse,
     )
     gradients = torch.autograd.grad(expected, list(arguments.values()), grad_y[:, stretch].double())
-    found = {"y": y, "x": grads.x, "dt": grads.dt, "B": grads.B, "C": grads.C}
+    actual = {"y": y, "x": grads.x, "dt": grads.dt, "B": grads.B, "C": grads.C}
     assert_close(
-        {name: value[:, stretch] for name, value in found.items()},
+        {name: value[:, stretch] for name, value in actual.items()},
         {"y": expected.detach()} | dict(zip(arguments, gradients, strict=True)),
         TOLERANCES[torch.bfloat16],
     )
