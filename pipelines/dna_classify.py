@@ -1,115 +1,209 @@
-"""Teach a pretrained Mamba to name the species of a window of DNA, and measure how well it does.
+"""Fine-tune a pretrained Mamba to classify the species of a DNA window, and evaluate it.
 
     python -m pipelines.dna_classify --config great_apes checkpoint=runs/hg38_1k run.dir=runs/apes
     python -m pipelines.dna_classify data.species=my_species.yaml data.folder=genomes run.dir=runs/mine
     python -m pipelines.dna_classify evaluate run.dir=runs/mine
     python -m pipelines.dna_classify predict checkpoint=runs/mine fasta=unknown.fa
 
-The run folder gets what dna_pretrain's has, and at the end evaluation.json and pictures of it, made from the
-checkpoint with the lowest validation loss; `evaluate` makes them again. `predict --help` explains predict.
+The run folder has the files of dna_pretrain and, at the end, evaluation.json with plots, from the checkpoint
+with the lowest validation loss. `evaluate` repeats the evaluation. `predict --help` explains predict.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from bio.species.dataset import WindowList
+from bio.dna_model import load_model, new_model
+from bio.genome.genome import open_genome
+from bio.genome.vocabulary import VOCABULARY_SIZE
+from bio.species.classifier import load_classifier
+from bio.species.evaluation import RESULT, Evaluation, EvaluationConfig, draw_evaluation, format_report
+from bio.species.prediction import RecordPrediction, format_table, merge, predict_records
+from bio.species.run_data import GrowthConfig, SpeciesConfig, open_set, training_batches
 from bio.species.segments import SpeciesData
-from core.models.classifier import SequenceClassifier
-from core.training import Stage, Validate, World, distributed_world, stage_table, start_run, train
-from pipelines.common import dna_predict
+from core.checkpoints.checkpoint import read_header, resolve_checkpoint
+from core.models.classifier import HeadConfig, SequenceClassifier
+from core.models.sequence import SequenceModel, SequenceModelConfig
+from core.storage.atomic import replaced_atomically, write_json
+from core.training import Stage, TrainingConfig, World, distributed_world, stage_table, start_run, train
+from core.training.step import autocast
 from pipelines.common.cli import command
-from pipelines.common.config import parse_config
-from pipelines.common.dna_answers import Answers
-from pipelines.common.dna_classification import probabilities
-from pipelines.common.dna_classify_config import Config, initial_backbone
-from pipelines.common.dna_classify_evaluation import (
-    evaluate,
-    report_of,
-    require_windows,
-    start_from_probe,
-    windows_to_validate,
-)
-from pipelines.common.dna_species_data import open_set, training_batches
+from pipelines.common.config import RunConfig, parse_config
+
+PREDICT_HELP = """Predict the species of each record of a FASTA file, from several of its windows.
+
+    python -m pipelines.dna_classify predict checkpoint=runs/mine fasta=unknown.fa
+
+The windows of a record are evenly spaced; they overlap in a short record, and a record shorter than a window
+is read as a whole. The table has one row per record and one for all records: the most probable species, and
+the probability of each species, which is the geometric mean over the windows.
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    data: SpeciesConfig = field(default_factory=SpeciesConfig)
+    checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "pretrained model: run folder of dna_pretrain, or file; null: new parameters"},
+    )
+    model: SequenceModelConfig = field(
+        default_factory=lambda: SequenceModelConfig(vocab_size=VOCABULARY_SIZE, d_model=128, n_layer=8)
+    )
+    head: HeadConfig = field(default_factory=HeadConfig)
+    probe_start: bool = field(
+        default=True,
+        metadata={"help": "initialize the head by logistic regression on the frozen backbone"},
+    )
+    train: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=1e-3))
+    length_warmup: GrowthConfig = field(default_factory=GrowthConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_classify"))
+    resume: bool = field(
+        default=False, metadata={"help": "continue the run in run.dir with its configuration"}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and stop"})
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    checkpoint: str = field(metadata={"help": "run folder of dna_classify (its best checkpoint), or file"})
+    fasta: str = field(metadata={"help": "FASTA file to classify: plain, gzip or bgzip; packed once"})
+    windows: int = field(default=16, metadata={"help": "windows per record"})
+    length: int | None = field(default=None, metadata={"help": "window length (bases); null: as in training"})
+    max_n_fraction: float = field(default=0.5, metadata={"help": "largest fraction of N in a window"})
+    output: str = field(default="species.tsv", metadata={"help": "table to write"})
+    precision: Literal["auto", "fp32", "bf16"] = field(
+        default="auto", metadata={"help": "precision of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["predict"]:
-        dna_predict.run(arguments[1:])
+        predict(parse_config(PredictConfig, arguments[1:], "dna_classify predict", PREDICT_HELP))
     elif arguments[:1] == ["evaluate"]:
-        config = parse_config(Config, [*arguments[1:], "resume=true"], "dna_classify evaluate", __doc__ or "")
-        with distributed_world() as world:
-            data_config, data = open_set(config.data, world)
-            result = evaluate(replace(config, data=data_config), data, world)
-        print(f"{report_of(result)}\n{config.run.dir} holds the evaluation.")
+        reevaluate(
+            parse_config(Config, [*arguments[1:], "resume=true"], "dna_classify evaluate", __doc__ or "")
+        )
     else:
         classify(parse_config(Config, arguments, "dna_classify", __doc__ or ""))
 
 
 def classify(config: Config) -> None:
-    """Train as configured, evaluate the best checkpoint, fill run.dir and print the report."""
+    """Train, evaluate the best checkpoint, write run.dir and print the report."""
     if config.train.backpropagation_length is not None:
-        raise ValueError("A classifier reads a window at once: train.backpropagation_length must be null.")
+        raise ValueError("A classifier reads whole windows: train.backpropagation_length must be null.")
     with distributed_world() as world:
-        data_config, data = open_set(config.data, world)
+        species, data = open_set(config.data, world)
         require_several(data)
         model = new_classifier(config, len(data.names)).to(world.device)
-        config = replace(config, data=data_config, model=model.backbone.config)
+        config = replace(config, data=species, model=model.backbone.config)
         batches, stages = training_batches(data, config.data, config.train, config.length_warmup)
-        for length in (config.data.length, *config.evaluation.lengths):
-            require_windows(config, data, length)
-        validate = validation(config, data, world)
+        evaluation = evaluation_of(config, data, world)
+        evaluation.require_windows()
         run = start_run(config, world, plan(config, data, model, stages))
         if run is None:
             return
         if config.probe_start and run.latest is None:
-            start_from_probe(config, data, model, world)
+            evaluation.start_from_probe(model)
+        validate = evaluation.validation()
         train(model, batches, config.train, run, world, "base", validate, stages)
-        result = evaluate(config, data, world)
+        result = evaluate(config, evaluation)
     if world.is_rank_0:
-        print(f"{report_of(result)}\n{config.run.dir} holds the run.")
+        print(f"{format_report(result)}\n{config.run.dir} holds the run.")
+
+
+def reevaluate(config: Config) -> None:
+    """Evaluate the best checkpoint of a run again."""
+    with distributed_world() as world:
+        species, data = open_set(config.data, world)
+        config = replace(config, data=species)
+        result = evaluate(config, evaluation_of(config, data, world))
+    if world.is_rank_0:
+        print(f"{format_report(result)}\n{config.run.dir} holds the evaluation.")
+
+
+def predict(config: PredictConfig) -> None:
+    """Write the table of species of each record and print the row of all records."""
+    with distributed_world() as world:
+        path = resolve_checkpoint(Path(config.checkpoint), prefer_best=True)
+        classifier = load_classifier(path, world.device)
+        genome = open_genome(config.fasta)
+        length = config.length or classifier.length
+        with autocast(TrainingConfig(precision=config.precision), world.device):
+            predictions = predict_records(
+                genome, classifier, world, config.windows, length, config.max_n_fraction
+            )
+    if world.is_rank_0:
+        with replaced_atomically(Path(config.output)) as temporary:
+            temporary.write_text(format_table(predictions, classifier.classes), encoding="utf-8")
+        print(summary(predictions, classifier.classes, config))
 
 
 def require_several(data: SpeciesData) -> None:
     if len(data.names) < 2:
-        raise ValueError(f"There is only one species, {data.names[0]}: a classifier needs two at least.")
+        raise ValueError(f"There is only one species, {data.names[0]}: a classifier needs at least two.")
+
+
+def initial_backbone(config: Config) -> SequenceModel:
+    """Return the backbone before training: the checkpoint's, or new parameters from the seed."""
+    torch.manual_seed(config.train.seed)
+    if config.checkpoint is not None:
+        return load_model(Path(config.checkpoint), torch.device("cpu")).train()
+    return new_model(config.model)
 
 
 def new_classifier(config: Config, classes: int) -> SequenceClassifier:
     """Return the classifier before training; a checkpoint determines the shape of its backbone."""
-    torch.manual_seed(config.train.seed)
     return SequenceClassifier(initial_backbone(config), classes, config.head)
 
 
-def validation(config: Config, data: SpeciesData, world: World) -> Validate | None:
-    """What measures loss (nats) and accuracy on the validation split; None where there is none."""
-    if "valid" not in data.stretches:
-        return None
-    windows, listed = windows_to_validate(config, data, config.data.length)
+def evaluation_of(config: Config, data: SpeciesData, world: World) -> Evaluation:
+    return Evaluation(data, config.data, config.evaluation, config.head.pooling, config.train, world)
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        found = probabilities(model, WindowList(windows, listed), len(data.names), world)
-        answers = Answers(windows, listed, found)
-        chosen = found[np.arange(len(listed)), answers.labels]
-        return {"loss": float(-np.log(np.maximum(chosen, 1e-12)).mean()), "accuracy": answers.is_right.mean()}
 
-    return validate
+def evaluate(config: Config, evaluation: Evaluation) -> dict[str, Any]:
+    """Evaluate the run's best checkpoint; rank 0 writes evaluation.json and the plots."""
+    folder, world = Path(config.run.dir), evaluation.world
+    path = resolve_checkpoint(folder, prefer_best=True)
+    model = load_classifier(path, world.device).model
+    frozen = initial_backbone(config).to(world.device).eval()
+    progress = read_header(path).progress
+    result = {
+        "species": config.data.species,
+        "classes": evaluation.data.names,
+        "split": config.evaluation.split,
+        "step": progress["step"],
+        "validation": progress["validation"],
+        "lengths": evaluation.measure(model, frozen),
+    }
+    if world.is_rank_0:
+        write_json(folder / RESULT, result)
+        draw_evaluation(result, folder)
+    return result
 
 
 def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[Stage]) -> str:
-    """What a run will do: the species and splits, the model, the amount."""
+    """Describe the run: species and splits, model, amount of training."""
     lines = [f"species   {', '.join(data.names)}"]
-    for split, of_classes in data.stretches.items():
-        bases = [sum(len(stretch.bases) for stretch in stretches) for stretches in of_classes]
-        count = sum(map(len, of_classes))
+    for split, by_class in data.segments.items():
+        bases = [sum(len(segment.bases) for segment in segments) for segments in by_class]
+        count = sum(map(len, by_class))
         lines.append(
-            f"{split:<9} {count:,} sequence(s), {min(bases):,} to {max(bases):,} bases a species, windows of "
-            f"{config.data.length:,}"
+            f"{split:<9} {count:,} sequence(s), {min(bases):,} to {max(bases):,} bases per species, "
+            f"windows of {config.data.length:,}"
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = stages[-1].end if stages else config.train.steps
@@ -119,6 +213,18 @@ def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[S
         f"training  {steps:,} steps of {config.train.batch_size:,} windows",
     ]
     return "\n".join(lines + ([stage_table(stages)] if stages else []))
+
+
+def summary(predictions: Sequence[RecordPrediction], classes: Sequence[str], config: PredictConfig) -> str:
+    """Return the row of all records as a sentence."""
+    together = merge(predictions)
+    name, shares = together.species(classes)
+    by_share = sorted(zip(shares, classes, strict=True), reverse=True)
+    listing = ", ".join(f"{other} {share:.1%}" for share, other in by_share)
+    return (
+        f"{config.fasta}: {name}, from {len(together.probabilities):,} windows of {len(predictions):,} "
+        f"record(s) ({listing}); {config.output} holds the table."
+    )
 
 
 if __name__ == "__main__":

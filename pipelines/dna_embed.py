@@ -28,6 +28,8 @@ from tqdm import tqdm
 from bio.dna_model import load_model
 from bio.genome.genome import Genome, open_genome
 from bio.genome.interval import Interval, read_intervals, record_intervals
+from bio.species.classifier import load_classifier
+from bio.species.plots import draw_components
 from core.checkpoints.checkpoint import read_header, resolve_checkpoint
 from core.models.classifier import CHUNK_TOKENS, hidden_chunks, pooled_hidden
 from core.models.sequence import SequenceModel
@@ -36,8 +38,6 @@ from core.training import TrainingConfig, single_process_world
 from core.training.step import autocast
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.dna_classifier import trained_classifier
-from pipelines.common.species_pictures import draw_components
 
 MAX_GROUPS, OTHERS = 9, "others"
 
@@ -119,7 +119,7 @@ def load_backbone(checkpoint: Path, device: torch.device) -> SequenceModel:
     """Load the backbone of a classifier, or a pretrained model; CheckpointError for any other checkpoint."""
     path = resolve_checkpoint(checkpoint, prefer_best=True)
     if "head" in read_header(path).config:
-        return trained_classifier(path, device).model.backbone
+        return load_classifier(path, device).model.backbone
     return load_model(path, device)
 
 

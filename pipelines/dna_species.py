@@ -1,13 +1,13 @@
-"""The published runs of species classification: three sets of species, each at several lengths of windows.
+"""Published runs of species classification: three sets of species, each at several window lengths.
 
     python -m pipelines.dna_species folder=genomes
     python -m pipelines.dna_species folder=genomes classify=[train.steps=800,head.dropout=0.3] dir=runs/again
 
-For every set a Mamba is pretrained on training sequences (species_pretrain.yaml), then fine-tuned
-(species_classify.yaml) and tested at each length beside logistic regressions on k-mers and on the frozen
-backbone, which are fitted at that length. Several of these runs share the GPU as processes. Each has a folder
-and a log in `dir`; an interrupted command continues with resume=true. The results are a table, a picture in
-`dir`, and a file under results/.
+For each set a Mamba is pretrained on the training sequences (species_pretrain.yaml), fine-tuned
+(species_classify.yaml) and tested at each length. Logistic regressions on k-mers and on the frozen backbone
+are fitted and tested at the same lengths. Several runs share the GPU as processes. Each run has a folder and
+a log in `dir`; resume=true continues an interrupted command. The results are a table, a plot in `dir`, and a
+file under results/.
 """
 
 import json
@@ -21,24 +21,24 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from omegaconf import MISSING
+from tabulate import tabulate
 from tqdm import tqdm
 
+from bio.species.evaluation import BASELINE, OURS, PROBE, RESULT
+from bio.species.plots import draw_accuracy_by_length
 from bio.species.segments import open_species
 from bio.species.species_set import read_species
 from core.training import single_process_world
 from kernels.provenance import write_results
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.dna_answers import BASELINE, OURS, PROBE
-from pipelines.common.dna_classify_evaluation import RESULT
-from pipelines.common.species_pictures import draw_accuracy_by_length
 
 
 class Task(NamedTuple):
-    """How a set of species is learnt: the set to pretrain on, and the bases in a window of fine-tuning.
+    """Pretraining set and window length (bases) of fine-tuning for one set of species.
 
-    Short windows teach the repeats of a species, for in long ones the share of G and C alone tells species of
-    one region apart, and not those of another. Close relatives differ so little that only long ones tell.
+    Short windows teach the repeats of a species. In long windows the GC content alone separates the species
+    of one region, which does not transfer to another region. Close relatives need long windows.
     """
 
     pretrained_on: str
@@ -55,27 +55,27 @@ STEP_BASES = 1 << 17
 
 @dataclass(frozen=True)
 class Config:
-    folder: str = field(default=MISSING, metadata={"help": "the folder that the sets' files are in"})
+    folder: str = field(default=MISSING, metadata={"help": "folder with the files of the sets"})
     tasks: list[str] = field(
-        default_factory=lambda: list(TASKS), metadata={"help": "sets of species to tell apart"}
+        default_factory=lambda: list(TASKS), metadata={"help": "sets of species to classify"}
     )
     lengths: list[int] = field(
         default_factory=lambda: [1 << 10, 1 << 13, 1 << 15],
-        metadata={"help": "bases in the windows of the test"},
+        metadata={"help": "window lengths of the test (bases)"},
     )
     pretrain: list[str] = field(
-        default_factory=list, metadata={"help": "key=value of every pretraining, over species_pretrain.yaml"}
+        default_factory=list,
+        metadata={"help": "key=value options for each pretraining, on top of species_pretrain.yaml"},
     )
     classify: list[str] = field(
-        default_factory=list, metadata={"help": "key=value of every fine-tuning, over species_classify.yaml"}
+        default_factory=list,
+        metadata={"help": "key=value options for each fine-tuning, on top of species_classify.yaml"},
     )
-    seed: int = field(default=0, metadata={"help": "of all runs"})
-    processes: int = field(default=3, metadata={"help": "runs at a time"})
-    dir: str = field(default="runs/species", metadata={"help": "the folder of all runs and their logs"})
-    results: str = field(default="results/species.json", metadata={"help": "the file of results to write"})
-    resume: bool = field(
-        default=False, metadata={"help": "go on with the runs in dir; finished ones are kept"}
-    )
+    seed: int = field(default=0, metadata={"help": "seed of all runs"})
+    processes: int = field(default=3, metadata={"help": "number of concurrent runs"})
+    dir: str = field(default="runs/species", metadata={"help": "folder of the runs and their logs"})
+    results: str = field(default="results/species.json", metadata={"help": "results file to write"})
+    resume: bool = field(default=False, metadata={"help": "continue the runs in dir; finished runs are kept"})
 
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks if task not in TASKS]
@@ -89,7 +89,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a module of pipelines with its arguments, its folder, and the file that it writes last."""
+    """One run: a module of pipelines, its arguments, its folder, and the file that it writes last."""
 
     module: str
     arguments: list[str]
@@ -103,10 +103,12 @@ def main(arguments: Sequence[str]) -> None:
     world = single_process_world()
     folder = Path(config.dir)
     if folder.exists() and any(folder.iterdir()) and not config.resume:
-        raise ValueError(f"{folder} holds runs already: go on with resume=true, or choose another dir.")
+        raise ValueError(
+            f"{folder} already holds runs: continue them with resume=true, or choose another dir."
+        )
     pretrained_on = {task: TASKS[task].pretrained_on for task in config.tasks}
     for name in dict.fromkeys([*config.tasks, *pretrained_on.values()]):
-        open_species(read_species(name), config.folder)  # packed once, and bad data refused before any run
+        open_species(read_species(name), config.folder)  # pack once, and refuse bad data before any run
     pretrainings = {name: pretraining(config, name) for name in dict.fromkeys(pretrained_on.values())}
     run_all(list(pretrainings.values()), config.processes, "pretraining")
     jobs = {
@@ -151,7 +153,7 @@ def fine_tuning(config: Config, task: str, pretrained: Path) -> Job:
 
 
 def run_all(jobs: Sequence[Job], processes: int, what: str) -> None:
-    """Run the jobs that are not finished, `processes` at a time; ValueError where one fails."""
+    """Run the unfinished jobs, `processes` at a time. Raises ValueError if one fails."""
     waiting = [job for job in jobs if not (job.folder / job.last).is_file()]
     with (
         ThreadPoolExecutor(processes) as pool,
@@ -168,7 +170,7 @@ def run_all(jobs: Sequence[Job], processes: int, what: str) -> None:
 
 
 def run(job: Job, processes: int) -> None:
-    """One job in a process of its own; what it prints goes to a log beside its folder."""
+    """Run one job as a process; its output goes to a log next to its folder."""
     resume = ["resume=true"] if (job.folder / "config.yaml").is_file() else []
     log = job.folder.with_name(f"{job.folder.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -177,27 +179,27 @@ def run(job: Job, processes: int) -> None:
         status = start([sys.executable, "-m", job.module, *job.arguments, *resume], file, threads)
     if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise ValueError(f"The run {job.folder} failed ({''.join(last)}); {log} has all that it printed.")
+        raise ValueError(f"The run {job.folder} failed ({''.join(last)}); its output is in {log}.")
 
 
 def start(command: Sequence[str], output: TextIO, threads: int) -> int:
-    """Run a command to its end and return its status."""
+    """Run a command and return its exit status."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
 
 
 def rows_of(task: str, folder: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
-    """The lines of the results, one a length, from a run's evaluation."""
+    """Return the result rows of a run's evaluation, one per length."""
     result = json.loads((folder / RESULT).read_text())
-    found = {at_length["length"]: at_length for at_length in result["lengths"]}
+    by_length = {at_length["length"]: at_length for at_length in result["lengths"]}
     chance = 1 / len(result["classes"])
     return [
-        {"task": task, "length": length, "chance": chance, **columns(found[length])} for length in lengths
+        {"task": task, "length": length, "chance": chance, **columns(by_length[length])} for length in lengths
     ]
 
 
 def columns(at_length: dict[str, Any]) -> dict[str, Any]:
-    """What a line of the results says of one length."""
+    """Return the columns of a result row."""
     models = {row["model"]: row for row in at_length["rows"]}
     ours, baseline, gain = models[OURS], models[BASELINE], at_length["gain"]
     return {
@@ -214,7 +216,7 @@ def columns(at_length: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(rows: Sequence[dict[str, Any]], picture: Path) -> None:
-    """Accuracy against length, two lines a task."""
+    """Draw accuracy against length, two lines per task."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault(row["task"], []).append(row)
@@ -225,16 +227,21 @@ def draw(rows: Sequence[dict[str, Any]], picture: Path) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The results in words."""
-    lines = [f"{'task':<16} {'length':>7} windows  {OURS:<27} {BASELINE:<27} gain"]
-    for row in rows:
-        lines.append(
-            f"{row['task']:<16} {row['length']:>7,} {row['windows']:>7,}  "
-            f"{row['accuracy']:.4f} ({row['low']:.4f} to {row['high']:.4f})   "
-            f"{row['baseline']:.4f} ({row['baseline_low']:.4f} to {row['baseline_high']:.4f})   "
-            f"{row['gain']:+.4f} ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
-        )
-    return "\n".join(lines)
+    """Return the results as a text table."""
+    lines = [
+        [
+            row["task"],
+            f"{row['length']:,}",
+            f"{row['windows']:,}",
+            f"{row['accuracy']:.4f} ({row['low']:.4f} to {row['high']:.4f})",
+            f"{row['baseline']:.4f} ({row['baseline_low']:.4f} to {row['baseline_high']:.4f})",
+            f"{row['gain']:+.4f} ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})",
+        ]
+        for row in rows
+    ]
+    header = ["task", "length", "windows", OURS, BASELINE, "gain"]
+    align = ("left", "right", "right", "left", "left", "left")
+    return tabulate(lines, header, tablefmt="plain", disable_numparse=True, colalign=align)
 
 
 if __name__ == "__main__":

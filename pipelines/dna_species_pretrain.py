@@ -1,9 +1,9 @@
-"""Pretrain a Mamba on the training sequences of a set of species: predict each base from those before it.
+"""Pretrain a Mamba on the training sequences of a set of species by next-base prediction.
 
     python -m pipelines.dna_species_pretrain data.species=my_species.yaml data.folder=genomes run.dir=runs/x
 
-Windows come from all species alike. The run folder is that of dna_pretrain, and dna_classify starts from it.
-Sequences of the test split are never read.
+All species are sampled equally often. The run folder has the files of dna_pretrain, and dna_classify can
+start from it. Test sequences are never read.
 """
 
 import math
@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader
 from bio.dna_model import new_model
 from bio.genome.vocabulary import VOCABULARY_SIZE
 from bio.scoring.likelihood import base_losses
+from bio.species.classifier import BATCH_BASES
 from bio.species.dataset import WindowList
+from bio.species.run_data import GrowthConfig, SpeciesConfig, open_set, split_windows, training_batches
 from bio.species.segments import SpeciesData
 from bio.windows.dataset import inputs_and_targets
 from core.models.sequence import SequenceModel, SequenceModelConfig
@@ -34,14 +36,6 @@ from core.training import (
 )
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
-from pipelines.common.dna_classification import BASES_AT_ONCE
-from pipelines.common.dna_species_data import (
-    GrowthConfig,
-    SpeciesConfig,
-    open_set,
-    split_windows,
-    training_batches,
-)
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,10 @@ class Config:
     )
     train: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_species_pretrain"))
-    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
-    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
+    resume: bool = field(
+        default=False, metadata={"help": "continue the run in run.dir with its configuration"}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and stop"})
 
 
 @command
@@ -87,14 +83,14 @@ def plan(config: Config, data: SpeciesData, model: nn.Module) -> str:
 
 
 def validation(config: Config, data: SpeciesData, world: World) -> Validate | None:
-    """What measures loss (nats) and bits a base on the validation split; None where there is none."""
-    if "valid" not in data.stretches:
+    """Return a function that measures loss (nats) and bits per base; None without a validation split."""
+    if "valid" not in data.segments:
         return None
     length = config.data.length
     windows = split_windows(data, config.data, "valid", length + 1)
-    listed = windows.listed(config.data.validation_windows, length + 1)
-    rows = max(1, BASES_AT_ONCE // length)
-    own = listed[world.rank :: world.size]
+    selection = windows.list_windows(config.data.validation_windows, length + 1)
+    rows = max(1, BATCH_BASES // length)
+    own = selection[world.rank :: world.size]
 
     def validate(model: nn.Module) -> dict[str, float]:
         model = cast(SequenceModel, model)

@@ -1,7 +1,7 @@
-"""Batches of windows of species, one byte a base: for training by step, for evaluation by number.
+"""Batches of species windows, one byte per base: by step for training, by index for evaluation.
 
-Row i of step s depends on (seed, length, s, i) alone, and so does window i of an evaluation on i: never on
-workers, ranks or what was asked before.
+Row i of step s depends on (seed, length, s, i) alone, and window i of an evaluation on i, never on workers,
+ranks or earlier calls.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,11 @@ MUTATION_STREAM = 14
 
 
 class SpeciesDataset:
-    """The training batches of a split: dataset(step, rows) gives (inputs, targets) of these rows.
+    """Training batches of a split: dataset(step, rows) returns (inputs, targets) of these rows.
 
-    batch_size: rows of the global batch. next_base: the targets are each base's successor, as in pretraining,
-    and not the class. reverse_complement: read a window from the strand that a coin of its own chooses.
-    mutation: the share of bases that a random base takes the place of, anew each time a window is read, so
-    that no stretch is learnt by heart.
+    batch_size: rows of the global batch. next_base: targets are the next bases, as in pretraining, instead of
+    the class. reverse_complement: sample the strand of each window. mutation: per-base rate of random
+    substitutions, different at each reading, against memorization.
     """
 
     def __init__(
@@ -46,16 +45,16 @@ class SpeciesDataset:
         self.next_base = next_base
 
     def __call__(self, step: int, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs uint8 (rows, length) and targets int8 (rows, 1), the classes.
+        """Return inputs uint8 (rows, length) and targets int8 (rows, 1), the classes.
 
-        With next_base the windows' last base is only a target: both are (rows, length - 1).
+        With next_base the last base of a window is only a target: both are (rows, length - 1).
         """
         counter = step * self.batch_size + np.arange(rows.start, rows.stop, rows.step)
         windows = self.windows.sample(counter, self.seed)
         tokens = np.stack([self.windows.read(window) for window in windows])
         if self.reverse_complement:
-            turned = random_uniform(self.seed, STRAND_STREAM, counter) < 0.5
-            tokens[turned] = reverse_complement(tokens[turned])
+            is_reversed = random_uniform(self.seed, STRAND_STREAM, counter) < 0.5
+            tokens[is_reversed] = reverse_complement(tokens[is_reversed])
         if self.mutation:
             keys = random_words(self.seed, MUTATION_STREAM, counter)
             for row, key in zip(tokens, keys.tolist(), strict=True):
@@ -67,20 +66,20 @@ class SpeciesDataset:
 
 
 class WindowList(Dataset[torch.Tensor]):
-    """The tokens (length,) uint8 of listed windows, or of their first `length` bases, for a DataLoader."""
+    """Tokens (length,) uint8 of given windows, or of their first `length` bases, for a DataLoader."""
 
-    def __init__(self, windows: SpeciesWindows, listed: Sequence[Window], length: int | None = None) -> None:
-        self.windows, self.listed, self.length = windows, listed, length
+    def __init__(self, source: SpeciesWindows, windows: Sequence[Window], length: int | None = None) -> None:
+        self.source, self.windows, self.length = source, windows, length
 
     def __len__(self) -> int:
-        return len(self.listed)
+        return len(self.windows)
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        return torch.from_numpy(self.windows.read(self.listed[number], self.length))
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.source.read(self.windows[index], self.length))
 
 
 def _mutate(tokens: Bytes, rate: float, key: int) -> None:
-    """Let random bases take the place of a share of tokens (length,), in place; N stays N."""
+    """Substitute random bases at a per-base rate in tokens (length,), in place; N stays N."""
     random = np.random.Generator(np.random.Philox(key=key))
     places = np.flatnonzero(random.random(len(tokens), np.float32) < rate)
     places = places[tokens[places] != N]

@@ -1,8 +1,8 @@
-"""Stretches: the sequences of each species in each split, opened.
+"""Segments: the opened sequences of each species in each split.
 
-Where a set joins, the records of a file (or the blocks of a group) stand end to end, and runs of N are cut
-out: no run of N then tells one assembly from another, and windows are not bound to the pieces of a draft
-assembly. The price is a place in every few thousand bases where neighbours are none in the genome.
+A set with `join: true` concatenates the records of a file (or the blocks of a group) and removes N. A run of
+N then cannot identify an assembly, and windows can span the contigs of a draft assembly. In return, every few
+thousand bases two bases are adjacent that are not adjacent in the genome.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from bio.species.species_set import BlockSplit, SpeciesFiles, SpeciesSet, fasta_
 from bio.windows.splits import SPLITS
 
 
-class Stretch(NamedTuple):
-    """Bases of one species that follow each other.
+class Segment(NamedTuple):
+    """Contiguous bases of one species.
 
-    name: of the chromosome, record, file or group of blocks that they are. bases: (length,) packed bytes.
+    name: chromosome, record, file or group of blocks. bases: (length,) packed bytes.
     """
 
     name: str
@@ -33,67 +33,67 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class SpeciesData:
-    """The opened sequences of a set of species.
+    """Opened sequences of a set of species.
 
-    names: of the classes. stretches: split -> for each class its stretches; only the splits that have some.
-    sha256: of all its FASTA files.
+    names: class names. segments: split -> segments of each class; only splits that have any.
+    sha256: checksum over all FASTA files.
     """
 
     names: list[str]
-    stretches: dict[str, list[list[Stretch]]]
+    segments: dict[str, list[list[Segment]]]
     sha256: str
 
 
-def open_species(found: SpeciesSet, folder: str | Path) -> SpeciesData:
-    """The stretches of a set whose files are under `folder`; each FASTA is packed on first use.
+def open_species(species_set: SpeciesSet, folder: str | Path) -> SpeciesData:
+    """Open the segments of a set with files under `folder`; each FASTA is packed on first use.
 
-    Raises FileNotFoundError and ValueError for a bad FASTA, a record that is not there, a record without a
-    block's number, a species without anything in a split that others have, and one file under two names.
+    Raises FileNotFoundError and ValueError for a bad FASTA, a missing record, a record without a block
+    number, a species without sequences in a split that others have, and one file under two names.
     """
-    opened = {name: _open(name, species, Path(folder)) for name, species in found.species.items()}
+    opened = {name: _open(name, species, Path(folder)) for name, species in species_set.species.items()}
     _check_contents(opened)
-    stretches: dict[str, list[list[Stretch]]] = {split: [] for split in SPLITS}
-    for name, species in found.species.items():
-        of_splits = _stretches(found, species, opened[name])
-        if found.valid_fraction:
-            _hold_out_ends(of_splits, found.valid_fraction)
-        for split, some in of_splits.items():
-            stretches[split].append(some)
-    for split, of_classes in list(stretches.items()):
-        if not any(of_classes):
-            del stretches[split]
-        elif not all(of_classes):
-            lacking = [name for name, some in zip(found.names, of_classes, strict=True) if not some]
+    segments: dict[str, list[list[Segment]]] = {split: [] for split in SPLITS}
+    for name, species in species_set.species.items():
+        by_split = _segments(species_set, species, opened[name])
+        if species_set.valid_fraction:
+            _hold_out_ends(by_split, species_set.valid_fraction)
+        for split, class_segments in by_split.items():
+            segments[split].append(class_segments)
+    for split, by_class in list(segments.items()):
+        if not any(by_class):
+            del segments[split]
+        elif not all(by_class):
+            missing = [name for name, some in zip(species_set.names, by_class, strict=True) if not some]
             raise ValueError(
-                f"The splits are unequal: {', '.join(lacking)} have no sequence in split {split}, the "
+                f"The splits are unequal: {', '.join(missing)} have no sequence in split {split}, but the "
                 "others do. Give every species the same splits."
             )
     checksums = "".join(genome.sha256 for genomes in opened.values() for genome in genomes.values())
-    return SpeciesData(found.names, stretches, hashlib.sha256(checksums.encode()).hexdigest())
+    return SpeciesData(species_set.names, segments, hashlib.sha256(checksums.encode()).hexdigest())
 
 
-def joined(stretches: Iterable[Bytes]) -> Bytes:
-    """Packed bytes of any lengths, end to end, without N."""
-    bases = np.concatenate([np.zeros(0, np.uint8), *stretches])
+def concatenate(segments: Iterable[Bytes]) -> Bytes:
+    """Concatenate packed bytes of any lengths and remove N."""
+    bases = np.concatenate([np.zeros(0, np.uint8), *segments])
     return bases[without_mask(bases) != N]
 
 
 def _open(name: str, species: SpeciesFiles, folder: Path) -> dict[str, Genome]:
-    """File -> its genome; ValueError and OSError name the species."""
+    """Return file -> genome. ValueError and FileNotFoundError name the species."""
     files = [file for files in species.by_split.values() for file in files] or [fasta_of(species)]
     try:
         return {file: open_genome(folder / file) for file in files}
     except FileNotFoundError as error:
         download = f" python -m bio.download {species.source} fetches it." if species.source else ""
         raise FileNotFoundError(
-            f"Species {name}: {error} The folder of a set's files is data.folder.{download}"
+            f"Species {name}: {error} data.folder names the folder of the files.{download}"
         ) from error
     except ValueError as error:
         raise ValueError(f"Species {name}: {error}") from error
 
 
 def _check_contents(opened: dict[str, dict[str, Genome]]) -> None:
-    """Raise ValueError for two files of the same bytes."""
+    """Raise ValueError for two files with the same bytes."""
     first: dict[str, str] = {}
     for name, genomes in opened.items():
         for file, genome in genomes.items():
@@ -105,49 +105,51 @@ def _check_contents(opened: dict[str, dict[str, Genome]]) -> None:
             first[genome.sha256] = f"{file} of {name}"
 
 
-def _stretches(
-    found: SpeciesSet, species: SpeciesFiles, genomes: dict[str, Genome]
-) -> dict[str, list[Stretch]]:
-    """The stretches of one species, by split."""
-    if found.split:
+def _segments(
+    species_set: SpeciesSet, species: SpeciesFiles, genomes: dict[str, Genome]
+) -> dict[str, list[Segment]]:
+    """Return split -> segments of one species."""
+    if species_set.split:
         (genome,) = genomes.values()
         return {
-            split: _of_records(genome, records_of(found, species, split)) if found.split.get(split) else []
+            split: _of_records(genome, records_of(species_set, species, split))
+            if species_set.split.get(split)
+            else []
             for split in SPLITS
         }
-    if found.blocks is not None:
+    if species_set.blocks is not None:
         (genome,) = genomes.values()
-        return _of_blocks(genome, found.blocks, found.join)
+        return _of_blocks(genome, species_set.blocks, species_set.join)
     return {
-        split: [stretch for file in files for stretch in _of_file(file, genomes[file], found.join)]
+        split: [segment for file in files for segment in _of_file(file, genomes[file], species_set.join)]
         for split, files in species.by_split.items()
     }
 
 
-def _of_records(genome: Genome, records: dict[str, str]) -> list[Stretch]:
-    return [Stretch(name, _bases(genome, genome.resolve(record))) for name, record in records.items()]
+def _of_records(genome: Genome, records: dict[str, str]) -> list[Segment]:
+    return [Segment(name, _bases(genome, genome.resolve(record))) for name, record in records.items()]
 
 
-def _of_file(file: str, genome: Genome, join: bool) -> list[Stretch]:
-    records = [Stretch(record.name, _bases(genome, record)) for record in genome.records.values()]
+def _of_file(file: str, genome: Genome, join: bool) -> list[Segment]:
+    records = [Segment(record.name, _bases(genome, record)) for record in genome.records.values()]
     if not join:
         return records
-    return [Stretch(Path(file).name.split(".fa")[0], joined(stretch.bases for stretch in records))]
+    return [Segment(Path(file).name.split(".fa")[0], concatenate(segment.bases for segment in records))]
 
 
-def _of_blocks(genome: Genome, blocks: BlockSplit, join: bool) -> dict[str, list[Stretch]]:
-    """The blocks in the order of their numbers; joined, a group is one stretch."""
+def _of_blocks(genome: Genome, blocks: BlockSplit, join: bool) -> dict[str, list[Segment]]:
+    """Return the blocks in the order of their numbers; with `join` a group is one segment."""
     numbered = sorted((_number(genome, record), record) for record in genome.records.values())
-    found: dict[str, list[Stretch]] = {split: [] for split in SPLITS}
+    by_split: dict[str, list[Segment]] = {split: [] for split in SPLITS}
     for group, members in groupby(numbered, lambda entry: entry[0] // blocks.group):
         records = [record for _, record in members]
         split = blocks.split_of(group * blocks.group)
         if join:
             name = f"blocks {group * blocks.group} to {(group + 1) * blocks.group - 1}"
-            found[split].append(Stretch(name, joined(_bases(genome, record) for record in records)))
+            by_split[split].append(Segment(name, concatenate(_bases(genome, record) for record in records)))
         else:
-            found[split] += [Stretch(record.name, _bases(genome, record)) for record in records]
-    return found
+            by_split[split] += [Segment(record.name, _bases(genome, record)) for record in records]
+    return by_split
 
 
 def _number(genome: Genome, record: Record) -> int:
@@ -164,11 +166,11 @@ def _bases(genome: Genome, record: Record) -> Bytes:
     return genome.bases[record.offset : record.offset + record.length]
 
 
-def _hold_out_ends(of_splits: dict[str, list[Stretch]], fraction: float) -> None:
-    """Move the end of every training stretch to validation."""
-    train = of_splits["train"]
-    ends = [round(len(stretch.bases) * (1 - fraction)) for stretch in train]
-    of_splits["train"] = [Stretch(s.name, s.bases[:end]) for s, end in zip(train, ends, strict=True)]
-    of_splits["valid"] = of_splits["valid"] + [
-        Stretch(s.name, s.bases[end:]) for s, end in zip(train, ends, strict=True)
+def _hold_out_ends(by_split: dict[str, list[Segment]], fraction: float) -> None:
+    """Move the end of every training segment to validation."""
+    train = by_split["train"]
+    ends = [round(len(segment.bases) * (1 - fraction)) for segment in train]
+    by_split["train"] = [Segment(s.name, s.bases[:end]) for s, end in zip(train, ends, strict=True)]
+    by_split["valid"] = by_split["valid"] + [
+        Segment(s.name, s.bases[end:]) for s, end in zip(train, ends, strict=True)
     ]

@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bio.sample import SAMPLE
+from bio.species.classifier import load_classifier, predict_probabilities
 from bio.species.dataset import WindowList
+from bio.species.run_data import open_set, split_windows
 from core.checkpoints.checkpoint import resolve_checkpoint, save_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 from pipelines import dna_classify, dna_species_pretrain
 from pipelines.common.config import merge, read_yaml, schema_keys
-from pipelines.common.dna_classification import probabilities
-from pipelines.common.dna_classifier import trained_classifier
-from pipelines.common.dna_species_data import open_set, split_windows
 from tests.bio.conftest import random_bases, write_fasta
 from tests.bio.species_sets import NAMES, markov_species, two_species, write_set
 
@@ -139,16 +138,16 @@ class Alone(World):
 def test_any_number_of_processes_gives_every_window_the_same(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.common.dna_classification.BASES_AT_ONCE", 96 * 7)
+    monkeypatch.setattr("bio.species.classifier.BATCH_BASES", 96 * 7)
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE)[1], config.data, "test")
-    listed = WindowList(windows, windows.listed(None, 96))
-    model = trained_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
-    whole = probabilities(model, listed, 5, HERE, both_strands=True)
+    listed = WindowList(windows, windows.list_windows(None, 96))
+    model = load_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
+    whole = predict_probabilities(model, listed, 5, HERE, both_strands=True)
     np.testing.assert_allclose(whole.sum(axis=1), 1)
     for size in (2, 3):
         shares = [
-            probabilities(model, listed, 5, Alone(rank, size, HERE.device), both_strands=True)
+            predict_probabilities(model, listed, 5, Alone(rank, size, HERE.device), both_strands=True)
             for rank in range(size)
         ]
         np.testing.assert_array_equal(sum(shares), whole)
@@ -157,9 +156,9 @@ def test_any_number_of_processes_gives_every_window_the_same(
 def test_long_windows_are_read_in_segments(trained: Path) -> None:
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE)[1], config.data, "test", 200)
-    tokens = WindowList(windows, windows.listed(3, 200))
-    model = trained_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
-    found = probabilities(model, tokens, 5, HERE, segment=96)
+    tokens = WindowList(windows, windows.list_windows(3, 200))
+    model = load_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
+    found = predict_probabilities(model, tokens, 5, HERE, chunk=96)
     with torch.no_grad():
         for number, window in enumerate(tokens):
             first, second = (model(window[None, begin : begin + 96])[0, 0] for begin in (0, 96))
@@ -188,7 +187,7 @@ def test_predict_names_the_species_of_each_record(
     records = {f"of_{name}": text[:2000] for name, text in zip(NAMES, texts, strict=True)}
     write_fasta(Path("unknown.fa"), {**records, "short": texts[0][:40], "gap": "N" * 200})
     assert dna_classify.main(["predict", f"checkpoint={trained}", "fasta=unknown.fa", "windows=20"]) == 0
-    assert "by 101 windows of 7 record(s)" in capsys.readouterr().out  # one of the short, none of the gap
+    assert "101 windows of 7 record(s)" in capsys.readouterr().out  # one of the short, none of the gap
     rows = list(csv.DictReader(Path("species.tsv").read_text().splitlines(), delimiter="\t"))
     assert [row["species"] for row in rows[:5]] == list(NAMES)
     assert [row["windows"] for row in rows] == ["20"] * 5 + ["1", "0", "101"]
@@ -205,7 +204,7 @@ def test_predict_refuses_what_it_cannot_read(
     assert dna_classify.main(["predict", f"checkpoint={trained}", "fasta=gap.fa"]) == 1
     assert "Every window of gap.fa holds more than 50% N" in capsys.readouterr().err
     assert dna_classify.main(["predict", f"checkpoint={run}", "fasta=gap.fa"]) == 1
-    assert "is of no classifier of DNA" in capsys.readouterr().err
+    assert "best.safetensors does not hold a DNA classifier (12 symbols" in capsys.readouterr().err
     assert not Path("species.tsv").exists()
 
 
@@ -295,7 +294,7 @@ def test_too_few_windows_to_fit_a_baseline_on_are_refused_before_training(
     species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = fails(capsys, *given(species), "evaluation.fit_bases=500")
-    assert "5 windows of 96 bases to fit a baseline on do not hold every species: raise" in error
+    assert "5 windows of 96 bases to fit a baseline do not hold every species: raise" in error
     error = fails(capsys, *given(species), "probe_start=false", "evaluation.fit_windows=1")
     assert "1 windows of 96 bases" in error
 

@@ -8,10 +8,10 @@ from typing import Any, TextIO
 
 import pytest
 
+from bio.species.evaluation import BASELINE, OURS, PROBE
 from bio.species.species_set import read_species
 from pipelines import dna_species
 from pipelines.common.config import ConfigError, parse_config
-from pipelines.common.dna_answers import BASELINE, OURS, PROBE
 from tests.bio.conftest import random_bases
 
 SMALL = [
@@ -92,7 +92,7 @@ def test_finished_runs_are_not_made_again(calls: list[Any], capsys: pytest.Captu
     before = Path("results/species.json").read_text()
     calls.clear()
     assert dna_species.main(SMALL) == 1
-    assert "runs/species holds runs already" in capsys.readouterr().err
+    assert "runs/species already holds runs" in capsys.readouterr().err
     assert dna_species.main([*SMALL, "resume=true"]) == 0
     assert calls == []
     assert json.loads(before)["rows"] == json.loads(Path("results/species.json").read_text())["rows"]

@@ -36,7 +36,7 @@ def test_inputs_are_windows_of_their_class_on_either_strand(windows: SpeciesWind
     inputs, targets = SpeciesDataset(windows, 64)(0, range(64))
     strands = set()
     for row, label in zip(inputs.numpy(), targets[:, 0].tolist(), strict=True):
-        texts = [stretch.bases.tobytes() for stretch in windows.stretches[label]]
+        texts = [segment.bases.tobytes() for segment in windows.segments[label]]
         forward = any(row.tobytes() in text for text in texts)
         backward = any(reverse_complement(row).tobytes() in text for text in texts)
         assert forward != backward
@@ -73,7 +73,7 @@ def test_next_base_targets_follow_their_inputs(windows: SpeciesWindows) -> None:
 
 
 def test_a_window_list_reads_windows_and_their_beginnings(windows: SpeciesWindows) -> None:
-    listed = windows.listed(3, 33)
+    listed = windows.list_windows(3, 33)
     assert [len(WindowList(windows, listed, n)[0]) for n in (None, 7)] == [33, 7]
     expected = np.stack([windows.read(window) for window in listed])
     found = WindowList(windows, listed)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from bio.genome.vocabulary import encode, without_mask
-from bio.species.segments import SpeciesData, joined
+from bio.species.segments import SpeciesData, concatenate
 from tests.bio.conftest import random_bases, write_fasta
 from tests.bio.species_sets import opened, two_species
 
 
 def text_lengths(data: SpeciesData) -> dict[str, list[list[int]]]:
     return {
-        split: [[len(stretch.bases) for stretch in stretches] for stretches in of_classes]
-        for split, of_classes in data.stretches.items()
+        split: [[len(segment.bases) for segment in segments] for segments in of_classes]
+        for split, of_classes in data.segments.items()
     }
 
 
@@ -23,13 +23,13 @@ def test_records_are_the_splits(tmp_path: Path) -> None:
     data = opened(tmp_path, content)
     assert data.names == ["one", "two"]
     assert text_lengths(data) == {"train": [[20, 30]] * 2, "test": [[10]] * 2}
-    assert [stretch.name for stretch in data.stretches["train"][0]] == ["b", "a"]
+    assert [segment.name for segment in data.segments["train"][0]] == ["b", "a"]
 
 
 def test_joined_has_every_base_but_n_in_order() -> None:
     pieces = [encode("ACNNG"), encode("N"), encode("TTNA")]
-    assert joined(pieces).tolist() == encode("ACGTTA").tolist()
-    assert joined([]).tolist() == []
+    assert concatenate(pieces).tolist() == encode("ACGTTA").tolist()
+    assert concatenate([]).tolist() == []
 
 
 def test_files_are_joined_and_their_ends_held_out(tmp_path: Path) -> None:
@@ -39,13 +39,13 @@ def test_files_are_joined_and_their_ends_held_out(tmp_path: Path) -> None:
         write_fasta(tmp_path / f"{name}.train.fa", {"x": text[:40], "y": text[40:] + letter})
         write_fasta(tmp_path / f"{name}.test.fa", {"x": letter * 9})
     data = opened(tmp_path, {"species": files, "join": True, "valid_fraction": 0.25})
-    train, valid = (data.stretches[split][1] for split in ("train", "valid"))
+    train, valid = (data.segments[split][1] for split in ("train", "valid"))
     whole = np.concatenate([without_mask(train[0].bases), without_mask(valid[0].bases)])
     expected = f"{text}C".upper().replace("N", "")
     assert whole.tolist() == encode(expected).tolist()
     assert len(train[0].bases) == round(len(expected) * 0.75)
     assert train[0].name == "two.train"
-    assert [len(stretch.bases) for stretch in data.stretches["test"][0]] == [9]
+    assert [len(segment.bases) for segment in data.segments["test"][0]] == [9]
 
 
 def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_a_block_is_in_one_split_in_all_species(tmp_path: Path, join: bool) -> N
     for label, name in enumerate(data.names):
         for split, places in (("train", (0, 2, 4)), ("valid", (1,)), ("test", (3,))):
             numbers = sorted(n for n in blocks[name] if n // 4 % 5 in places)
-            found = np.concatenate([stretch.bases for stretch in data.stretches[split][label]])
+            found = np.concatenate([segment.bases for segment in data.segments[split][label]])
             assert found.tolist() == encode("".join(blocks[name][n] for n in numbers)).tolist()
     if join:
-        groups = {stretch.name for stretch in data.stretches["test"][0]}
-        assert groups == {stretch.name for stretch in data.stretches["test"][1]}
+        groups = {segment.name for segment in data.segments["test"][0]}
+        assert groups == {segment.name for segment in data.segments["test"][1]}
         assert groups == {"blocks 12 to 15", "blocks 32 to 35"}
 
 
@@ -99,5 +99,5 @@ def test_a_species_without_blocks_of_a_split_is_named(tmp_path: Path) -> None:
     for name, numbers in (("one", range(4)), ("two", range(2))):
         write_fasta(tmp_path / f"{name}.fa", {f"b{n}": random_bases(9, n + len(numbers)) for n in numbers})
     rule = {"group": 1, "of": 4, "test": [3]}
-    with pytest.raises(ValueError, match="two have no sequence in split test, the others do"):
+    with pytest.raises(ValueError, match="two have no sequence in split test, but the others do"):
         opened(tmp_path, {"species": {n: {"fasta": f"{n}.fa"} for n in ("one", "two")}, "blocks": rule})

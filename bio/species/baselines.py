@@ -1,4 +1,4 @@
-"""What a fine-tuned classifier must beat: logistic regression on k-mers, and on a frozen backbone."""
+"""Baselines of a classifier: logistic regression on k-mers or on the vectors of a frozen backbone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,40 +24,40 @@ Features = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Examples:
-    """Features (windows, features) and classes (windows,) of windows."""
+    """Features (windows, features) and labels (windows,) of windows."""
 
     features: Features
     labels: npt.NDArray[np.int64]
 
 
-def kmer_examples(windows: SpeciesWindows, listed: Sequence[Window], k: int) -> Examples:
-    """The strandless k-mer spectra of windows."""
-    spectra = [strandless_spectrum(windows.read(window), k) for window in listed]
-    return Examples(np.stack(spectra).astype(np.float32), labels_of(listed))
+def kmer_examples(source: SpeciesWindows, windows: Sequence[Window], k: int) -> Examples:
+    """Return the strandless k-mer spectra of windows."""
+    spectra = [strandless_spectrum(source.read(window), k) for window in windows]
+    return Examples(np.stack(spectra).astype(np.float32), labels_of(windows))
 
 
-def labels_of(listed: Sequence[Window]) -> npt.NDArray[np.int64]:
-    """The classes (windows,)."""
-    return np.array([window.label for window in listed], np.int64)
+def labels_of(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
+    """Return the labels (windows,)."""
+    return np.array([window.label for window in windows], np.int64)
 
 
-def fitted(train: Examples, valid: Examples | None) -> Pipeline:
-    """Logistic regression on scaled features.
+def fit(train: Examples, valid: Examples | None) -> Pipeline:
+    """Fit logistic regression on standardized features.
 
-    The strength of its regularization is the one with the lowest validation loss; DEFAULT_STRENGTH without
-    validation.
+    The regularization strength with the lowest validation loss is chosen; DEFAULT_STRENGTH without
+    validation examples.
     """
     if valid is None:
-        return _fit(train, DEFAULT_STRENGTH)
-    models = [_fit(train, strength) for strength in STRENGTHS]
+        return _fit_at(train, DEFAULT_STRENGTH)
+    models = [_fit_at(train, strength) for strength in STRENGTHS]
     losses = [_loss(model.predict_proba(valid.features), valid.labels) for model in models]
     return models[int(np.argmin(losses))]
 
 
 def coefficients(model: Pipeline) -> tuple[Tensor, Tensor]:
-    """weight (classes, features) and bias (classes,) of logits of scaled features, fp32.
+    """Return weight (classes, features) and bias (classes,) float32 of the logits of standardized features.
 
-    Of two classes scikit-learn keeps the difference alone.
+    For two classes scikit-learn keeps only the difference of the logits.
     """
     regression = model[-1]
     weight, bias = torch.from_numpy(regression.coef_).float(), torch.from_numpy(regression.intercept_).float()
@@ -66,11 +66,11 @@ def coefficients(model: Pipeline) -> tuple[Tensor, Tensor]:
     return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
 
 
-def _fit(train: Examples, strength: float) -> Pipeline:
+def _fit_at(train: Examples, strength: float) -> Pipeline:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
     return model.fit(train.features, train.labels)
 
 
 def _loss(probabilities: Features, labels: npt.NDArray[np.int64]) -> float:
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(of_label, 1e-12)).mean())

@@ -1,4 +1,4 @@
-"""What every pipeline of species starts from: a set of species, opened, and the windows of its splits."""
+"""Species data of a run: its configuration, the opened set, the windows of a split, the training batches."""
 
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +13,7 @@ from core.training import Batches, Stage, StagedBatches, TrainingConfig, World, 
 
 @dataclass(frozen=True)
 class SpeciesConfig:
-    """Which species are read, in what windows."""
+    """Options of the species and their windows. Raises ValueError, naming the key, for a bad value."""
 
     species: str = field(
         default=MISSING,
@@ -21,24 +21,22 @@ class SpeciesConfig:
             "help": "set of species: a YAML file (see bio/species/species_set.py), or a name in bio/species"
         },
     )
-    folder: str = field(default="data", metadata={"help": "the folder that the set's files are in"})
+    folder: str = field(default="data", metadata={"help": "folder with the files of the set"})
     classes: list[str] = field(
-        default_factory=list, metadata={"help": "names of the species; config.yaml keeps a run's own"}
+        default_factory=list, metadata={"help": "names of the species; config.yaml keeps those of the run"}
     )
     sha256: str | None = field(
-        default=None, metadata={"help": "of all FASTA files together; config.yaml keeps a run's own"}
+        default=None, metadata={"help": "sha256 over all FASTA files; config.yaml keeps that of the run"}
     )
-    length: int = field(default=1024, metadata={"help": "bases in a window"})
-    max_n_fraction: float = field(default=0.1, metadata={"help": "leave out windows with more N than this"})
+    length: int = field(default=1024, metadata={"help": "window length (bases)"})
+    max_n_fraction: float = field(default=0.1, metadata={"help": "largest fraction of N in a window"})
     reverse_complement: bool = field(
-        default=True, metadata={"help": "read each training window from a strand drawn at random"}
+        default=True, metadata={"help": "sample the strand of each training window"}
     )
-    mutation: float = field(
-        default=0.0,
-        metadata={"help": "share of the bases of a training window that random ones take the place of"},
-    )
+    mutation: float = field(default=0.0, metadata={"help": "per-base mutation rate of training windows"})
     validation_windows: int | None = field(
-        default=64, metadata={"help": "windows of each species that choose the best checkpoint; null: all"}
+        default=64,
+        metadata={"help": "validation windows per species, to select the best checkpoint; null: all"},
     )
 
     def __post_init__(self) -> None:
@@ -54,17 +52,15 @@ class SpeciesConfig:
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """How windows grow to data.length, batches staying as large (Mamba, section E.3.4)."""
+    """Length warm-up at a constant batch size (Mamba, section E.3.4)."""
 
     start: int | None = field(
         default=None,
         metadata={
-            "help": "bases in the first windows, doubled stage by stage to data.length; null: no warm-up"
+            "help": "length of the first windows (bases), doubled per stage to data.length; null: no warm-up"
         },
     )
-    steps: int = field(
-        default=1024, metadata={"help": "steps in each stage; the last takes those that remain"}
-    )
+    steps: int = field(default=1024, metadata={"help": "steps per stage; the last stage takes the rest"})
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -72,23 +68,22 @@ class GrowthConfig:
 
 
 def open_set(config: SpeciesConfig, world: World) -> tuple[SpeciesConfig, SpeciesData]:
-    """The species of a configuration; the first process packs the files, the others wait and read the packs.
+    """Open the species of a configuration. Rank 0 packs the files; the other ranks wait and read the packs.
 
-    Returns the configuration with the names and the checksum of the species, and the species. Raises
+    Returns the configuration with the names and the checksum of the species, and the opened species. Raises
     ValueError if the configuration has other names or another checksum.
     """
-    found = read_species(config.species)
-    data = world.rank_0_first(lambda: open_species(found, config.folder))
+    species_set = read_species(config.species)
+    data = world.rank_0_first(lambda: open_species(species_set, config.folder))
     if config.classes and config.classes != data.names:
         raise ValueError(
-            f"{config.species} has the species {', '.join(data.names)}, the run has "
-            f"{', '.join(config.classes)}. Name the set that the run began with, or start a new run."
+            f"{config.species} has the species {', '.join(data.names)}, but the run has "
+            f"{', '.join(config.classes)}. Name the set of the run, or start a new run."
         )
     if config.sha256 not in (None, data.sha256):
         raise ValueError(
-            f"The files of {config.species} in {config.folder} are not those that are meant: their sha256 is "
-            f"{data.sha256}, data.sha256 is {config.sha256}. Name the folder that the run began with, or "
-            "start a new run."
+            f"The files of {config.species} in {config.folder} have sha256 {data.sha256}, but data.sha256 is "
+            f"{config.sha256}. Name the folder of the run, or start a new run."
         )
     return replace(config, classes=data.names, sha256=data.sha256), data
 
@@ -96,7 +91,7 @@ def open_set(config: SpeciesConfig, world: World) -> tuple[SpeciesConfig, Specie
 def split_windows(
     data: SpeciesData, config: SpeciesConfig, split: str, length: int | None = None
 ) -> SpeciesWindows:
-    """The windows of a split, of data.length or another length."""
+    """Return the windows of a split, of data.length or of another length."""
     return species_windows(data, split, length or config.length, config.max_n_fraction)
 
 
@@ -107,10 +102,11 @@ def training_batches(
     growth: GrowthConfig,
     next_base: bool = False,
 ) -> tuple[Batches, list[Stage]]:
-    """The batches of every step, and the stages of the length warm-up, empty where growth.start is None.
+    """Return the training batches and the stages of the length warm-up (none if growth.start is None).
 
-    next_base: the windows have one base more, which is only a target. Raises ValueError for a start that
-    does not double to data.length, and where the stages before the last take all the steps.
+    next_base: windows have one more base, which is only a target.
+    Raises ValueError if growth.start does not double to data.length, and if no step is left for the last
+    stage.
     """
 
     def dataset(length: int) -> SpeciesDataset:
