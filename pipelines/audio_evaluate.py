@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from audio.data.config import AudioDataConfig, open_audio_data
 from audio.data.pack import PackedAudio
-from audio.data.sample_index import Row, read_index
 from audio.data.waveform import RATE
 from audio.evaluation.likelihood import likelihood
 from audio.evaluation.plots import draw_metrics, draw_shares
@@ -37,7 +36,7 @@ from audio.evaluation.report import (
     text_table,
     write_report,
 )
-from audio.evaluation.sources import INDEX, SOUNDS, Source, classify_source, folder_source, split_source
+from audio.evaluation.sources import SOUNDS, Source, classify_source, folder_source, split_source
 from audio.evaluation.trained_classifier import TrainedClassifier, load_classifier, require_classes
 from audio.metrics.suite import Mode
 from audio.models import AudioCheckpoint, trained_model
@@ -161,13 +160,8 @@ def all_sources(config: Config, packed: PackedAudio, world: World) -> list[Sourc
     models, folders = named[: len(config.models)], named[len(config.models) :]
     sources = [split_source(packed, "train", run), split_source(packed, "test", run)]
     for name, path in folders:
-        sources.append(folder_source(name, "folder", path, run, {"path": str(path)}, folder_index(path)))
+        sources.append(folder_source(name, "folder", path, run, {"path": str(path)}))
     return sources + [model_source(name, path, config, world) for name, path in models]
-
-
-def folder_index(folder: Path) -> list[Row] | None:
-    """Return the rows of the samples.json of a folder; None without one."""
-    return read_index(folder / INDEX) if (folder / INDEX).is_file() else None
 
 
 def model_source(name: str, checkpoint: Path, config: Config, world: World) -> Source:
@@ -196,8 +190,7 @@ def model_source(name: str, checkpoint: Path, config: Config, world: World) -> S
         "nll_bits": test_bits(name, model, checkpoint_sha256, run, config.data, world),
     }
     audio_sample.generate(sampling)
-    folder = run / name / SOUNDS
-    source = folder_source(name, "model", folder, run, facts, folder_index(folder))
+    source = folder_source(name, "model", run / name / SOUNDS, run, facts)
     return replace(source, notes=[*source.notes, *training_notes(sampling.checkpoint_file, config.data)])
 
 

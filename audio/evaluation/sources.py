@@ -21,6 +21,7 @@ from audio.data.clips import audio_files
 from audio.data.labelled import LabelledClips
 from audio.data.mel import CLIP, one_second
 from audio.data.pack import PackedAudio
+from audio.data.sample_index import Row, read_index
 from audio.data.waveform import RATE, read_waveform, write_waveform
 from audio.evaluation.trained_classifier import TrainedClassifier, predict
 from audio.metrics.predictions import Predictions
@@ -91,23 +92,16 @@ def split_source(packed: PackedAudio, split: Literal["train", "test"], run: Path
     )
 
 
-def folder_source(
-    name: str,
-    kind: Kind,
-    folder: Path,
-    run: Path,
-    facts: dict[str, Any],
-    index: Sequence[Mapping[str, Any]] | None = None,
-) -> Source:
-    """Return the audio files of a folder, in natural order.
+def folder_source(name: str, kind: Kind, folder: Path, run: Path, facts: dict[str, Any]) -> Source:
+    """Return the audio files of a folder, in natural order, with likelihoods from its samples.json if any.
 
-    index: rows of the folder's samples.json, or None. Raises FileNotFoundError for a missing folder, and
-    ValueError for fewer than two files, an unreadable file, or an index of other files.
+    Raises FileNotFoundError for a missing folder, and ValueError for fewer than two files, an unreadable
+    file, or an index of other files.
     """
     names = audio_files(folder)
     _require_two(len(names), str(folder))
     paths = [folder / file for file in names]
-    rows = _rows_of_files(index, names, folder / INDEX)
+    rows = _index_rows(folder, names)
     log_likelihood = [row.get("log_likelihood") for row in rows]
     bits_per_sample: list[Any] = [row.get("bits_per_sample") for row in rows]
     lengths, rates = zip(*map(_length_and_rate, paths), strict=True)
@@ -210,13 +204,12 @@ def _read_second(path: Path) -> Tensor:
     return one_second(torch.from_numpy(read_waveform(path)))
 
 
-def _rows_of_files(
-    index: Sequence[Mapping[str, Any]] | None, names: Sequence[str], path: Path
-) -> list[Mapping[str, Any]]:
+def _index_rows(folder: Path, names: Sequence[str]) -> list[Row]:
     """Return the index row of each file, in the order of the files; empty rows without an index."""
-    if index is None:
+    path = folder / INDEX
+    if not path.is_file():
         return [{}] * len(names)
-    rows = {row["file"]: row for row in index}
+    rows = {row["file"]: row for row in read_index(path)}
     if rows.keys() != set(names):
         odd = sorted(rows.keys() ^ set(names))[0]
         raise ValueError(
