@@ -1,18 +1,30 @@
-"""A genome: the packed bases of a FASTA file as one memory map, with its records by name."""
+"""A genome: the bases of a FASTA file, packed once into a memory map, with its records by name.
+
+A pack is a flat file of bytes with a JSON index. Each byte is a token with a soft-mask flag (see
+bio.genome.vocabulary). A separator N stands before, between and after the records, so records never touch.
+"""
 
 import difflib
+import hashlib
+import logging
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bio.genome.pack import pack, read_index
+from bio.genome.fasta import check_fasta, open_fasta, read_bases
 from bio.genome.spans import Spans, as_spans, merge
 from bio.genome.vocabulary import SOFT_MASK, Bytes, N, without_mask
-from core.storage.memory_map import open_flat
+from core.storage import memory_map
+from core.storage.memory_map import Index, index_path, new_pack, open_flat
 
+KIND = "packed genome"
+VERSION = 2
 SCAN_BASES = 1 << 24
+
+logger = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
@@ -107,7 +119,7 @@ class Genome:
 
 
 def open_genome(fasta: str | Path, cache: str | Path | None = None) -> Genome:
-    """Open the genome of a FASTA file; pack it on first use. See bio.genome.pack for `cache` and errors."""
+    """Open the genome of a FASTA file; pack it on first use. `cache` and errors are those of `pack`."""
     return Genome(pack(fasta, cache))
 
 
@@ -119,6 +131,75 @@ def unknown_runs(bases: Bytes) -> Spans:
         edges = np.flatnonzero(np.diff(is_unknown, prepend=False, append=False))
         runs.append(start + edges.astype(np.int64).reshape(-1, 2))
     return merge(np.concatenate(runs))
+
+
+def pack(fasta: str | Path, cache: str | Path | None = None) -> Path:
+    """Return the index file of the pack of `fasta`; make the pack if it is missing, stale or damaged.
+
+    cache: folder of packs; by default the folder of the FASTA, or the user's cache if that is not writable.
+    Raises FileNotFoundError and ValueError for a bad FASTA (see bio.genome.fasta), OSError if the folder
+    cannot be written.
+    """
+    fasta = Path(fasta).absolute()
+    check_fasta(fasta)
+    index = index_path(fasta.parent, fasta.name, cache)
+    if index.exists():
+        reason = _reason_to_rebuild(index, fasta)
+        if reason is None:
+            return index
+        logger.warning("Packing %s again: %s.", fasta, reason)
+    try:
+        _write_pack(fasta, index)
+    except OSError as error:
+        raise OSError(
+            f"{fasta} could not be packed into {index.parent} ({error}). Free some space and allow writing "
+            "there, or name another cache folder."
+        ) from error
+    return index
+
+
+def read_index(index: Path) -> Index:
+    """Return the content of an index; ValueError if its format is another one or its bytes are incomplete."""
+    return memory_map.read_index(index, KIND, VERSION)
+
+
+def _reason_to_rebuild(index: Path, fasta: Path) -> str | None:
+    """Return the reason why a pack does not fit this FASTA; None if it fits."""
+    try:
+        content = read_index(index)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    source, status = content["source"], fasta.stat()
+    if source["size"] != status.st_size:
+        return f"{fasta} has changed since"
+    if source["modified"] != status.st_mtime_ns and content["sha256"] != _sha256(fasta):
+        return f"{fasta} has changed since"
+    return None
+
+
+def _write_pack(fasta: Path, index: Path) -> None:
+    records, offset = [], 1
+    separator = np.array([N], np.uint8).tobytes()
+    with (
+        new_pack(index, KIND, VERSION) as (file, content),
+        tempfile.TemporaryDirectory(prefix=".pack-", dir=index.parent) as scratch,
+        open_fasta(fasta, Path(scratch)) as faidx,
+    ):
+        status, content["sha256"] = fasta.stat(), _sha256(fasta)
+        file.write(separator)
+        for name, entry in faidx.index.items():
+            for chunk in read_bases(fasta, faidx, name):
+                file.write(chunk.tobytes())
+            file.write(separator)
+            records.append({"name": name, "length": entry.rlen, "offset": offset})
+            offset += entry.rlen + 1
+        content["source"] = {"name": fasta.name, "size": status.st_size, "modified": status.st_mtime_ns}
+        content["records"] = records
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(name: str) -> str:
