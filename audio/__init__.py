@@ -1,1 +1,1 @@
-"""Waveforms: data, quantizers, metrics."""
+"""Raw waveforms: data, models, metrics, evaluation and listening pages."""

@@ -1,6 +1,6 @@
-"""Download the spoken digits: `python -m audio.download sc09` fetches Google Speech Commands and unpacks it.
+"""Download the spoken digits: `python -m audio.download sc09` fetches and unpacks Google Speech Commands.
 
-SC09 is the ten digit folders of Speech Commands, split by the official lists that the archive carries.
+SC09 consists of the ten digit folders of Speech Commands, with the official split in the archive.
 """
 
 import argparse
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fetch and unpack; exit with status 1 and one sentence when the archive cannot be had whole."""
+    """Download and unpack; exit with status 1 and one sentence if the archive is incomplete."""
     table = read_sources(TABLE)
     options = _parser([name.partition("/")[2] for name in table]).parse_args(arguments)
     with as_command():
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar.gz of plain files into folder, which appears only when every file is there.
+    """Unpack a tar.gz of plain files into a folder, which appears when all files are complete.
 
-    Raises TransferError for an archive that is damaged or has a member that is not a plain file or folder, or
-    that lies outside the archive's own tree; nothing of it is left then.
+    Raises TransferError for a damaged archive, or for a member that is not a plain file or folder or lies
+    outside the archive's own tree; no files are left then.
     """
     part = folder.with_name(folder.name + ".part")
     with disk_failures(folder.parent):
@@ -51,7 +51,7 @@ def unpack(archive: Path, folder: Path) -> None:
             part.rename(folder)
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise TransferError(
-                f"{archive} is damaged ({error}): delete it and download it again."
+                f"{archive} is damaged ({error}). Delete it and download it again."
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -64,15 +64,15 @@ def _check(member: tarfile.TarInfo, archive: Path) -> None:
         raise TransferError(
             f"{archive} holds {member.name!r}, which "
             + ("would be written outside its folder" if outside else "is neither a file nor a folder")
-            + ": it is not the archive it should be, and nothing of it was kept; delete it."
+            + ". It is not the expected archive, and no files were kept. Delete it."
         )
 
 
 def _parser(versions: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m audio.download", description=__doc__)
-    parser.add_argument("name", choices=["sc09"], help="what to download")
+    parser.add_argument("name", choices=["sc09"], help="data set")
     parser.add_argument(
-        "--version", choices=versions, default="0.02", help="of Speech Commands (default: 0.02)"
+        "--version", choices=versions, default="0.02", help="version of Speech Commands (default: 0.02)"
     )
     add_arguments(parser)
     return parser

@@ -1,11 +1,11 @@
-"""Train the classifier of spoken digits that the metrics of generated audio rest on.
+"""Train the classifier of spoken digits for the metrics of generated audio.
 
     python -m pipelines.audio_classifier --config classifier_digits
     python -m pipelines.audio_classifier --config classifier_fsdd data.folder=data/fsdd
     python -m pipelines.audio_classifier run.dir=runs/classifier_fsdd --resume
 
-The run folder gets what every run has and, at the end, classifier.safetensors: the weights that did best on
-the validation clips, calibrated on them, their accuracy on each split, the classes, and the checksum of the
+The run folder contains the files of every run and, at the end, classifier.safetensors: the best weights on
+the validation clips, calibrated on them, with accuracy on each split, the classes, and the sha256 of the
 clips.
 """
 
@@ -37,7 +37,7 @@ from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
 
 BATCH = 256
-"""Clips that are judged at once."""
+"""Clips per batch of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Config:
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     train: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=2e-3))
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_classifier"))
-    resume: bool = field(default=False, metadata={"help": "continue the run in run.dir, as configured then"})
-    dry_run: bool = field(default=False, metadata={"help": "print the plan and end"})
+    resume: bool = field(
+        default=False, metadata={"help": "continuation of the run in run.dir, with its configuration"}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "print of the plan without training"})
 
 
 @command
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def train_classifier(config: Config) -> TrainingRecord | None:
-    """Train as configured and fill run.dir. Returns the results; None in a dry run and beside process 0."""
+    """Train as configured. Return the record on rank 0; None on other ranks and in a dry run."""
     with distributed_world() as world:
         packed = open_audio_data(config.data, world).packed
         splits = {split: LabelledClips(packed, split) for split in ("train", "valid", "test")}
@@ -79,18 +81,18 @@ def train_classifier(config: Config) -> TrainingRecord | None:
 
 
 def validation(clips: LabelledClips) -> Validate:
-    """What measures a classifier on held-out clips: cross entropy in nats, and accuracy."""
+    """Return a function that measures cross entropy (nats) and accuracy on held-out clips."""
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Classifier)
-        judged = judged_split(model, clips)
-        loss = nll_loss(judged.log_probabilities, clips.labels).item()
-        return {"loss": loss, "accuracy": judged.accuracy(clips.labels)}
+        predictions = predict_split(model, clips)
+        loss = nll_loss(predictions.log_probabilities, clips.labels).item()
+        return {"loss": loss, "accuracy": predictions.accuracy(clips.labels)}
 
     return validate
 
 
-def judged_split(model: Classifier, clips: LabelledClips) -> Predictions:
+def predict_split(model: Classifier, clips: LabelledClips) -> Predictions:
     """Return the predictions for all clips of a split, in order."""
     starts = range(0, len(clips), BATCH)
     return predict(model, (clips.seconds(range(start, min(start + BATCH, len(clips)))) for start in starts))
@@ -102,11 +104,11 @@ def publish(
     """Calibrate the best weights of a run and write them, with their accuracy on every split."""
     header = load_weights(run.checkpoints / "best.safetensors", model)
     model.eval()
-    held_out = judged_split(model, splits["valid"])
+    held_out = predict_split(model, splits["valid"])
     temperature = fit_temperature(held_out.log_probabilities, splits["valid"].labels)
     divide_logits(model, temperature)
     packed = splits["train"].audio
-    accuracy = {name: judged_split(model, clips).accuracy(clips.labels) for name, clips in splits.items()}
+    accuracy = {name: predict_split(model, clips).accuracy(clips.labels) for name, clips in splits.items()}
     training = TrainingRecord(
         packed.name, packed.sha256, packed.quantizer, packed.counts, packed.classes, accuracy, temperature
     )
@@ -115,7 +117,7 @@ def publish(
 
 
 def plan(config: Config, packed: PackedAudio, model: Classifier) -> str:
-    """What a run will do: the clips of each split, the classifier, the amount."""
+    """Describe the clips of each split, the classifier and the steps of a run."""
     train = config.train
     epochs = train.steps * train.batch_size / packed.counts["train"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -130,6 +132,7 @@ def plan(config: Config, packed: PackedAudio, model: Classifier) -> str:
 
 
 def report(training: TrainingRecord, config: Config) -> str:
+    """Return the last line of a run."""
     right = ", ".join(f"{fraction:.2%} of {split}" for split, fraction in training.accuracy.items())
     return f"Right: {right}. {Path(config.run.dir) / FILE} is the classifier."
 

@@ -1,4 +1,4 @@
-"""Augmentations of spoken words: speed, colour, place, noise and loudness, by chance that is counted."""
+"""Augmentations of spoken words: speed, tone colour, shift, noise and loudness, by random numbers."""
 
 from functools import cache
 
@@ -10,71 +10,72 @@ from audio.data.waveform import FULL_SCALE, Waveform
 from core.random import Integers, Words, random_uniform, random_words
 
 CHANCE = 0.5
-"""Of each augmentation, for each clip: one clip in 32 stays as it was."""
+"""Probability of each augmentation of a clip; one clip in 32 stays unchanged."""
 SLOWEST, FASTEST = 0.8, 1.25
 LONGEST_SHIFT = CLIP // 10
 STRONGEST_COLOUR = 0.7
 QUIETEST, LOUDEST = 0.3, 1.5
 LOUDEST_NOISE, QUIETEST_NOISE = 10.0, 40.0
-"""Decibels between a clip's power and that of its noise."""
+"""Limits of the signal-to-noise ratio (dB)."""
 NOISE_SAMPLES = 1 << 20
 NOISE_STREAM = 1
-DRAWS = 16
+NUMBERS = 16
+"""Random numbers per clip."""
 
-Draws = npt.NDArray[np.floating]
-
-
-def draws(seed: int, stream: int, counters: Integers) -> Draws:
-    """What `augmented` needs of chance, (clips, DRAWS), for each of the counters (clips,)."""
-    places = DRAWS * counters[:, None] + np.arange(DRAWS)
-    return random_uniform(seed, stream, places.ravel()).reshape(places.shape)
+Numbers = npt.NDArray[np.floating]
 
 
-def augmented(clip: Waveform, drawn: Draws) -> npt.NDArray[np.int16]:
-    """A clip (samples,) with some of the augmentations, as 16-bit samples (CLIP,).
+def random_numbers(seed: int, stream: int, counters: Integers) -> Numbers:
+    """Return the random numbers (clips, NUMBERS) of `augment` for the counters (clips,)."""
+    indices = NUMBERS * counters[:, None] + np.arange(NUMBERS)
+    return random_uniform(seed, stream, indices.ravel()).reshape(indices.shape)
 
-    drawn: (DRAWS,), numbers in [0, 1). Speed changes pitch and pace together; colour is what microphones
-    differ in; noise is white or pink; the loudest clips are clipped at full scale.
+
+def augment(clip: Waveform, numbers: Numbers) -> npt.NDArray[np.int16]:
+    """Return a clip (samples,) with some of the augmentations, as 16-bit samples (CLIP,).
+
+    numbers: (NUMBERS,), in [0, 1). Speed changes pitch and pace together. Tone colour imitates microphones.
+    Noise is white or pink. The loudest clips are clipped at full scale.
     """
-    speeds, shifts, colours, noises, scales = drawn[:5] < CHANCE
-    if speeds:
-        clip = at_speed(clip, SLOWEST * (FASTEST / SLOWEST) ** drawn[5])
-    if colours:
-        clip = coloured(clip, (2 * drawn[6] - 1) * STRONGEST_COLOUR)
-    clip = placed(clip, int((2 * drawn[7] - 1) * LONGEST_SHIFT) if shifts else 0)
-    if noises:
-        ratio = LOUDEST_NOISE + (QUIETEST_NOISE - LOUDEST_NOISE) * drawn[8]
-        clip = with_noise(clip, ratio, is_pink=bool(drawn[9] < 0.5), start=drawn[10])
+    has_speed, has_shift, has_colour, has_noise, has_scale = numbers[:5] < CHANCE
+    if has_speed:
+        clip = change_speed(clip, SLOWEST * (FASTEST / SLOWEST) ** numbers[5])
+    if has_colour:
+        clip = change_colour(clip, (2 * numbers[6] - 1) * STRONGEST_COLOUR)
+    clip = shift_into_second(clip, int((2 * numbers[7] - 1) * LONGEST_SHIFT) if has_shift else 0)
+    if has_noise:
+        ratio = LOUDEST_NOISE + (QUIETEST_NOISE - LOUDEST_NOISE) * numbers[8]
+        clip = add_noise(clip, ratio, is_pink=bool(numbers[9] < 0.5), start=numbers[10])
     scale = 1.0
-    if scales and (peak := np.abs(clip).max()):
-        scale = (QUIETEST + (LOUDEST - QUIETEST) * drawn[11]) / peak
+    if has_scale and (peak := np.abs(clip).max()):
+        scale = (QUIETEST + (LOUDEST - QUIETEST) * numbers[11]) / peak
     return np.clip(clip * np.float32(scale * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
-def at_speed(clip: Waveform, speed: float) -> Waveform:
-    """A clip (samples,) played faster (speed above 1) or slower: (samples / speed,), by straight lines."""
-    places = np.arange(max(1, int(len(clip) / speed))) * speed
-    return np.interp(places, np.arange(len(clip)), clip).astype(np.float32)
+def change_speed(clip: Waveform, speed: float) -> Waveform:
+    """Return a clip (samples,) at another speed, (samples / speed,), by linear interpolation."""
+    positions = np.arange(max(1, int(len(clip) / speed))) * speed
+    return np.interp(positions, np.arange(len(clip)), clip).astype(np.float32)
 
 
-def coloured(clip: Waveform, colour: float) -> Waveform:
-    """A clip (samples,) with its high tones raised (colour below 0, to -1) or damped (above 0, to 1)."""
-    before = np.concatenate([np.zeros(1, np.float32), clip[:-1]])
-    return (clip + colour * before).astype(np.float32)
+def change_colour(clip: Waveform, colour: float) -> Waveform:
+    """Return a clip (samples,) with high frequencies raised (colour < 0) or damped; |colour| <= 1."""
+    delayed = np.concatenate([np.zeros(1, np.float32), clip[:-1]])
+    return (clip + colour * delayed).astype(np.float32)
 
 
-def placed(clip: Waveform, shift: int) -> Waveform:
-    """A clip (samples,) in a second of silence, (CLIP,), `shift` samples late, or early where negative."""
+def shift_into_second(clip: Waveform, shift: int) -> Waveform:
+    """Return a clip in a second of silence, (CLIP,), `shift` samples later, or earlier if negative."""
     second = np.zeros(CLIP, np.float32)
-    kept = clip[max(0, -shift) :][: CLIP - max(0, shift)]
-    second[max(0, shift) : max(0, shift) + len(kept)] = kept
+    visible = clip[max(0, -shift) :][: CLIP - max(0, shift)]
+    second[max(0, shift) : max(0, shift) + len(visible)] = visible
     return second
 
 
-def with_noise(clip: Waveform, ratio: float, is_pink: bool, start: float) -> Waveform:
-    """A clip (samples,) under noise of `ratio` decibels less power, a stretch of one long noise.
+def add_noise(clip: Waveform, ratio: float, is_pink: bool, start: float) -> Waveform:
+    """Return a clip (samples,) with noise at a signal-to-noise ratio of `ratio` dB.
 
-    start: in [0, 1), which stretch.
+    start: in [0, 1), the start of the segment of `long_noise`.
     """
     noise = long_noise(is_pink)
     first = int(start * (NOISE_SAMPLES - len(clip)))
@@ -84,7 +85,7 @@ def with_noise(clip: Waveform, ratio: float, is_pink: bool, start: float) -> Wav
 
 @cache
 def long_noise(is_pink: bool) -> Waveform:
-    """(NOISE_SAMPLES,) of white noise, or of pink noise (its power falls with the frequency), power 1."""
+    """Return (NOISE_SAMPLES,) of white noise, or of pink noise (power ~ 1 / frequency), with power 1."""
     words: Words = random_words(0, NOISE_STREAM, np.arange(NOISE_SAMPLES))
     halves = (words >> np.uint64(32), words & np.uint64(0xFFFFFFFF))
     first, second = (half.astype(np.float64) * 2.0**-32 + 2.0**-33 for half in halves)

@@ -1,9 +1,8 @@
-"""Batches of waveforms for training: codes of one byte, each the target of the codes before it.
+"""Batches of waveforms for training and evaluation: inputs are codes, targets the next codes.
 
-The inputs are the codes shifted by one behind a first SILENCE, so that every sample of a window is a target
-and nothing is known before the first. For a conditional model a symbol of the window's class, 256 + label,
-takes the place of that SILENCE, and inputs are wider than a byte. Row i of step s depends on (seed, s, i)
-alone.
+Inputs are the codes after a first SILENCE, so every sample of a window is a target. For a conditional model
+the symbol of the window's class, 256 + label, replaces SILENCE, and inputs are int16. Row i of step s depends
+on (seed, s, i) alone.
 """
 
 from collections.abc import Iterator
@@ -22,10 +21,10 @@ ORDER_STREAM = 1
 
 
 class AudioDataset:
-    """The training batches of packed audio: dataset(step, rows) gives these rows of a step's global batch.
+    """Training batches of packed audio: dataset(step, rows) returns these rows of the step's global batch.
 
-    Windows come in shuffled epochs. A batch is as wide as its longest window, whoever asks for which rows.
-    conditional: whether a window begins with the symbol of its class.
+    Windows come in shuffled epochs. Every rank pads its rows to the longest window of the global batch.
+    conditional: start each window with the symbol of its class.
     """
 
     def __init__(
@@ -43,30 +42,30 @@ class AudioDataset:
         self.conditional = conditional
 
     def __len__(self) -> int:
-        """Steps in an epoch, the last one included that runs into the next."""
+        """Number of steps per epoch, including a last step that reaches into the next epoch."""
         return -(-len(self.windows) // self.batch_size)
 
     def __call__(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (rows, width) as read_padded gives them."""
-        width = int(self.windows.lengths[self._chosen(step, range(self.batch_size))].max())
-        return read_padded(self.audio, self.windows, self._chosen(step, rows), width, self.conditional)
+        """Return padded inputs and targets (rows, width), as from read_padded."""
+        width = int(self.windows.lengths[self._indices(step, range(self.batch_size))].max())
+        return read_padded(self.audio, self.windows, self._indices(step, rows), width, self.conditional)
 
     def packed(self, step: int, rows: range, frame: int = 1) -> Batch:
-        """The same windows end to end, as read_packed gives them."""
-        return read_packed(self.audio, self.windows, self._chosen(step, rows), frame, self.conditional)
+        """Return the same windows concatenated, as from read_packed."""
+        return read_packed(self.audio, self.windows, self._indices(step, rows), frame, self.conditional)
 
     def padding_share(self, steps: int) -> float:
-        """Which share of the first `steps` batches is padding."""
-        widths = [self.windows.lengths[self._chosen(step, range(self.batch_size))] for step in range(steps)]
+        """Return the share of padding in the first `steps` batches."""
+        widths = [self.windows.lengths[self._indices(step, range(self.batch_size))] for step in range(steps)]
         computed = sum(int(lengths.max()) * self.batch_size for lengths in widths)
         return 1 - sum(int(lengths.sum()) for lengths in widths) / computed
 
     def labels(self, step: int, rows: range) -> Tensor:
-        """The classes (rows,) int64 of the same windows; audio.data.clips.NO_LABEL where there are none."""
-        return torch.from_numpy(self.windows.labels[self._chosen(step, rows)])
+        """Return the classes (rows,) int64 of the same windows; NO_LABEL without classes."""
+        return torch.from_numpy(self.windows.labels[self._indices(step, rows)])
 
-    def _chosen(self, step: int, rows: range) -> Integers:
-        """Which windows (rows,) these rows are."""
+    def _indices(self, step: int, rows: range) -> Integers:
+        """Return the indices (rows,) of the windows of these rows."""
         counter = step * self.batch_size + np.arange(rows.start, rows.stop, rows.step)
         return shuffled(counter, len(self.windows), self.seed, ORDER_STREAM)
 
@@ -79,17 +78,17 @@ def evaluation_batches(
     world: int = 1,
     conditional: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets (batch_size, width) of the windows of one of `world` ranks, in order.
+    """Yield inputs and targets (batch_size, width) of the windows of one rank, in order.
 
-    The ranks together see every window once. Batches are filled up with rows that have no target, so that all
-    ranks see equally many, of the same shapes.
+    Each window belongs to one rank of `world`. The last batches are filled with rows without targets, so all
+    ranks have the same number of batches with the same shapes.
     """
     for first in range(0, len(windows), batch_size * world):
-        everyone = windows.lengths[first : first + batch_size * world]
+        global_lengths = windows.lengths[first : first + batch_size * world]
         begin = first + rank * batch_size
-        chosen = np.arange(begin, min(begin + batch_size, len(windows)))
-        inputs, targets = read_padded(audio, windows, chosen, int(everyone.max()), conditional)
-        missing = batch_size - len(chosen)
+        index = np.arange(begin, min(begin + batch_size, len(windows)))
+        inputs, targets = read_padded(audio, windows, index, int(global_lengths.max()), conditional)
+        missing = batch_size - len(index)
         yield (
             torch.nn.functional.pad(inputs, (0, 0, 0, missing), value=SILENCE),
             torch.nn.functional.pad(targets, (0, 0, 0, missing), value=IGNORED),
@@ -97,33 +96,33 @@ def evaluation_batches(
 
 
 def read_padded(
-    audio: PackedAudio, windows: Windows, chosen: Integers, width: int, conditional: bool = False
+    audio: PackedAudio, windows: Windows, index: Integers, width: int, conditional: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Inputs uint8 (conditional: int16) and targets int16 (rows, width) of the windows numbered `chosen`.
+    """Return padded inputs and targets (rows, width) of the windows `index` (rows,).
 
-    Beyond the end of a window targets are IGNORED.
+    Inputs are uint8 (conditional: int16), targets int16. Targets after the end of a window are IGNORED.
     """
-    lengths = windows.lengths[chosen]
-    codes = np.full((len(chosen), width), SILENCE, np.uint8)
-    for row, start, length in zip(codes, windows.starts[chosen].tolist(), lengths.tolist(), strict=True):
+    lengths = windows.lengths[index]
+    codes = np.full((len(index), width), SILENCE, np.uint8)
+    for row, start, length in zip(codes, windows.starts[index].tolist(), lengths.tolist(), strict=True):
         row[:length] = audio.codes[start : start + length]
     inputs, targets = inputs_and_targets(torch.from_numpy(codes))
     if conditional:
         inputs = inputs.short()
-        inputs[:, 0] = class_symbols(windows, chosen)
-    beyond = torch.arange(width) >= torch.from_numpy(lengths)[:, None]
-    return inputs, targets.masked_fill(beyond, IGNORED)
+        inputs[:, 0] = class_symbols(windows, index)
+    is_padding = torch.arange(width) >= torch.from_numpy(lengths)[:, None]
+    return inputs, targets.masked_fill(is_padding, IGNORED)
 
 
 def read_packed(
-    audio: PackedAudio, windows: Windows, chosen: Integers, frame: int = 1, conditional: bool = False
+    audio: PackedAudio, windows: Windows, index: Integers, frame: int = 1, conditional: bool = False
 ) -> Batch:
-    """The windows numbered `chosen` (rows,) end to end, for models that take `cu_seqlens`.
+    """Return the windows `index` (rows,) concatenated, for models with `cu_seqlens`.
 
-    Inputs uint8 (conditional: int16) and targets int16 (1, total); cu_seqlens (rows + 1,) int32, of multiples
-    of `frame`: up to there targets are IGNORED beyond the end of a window.
+    Inputs are uint8 (conditional: int16) and targets int16, (1, total). cu_seqlens (rows + 1,) int32 has
+    multiples of `frame`; targets between the end of a window and the next multiple are IGNORED.
     """
-    starts, lengths = windows.starts[chosen], windows.lengths[chosen]
+    starts, lengths = windows.starts[index], windows.lengths[index]
     bounds = np.concatenate([[0], np.cumsum(-(-lengths // frame) * frame)])
     codes = np.full(bounds[-1], SILENCE, np.uint8)
     is_real = np.zeros(bounds[-1], bool)
@@ -133,16 +132,16 @@ def read_packed(
     inputs, targets = inputs_and_targets(torch.from_numpy(codes)[None])
     if conditional:
         inputs = inputs.short()
-    inputs[0, bounds[:-1]] = class_symbols(windows, chosen) if conditional else SILENCE
+    inputs[0, bounds[:-1]] = class_symbols(windows, index) if conditional else SILENCE
     targets = targets.masked_fill(torch.from_numpy(~is_real), IGNORED)
     return Batch(inputs, targets, torch.from_numpy(bounds.astype(np.int32)))
 
 
 def inputs_and_targets(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs uint8 and targets int16 of whole windows of codes (rows, length), both of that shape."""
+    """Return inputs uint8 and targets int16 for codes (rows, length), in the same shape."""
     return torch.nn.functional.pad(codes[:, :-1], (1, 0), value=SILENCE), codes.to(torch.int16)
 
 
-def class_symbols(windows: Windows, chosen: Integers) -> Tensor:
-    """The symbols (rows,) int16 of the classes of the windows numbered `chosen`: they follow the codes."""
-    return torch.from_numpy(LEVELS + windows.labels[chosen]).short()
+def class_symbols(windows: Windows, index: Integers) -> Tensor:
+    """Return the class symbols (rows,) int16 of the windows `index` (rows,)."""
+    return torch.from_numpy(LEVELS + windows.labels[index]).short()

@@ -15,7 +15,7 @@ SC09_COUNTS = {
     "v0.01": {"train": 18_620, "valid": 2_494, "test": 2_552},
     "v0.02": {"train": 31_158, "valid": 3_643, "test": 4_107},
 }
-"""How many clips of digits the whole archives hold. Papers rarely say which version they used."""
+"""Numbers of digit clips in the complete archives. Papers rarely state the version."""
 
 FSDD_NAME = re.compile(r"(?:.*/)?([0-9])_([^/_]+)_([0-9]+)\.\w+")
 FSDD_TEST = range(5)
@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 
 
 def sc09(folder: str | Path) -> Collection:
-    """The ten digits of an unpacked Speech Commands archive (Warden 2018), split by the lists in it.
+    """Return the ten digits of an unpacked Speech Commands archive (Warden 2018), split by its lists.
 
-    The lists tell the version, which the name of the collection carries. A folder that holds a part of the
-    archive only is used, and that is said. Raises FileNotFoundError without the lists or the digits' folders,
-    ValueError where a clip is in both lists or a digit has no clips.
+    The sizes of the lists determine the version, which is part of the name. An incomplete archive is used
+    with a warning. Raises FileNotFoundError for missing lists or folders of digits, ValueError if a clip is
+    in both lists or a digit has no clips.
     """
     folder = Path(folder)
     listed = {split: _read_list(folder / file) for split, file in LISTS.items()}
     if both := sorted(listed["valid"] & listed["test"]):
-        raise ValueError(f"{both[0]} is in both lists of {folder}: download the archive again.")
+        raise ValueError(f"{both[0]} is in both lists of {folder}. Download the archive again.")
     clips = tuple(
         Clip(name, _split_of(name, listed), label)
         for label, digit in enumerate(DIGITS)
@@ -44,16 +44,16 @@ def sc09(folder: str | Path) -> Collection:
     collection = Collection(f"sc09-{version}", folder, clips, DIGITS)
     if collection.counts == SC09_COUNTS.get(version):
         return collection
-    _report_part(collection, version, listed)
+    _warn_incomplete(collection, version, listed)
     return replace(collection, name=f"sc09-{version}-part")
 
 
 def fsdd(folder: str | Path, by_speaker: bool = False) -> Collection:
-    """The recordings `{digit}_{speaker}_{index}.wav` of FSDD, or of a folder that names its files so.
+    """Return the recordings `{digit}_{speaker}_{index}.wav` of FSDD or of a folder with such names.
 
-    The split is the official one, test for indices 0 to 4, with indices 5 to 9 of the rest for validation;
-    or, by speaker, the last speaker in alphabetical order for test and the one before for validation. Raises
-    FileNotFoundError, and ValueError for a folder without audio, a file of another name, too few speakers.
+    Official split: indices 0 to 4 for test, as published; 5 to 9 for validation. Split by speaker: the last
+    speaker in alphabetical order for test, the one before for validation. Raises FileNotFoundError, and
+    ValueError for a folder without audio, another file name, or too few speakers.
     """
     folder = Path(folder)
     folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
@@ -64,7 +64,7 @@ def fsdd(folder: str | Path, by_speaker: bool = False) -> Collection:
     speakers = sorted({speaker for _, speaker, _ in parsed.values()})
     if len(speakers) < len(SPLITS):
         raise ValueError(
-            f"{folder} has {len(speakers)} speaker(s), but a split by speaker needs {len(SPLITS)}: use the "
+            f"{folder} has {len(speakers)} speaker(s), but a split by speaker needs {len(SPLITS)}. Use the "
             "official split."
         )
     held_out = {speakers[-2]: "valid", speakers[-1]: "test"}
@@ -75,11 +75,11 @@ def fsdd(folder: str | Path, by_speaker: bool = False) -> Collection:
 
 
 def _read_list(path: Path) -> set[str]:
-    """The clips of digits that a list names."""
+    """Return the digit clips of a list."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no {path}, so {path.parent} is no unpacked Speech Commands archive: "
-            "python -m audio.download sc09 fetches one."
+            f"There is no {path}, so {path.parent} is not an unpacked Speech Commands archive. "
+            "Download one with: python -m audio.download sc09"
         )
     return {name for name in path.read_text().splitlines() if name.partition("/")[0] in DIGITS}
 
@@ -94,12 +94,12 @@ def _version(listed: Mapping[str, set[str]]) -> str:
     return known[0] if known else "unknown"
 
 
-def _report_part(collection: Collection, version: str, listed: Mapping[str, set[str]]) -> None:
-    """Say what a folder lacks of its archive."""
+def _warn_incomplete(collection: Collection, version: str, listed: Mapping[str, set[str]]) -> None:
+    """Log the clips that an incomplete archive lacks."""
     expected = SC09_COUNTS.get(version)
     missing = sorted(listed["valid"].union(listed["test"]) - {clip.name for clip in collection.clips})
     log.warning(
-        "%s is not a whole Speech Commands archive, so that results will not compare with published ones: it "
+        "%s is not a whole Speech Commands archive, so results are not comparable with published ones: it "
         "has %s clips for %s, %s.%s",
         collection.folder,
         _in_splits(collection.counts),
@@ -114,11 +114,11 @@ def _in_splits(counts: Mapping[str, int]) -> str:
 
 
 def _parse_fsdd(name: str, folder: Path) -> tuple[int, str, int]:
-    """(digit, speaker, index) of a file name."""
+    """Return digit, speaker and index from a file name."""
     match = FSDD_NAME.fullmatch(name)
     if match is None:
         raise ValueError(
-            f"{folder / name} is not named digit_speaker_index, as 7_theo_12.wav is: rename it or remove it."
+            f"{folder / name} is not named digit_speaker_index, such as 7_theo_12.wav. Rename or remove it."
         )
     return int(match[1]), match[2], int(match[3])
 

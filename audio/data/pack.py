@@ -1,7 +1,7 @@
-"""Packing: the clips of a collection made once into a memory map of codes, one byte a sample.
+"""Packed audio: the codes of a collection in a memory map, one byte per sample, written once.
 
-Whatever is wrong with a file is found here, before any training: files that cannot be used end it, all of
-them counted. Silent and clipped clips are kept as they are, and that is said.
+Packing reports every unusable file at once, before any training. Silent and clipped clips are kept unchanged
+and reported in the log.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from core.storage.memory_map import index_path, new_pack, open_flat, read_index
 
 KIND = "helixwave packed audio"
 VERSION = 1
-NAMED = 5
+MAX_LISTED = 5
 FULL_SCALE, CLIPPED_SHARE = 0.999, 0.001
 
 log = logging.getLogger(__name__)
 
 
 class PackedClip(NamedTuple):
-    """A clip in a pack: its codes are start .. start + length - 1."""
+    """Clip in a pack; its codes are start .. start + length - 1."""
 
     name: str
     split: str
@@ -39,10 +39,11 @@ class PackedClip(NamedTuple):
 
 
 class PackedAudio:
-    """The codes of a collection; opened, not loaded.
+    """Codes of a collection, as a memory map.
 
-    name: of the collection. quantizer: that of the codes. sha256: of the names and contents of its files.
-    codes: (samples,) uint8. clips: in the order of the collection. classes: what the labels mean.
+    name: name of the collection. quantizer: quantizer of the codes. sha256: checksum of the names and
+    contents of the files. codes: (samples,) uint8. clips: in the order of the collection. classes: class
+    names by label.
     """
 
     def __init__(self, index: Path) -> None:
@@ -56,17 +57,17 @@ class PackedAudio:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many clips each split has."""
+        """Number of clips in each split."""
         return count_splits(clip.split for clip in self.clips)
 
 
 def open_audio(
     collection: Collection, quantizer: Quantizer = "mulaw", cache: str | Path | None = None
 ) -> PackedAudio:
-    """The codes of a collection, packed now if there is no pack or it is stale, foreign or cut short.
+    """Open the codes of a collection; pack them if the pack is missing, stale, foreign or truncated.
 
-    cache: the folder of packs; by default that of the clips, or the user's cache where that is not writable.
-    Raises ValueError that names the files which cannot be used, and OSError for an unwritable folder.
+    cache: folder of packs; default: the folder of the clips, or the user's cache if it is not writable.
+    Raises ValueError with the names of unusable files, and OSError for a folder without write permission.
     """
     index = index_path(collection.folder, f"{collection.name}.{quantizer}", cache)
     if index.exists():
@@ -79,12 +80,12 @@ def open_audio(
 
 
 def _reason_to_pack_again(index: Path, collection: Collection) -> str | None:
-    """Why a pack cannot be used for this collection; None when it can."""
+    """Return the reason why a pack does not fit this collection; None if it fits."""
     try:
         content = read_index(index, KIND, VERSION)
     except ValueError as error:
         return str(error).rstrip(".")
-    if content["collection"] != _described(collection.clips):
+    if content["collection"] != _clips_checksum(collection.clips):
         return f"{collection.folder} has other clips now"
     names = _file_names(collection.clips)
     if content["status"] != _status(collection.folder, names) and content["sha256"] != _sha256(
@@ -105,13 +106,13 @@ def _pack(collection: Collection, quantizer: Quantizer, index: Path) -> None:
             "classes": collection.classes,
             "sha256": _sha256(folder, names),
             "status": status,
-            "collection": _described(collection.clips),
+            "collection": _clips_checksum(collection.clips),
             "clips": [clip._asdict() for clip in clips],
         }
 
 
 def _write_codes(collection: Collection, quantizer: Quantizer, file: BinaryIO) -> list[PackedClip]:
-    """Write the codes of all clips; ValueError, with what is wrong with each, if some cannot be used."""
+    """Write the codes of all clips. Raises ValueError with one error per unusable clip."""
     packed: list[PackedClip] = []
     unusable: list[str] = []
     silent: list[str] = []
@@ -152,26 +153,26 @@ def _read_clip(folder: Path, clip: Clip) -> Waveform:
 
 
 def _file_names(clips: Iterable[Clip]) -> list[str]:
-    """The files of clips, each once."""
+    """Return the file names of clips without repetition."""
     return list(dict.fromkeys(clip.name for clip in clips))
 
 
-def _described(clips: Sequence[Clip]) -> str:
-    """A checksum of which clips these are, in which splits."""
+def _clips_checksum(clips: Sequence[Clip]) -> str:
+    """Return a checksum of the list of clips and their splits."""
     return hashlib.sha256(json.dumps(clips).encode()).hexdigest()
 
 
 def _status(folder: Path, names: Iterable[str]) -> str:
-    """A checksum of the sizes and dates of files: while it is the same, so is their content."""
+    """Return a checksum of sizes and dates of files, to detect changes without reading them."""
     status = hashlib.sha256()
     for name in names:
-        found = (folder / name).stat() if (folder / name).exists() else None
-        status.update(f"{name}\n{found and (found.st_size, found.st_mtime_ns)}\n".encode())
+        stat = (folder / name).stat() if (folder / name).exists() else None
+        status.update(f"{name}\n{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     return status.hexdigest()
 
 
 def _sha256(folder: Path, names: Iterable[str]) -> str:
-    """One checksum of the names and the contents of files."""
+    """Return a checksum of the names and the contents of files."""
     content = hashlib.sha256()
     for name in names:
         with (folder / name).open("rb") as file:
@@ -180,7 +181,7 @@ def _sha256(folder: Path, names: Iterable[str]) -> str:
 
 
 def _first(entries: Sequence[str], separator: str) -> str:
-    """The first entries, and how many more there are, each once: parts of a file have the same fault."""
+    """Join the first distinct entries and the number of the others; parts of a file have the same error."""
     entries = list(dict.fromkeys(entries))
-    more = [f"and {len(entries) - NAMED:,} more"] if len(entries) > NAMED else []
-    return separator.join([*entries[:NAMED], *more])
+    more = [f"and {len(entries) - MAX_LISTED:,} more"] if len(entries) > MAX_LISTED else []
+    return separator.join([*entries[:MAX_LISTED], *more])

@@ -1,17 +1,16 @@
-"""Quantizers: between samples in [-1, 1] and 256 codes, one byte each.
+"""Quantizers between samples in [-1, 1] and 256 codes of one byte.
 
-A quantizer is its name, which every result carries: likelihoods of different quantizers do not compare.
+Results record the quantizer by name, because likelihoods of different quantizers are not comparable.
 
-- `mulaw`: the standard mu-law companding with mu = 255. A code stands for the middle of its bin, and depends
-  on its sample alone.
-- `linear`: 8-bit PCM, as an unsigned 8-bit WAV file holds it.
-- `paper`: mu-law as the published code behind section 4.4 of the Mamba paper computes it, bit for bit on a
-  CPU, to compare likelihoods with theirs. It stretches each clip so that its lowest sample is -1 and its
-  highest 1, which moves silence away from code 128, and a code stands for the lower edge of its bin: prefer
-  `mulaw` for sound.
+- `mulaw`: standard mu-law companding with mu = 255. A code decodes to the middle of its bin, and depends on
+  its sample alone.
+- `linear`: 8-bit PCM, as in an unsigned 8-bit WAV file.
+- `paper`: mu-law of the published code for section 4.4 of the Mamba paper, bit-identical on a CPU, for
+  comparison of likelihoods. It rescales each clip to [-1, 1], which moves silence away from code 128, and a
+  code decodes to the lower edge of its bin. For listening, prefer `mulaw`.
 
-The first two are a table of levels and of the boundaries between them, so that their codes are the same on
-every machine, and code 128 is silence. Samples beyond [-1, 1] are clipped.
+The first two use tables of levels and boundaries, so their codes are the same on every machine, and code 128
+is silence. Samples beyond [-1, 1] are clipped.
 """
 
 from functools import cache
@@ -31,10 +30,10 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def encode(samples: Array, quantizer: Quantizer) -> Array:
-    """The uint8 codes of samples (..., length) of any float dtype, a torch tensor or a numpy array.
+    """Return the uint8 codes of samples (..., length) of any float dtype, a torch tensor or a numpy array.
 
-    For `paper` the last axis is one clip. Raises ValueError for an unknown quantizer, and for samples that
-    are not floating point, or not finite.
+    With `paper`, the last axis is one clip. Raises ValueError for an unknown quantizer, and for samples that
+    are not floating point or not finite.
     """
     _check_name(quantizer)
     if isinstance(samples, np.ndarray):
@@ -54,7 +53,7 @@ def encode(samples: Array, quantizer: Quantizer) -> Array:
 
 
 def decode(codes: Array, quantizer: Quantizer) -> Array:
-    """The float32 samples of integer codes (any shape), a torch tensor or a numpy array.
+    """Return the float32 samples of integer codes (any shape), a torch tensor or a numpy array.
 
     Raises ValueError for an unknown quantizer, and for codes that are not integers in 0 .. 255.
     """
@@ -73,7 +72,7 @@ def decode(codes: Array, quantizer: Quantizer) -> Array:
 
 @cache
 def levels(quantizer: Quantizer, device: torch.device) -> Tensor:
-    """The samples (256,) float32 that the codes stand for."""
+    """Return the samples (256,) float32 of all codes."""
     code = torch.arange(LEVELS, dtype=torch.float64)
     if quantizer == "linear":
         middle = (code - SILENCE) / SILENCE
@@ -86,7 +85,7 @@ def levels(quantizer: Quantizer, device: torch.device) -> Tensor:
 
 @cache
 def _boundaries(quantizer: Quantizer, device: torch.device) -> Tensor:
-    """(255,) float32: the lowest samples of codes 1 .. 255."""
+    """Return the lowest samples of codes 1 .. 255, (255,) float32."""
     edge = torch.arange(1, LEVELS, dtype=torch.float64) - 0.5
     lowest = (edge - SILENCE) / SILENCE if quantizer == "linear" else _expand(edge / MU * 2 - 1)
     return lowest.float().to(device)
@@ -97,12 +96,12 @@ def _expand(compressed: Tensor) -> Tensor:
 
 
 def _encode_paper(samples: Tensor) -> Tensor:
-    """The published formula in its order of operations: every rounding in fp32 is part of the result."""
+    """Encode by the published formula in its order of operations, which determines the fp32 rounding."""
     if not samples.numel():
         return samples.to(torch.uint8)
     low, high = samples.amin(-1, keepdim=True), samples.amax(-1, keepdim=True)
     stretched = -1 + 2 * (samples - low) / (high - low + 1e-6)
-    # the offset 1e-8 and the margins 0.01 and 0.005 are the published code's
+    # offset 1e-8 and margins 0.01 and 0.005 come from the published code
     compressed = stretched.sign() * ((MU * (stretched + 1e-8).abs()).log1p() / torch.tensor(MU).log1p())
     return ((compressed + 1) / 2 * (LEVELS - 0.01) + 0.005).to(torch.uint8)
 

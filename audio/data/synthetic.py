@@ -1,9 +1,9 @@
-"""Synthetic digits: short clips of ten classes that a program speaks, so that nothing need be downloaded.
+"""Synthetic digits: short synthesized clips of ten classes, which need no download.
 
 Each class is the sequence of speech sounds of its digit, from a source-filter synthesiser: a pulse train of
-gliding pitch, or noise, under formants that move from sound to sound (vowels after Peterson and Barney 1952).
-Speakers differ in pitch, vocal tract, pace and breath; takes in timing, pitch, loudness and the silence at
-their ends. They are for tests and first steps: results on them say nothing about recorded speech.
+gliding pitch, or noise, filtered by moving formants (vowels: Peterson and Barney 1952).
+Speakers differ in pitch, vocal tract, pace and breath; takes differ in timing, pitch, loudness and silence at
+both ends. The clips serve tests and first steps. Results on them say nothing about recorded speech.
 """
 
 import shutil
@@ -33,7 +33,7 @@ FLOOR = 3e-4
 
 
 class Sound(NamedTuple):
-    """A speech sound: three formants in Hz, the amplitudes of voice and noise, and its length in seconds."""
+    """Speech sound: three formants (Hz), amplitudes of voice and noise, and length (seconds)."""
 
     formants: tuple[float, float, float]
     voice: float
@@ -75,13 +75,14 @@ WORDS = (
     "EY - T",
     "N AA IY N",
 )
-"""The sounds of zero to nine; a dash is the silence before a stop."""
+"""Sounds of zero to nine; a dash is the silence before a stop."""
 
 
 def synthetic_digits(folder: str | Path, speakers: int = SPEAKERS, takes: int = TAKES) -> Collection:
-    """Clips named as FSDD's, `takes` of each digit by each speaker, written once; the split is FSDD's too.
+    """Return synthetic clips with the names and split of FSDD; write them if the folder does not exist.
 
-    Raises ValueError for a folder that holds something else, and OSError for one that cannot be written.
+    takes: clips of each digit by each speaker. Raises ValueError for a folder with other content, and OSError
+    if writing fails.
     """
     folder = Path(folder)
     note = folder / "README.txt"
@@ -93,13 +94,13 @@ def synthetic_digits(folder: str | Path, speakers: int = SPEAKERS, takes: int = 
         _write(folder, content, speakers, takes)
     if not note.is_file() or note.read_text() != content:
         raise ValueError(
-            f"{folder} holds something else than {content.splitlines()[0]} Name another folder, or remove it."
+            f"{folder} holds something else than {content.splitlines()[0]} Choose another folder."
         )
     return replace(fsdd(folder), name="synthetic-digits")
 
 
 def speak(digit: int, speaker: int, take: int) -> Waveform:
-    """One clip (length,), 0.3 to 1 s at 16 kHz: a function of its arguments alone."""
+    """Return one clip (length,), 0.3 to 1 s at 16 kHz, which depends on the arguments alone."""
     clip = (speaker * len(DIGITS) + digit) * 2**20 + take
     pitch, tract, pace, breath = random_uniform(speaker, SPEAKER_STREAM, np.arange(4))
     timing, height, fall, loudness, before, after = random_uniform(clip, TAKE_STREAM, np.arange(6))
@@ -125,7 +126,7 @@ def speak(digit: int, speaker: int, take: int) -> Waveform:
 
 
 def _pulses(hertz: Floats) -> Floats:
-    """Equal harmonics, below the highest that is wanted, of a pitch (samples,): the Dirichlet kernel."""
+    """Return equal harmonics of a pitch (samples,) below HIGHEST_HARMONIC, by the Dirichlet kernel."""
     phase = 2 * np.pi * np.cumsum(hertz) / RATE
     harmonics = int(HIGHEST_HARMONIC / hertz.max())
     half = np.sin(phase / 2)
@@ -133,13 +134,13 @@ def _pulses(hertz: Floats) -> Floats:
 
 
 def _formant_tracks(sounds: Sequence[Sound], centres: Floats, frames: Floats) -> Floats:
-    """(frames, 3) Hz: each formant moves in straight lines between the middles of the sounds."""
+    """Return formants (frames, 3) in Hz, linear between the centres of the sounds."""
     by_formant = np.array([sound.formants for sound in sounds]).T
     return np.stack([np.interp(frames, centres, hertz) for hertz in by_formant], axis=1)
 
 
 def _envelope(amplitudes: Sequence[float], ends: Floats, lengths: Floats, times: Floats) -> Floats:
-    """(samples,): each sound's amplitude, with straight glides between them, and from and to silence."""
+    """Return the amplitude (samples,), constant in each sound with linear transitions between sounds."""
     glide = np.minimum(GLIDE, lengths / 3)
     corners = np.stack([ends - lengths + glide, ends - glide], axis=1).ravel()
     corners = np.concatenate([[ends[0] - lengths[0]], corners, [ends[-1]]])
@@ -147,7 +148,7 @@ def _envelope(amplitudes: Sequence[float], ends: Floats, lengths: Floats, times:
 
 
 def _filtered(source: Floats, formants: Floats, corner: float) -> Floats:
-    """A source (samples,) under resonances at formants (frames, 3), falling off above `corner` Hz."""
+    """Filter a source (samples,) by resonances at formants (frames, 3), with a roll-off above `corner` Hz."""
     window = np.sqrt(np.hanning(FRAME + 1)[:-1])
     padded = np.pad(source, (FRAME // 2, FRAME + HOP))
     framed = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP][: len(formants)]
@@ -163,7 +164,7 @@ def _filtered(source: Floats, formants: Floats, corner: float) -> Floats:
 
 
 def _write(folder: Path, note: str, speakers: int, takes: int) -> None:
-    """Write all clips and the note; the folder appears when it is whole."""
+    """Write all clips and the note; the folder appears when it is complete."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -5,13 +5,13 @@ import pytest
 
 from audio.data.augmentation import (
     LONGEST_SHIFT,
-    at_speed,
-    augmented,
-    coloured,
-    draws,
+    add_noise,
+    augment,
+    change_colour,
+    change_speed,
     long_noise,
-    placed,
-    with_noise,
+    random_numbers,
+    shift_into_second,
 )
 from audio.data.mel import CLIP
 from audio.data.waveform import FULL_SCALE, Waveform
@@ -19,13 +19,13 @@ from tests.audio.conftest import noise, tone
 
 
 def one(clip: Waveform, counter: int, seed: int = 0, stream: int = 1) -> np.ndarray:
-    return augmented(clip, draws(seed, stream, np.array([counter]))[0])
+    return augment(clip, random_numbers(seed, stream, np.array([counter]))[0])
 
 
 def test_a_clip_s_augmentation_depends_on_the_counter_alone() -> None:
     clip = noise(5000)
-    many = draws(3, 2, np.arange(20))
-    assert np.array_equal(one(clip, 7, 3, 2), augmented(clip, many[7]))
+    many = random_numbers(3, 2, np.arange(20))
+    assert np.array_equal(one(clip, 7, 3, 2), augment(clip, many[7]))
     others = [one(clip, 8, 3, 2), one(clip, 7, 4, 2), one(clip, 7, 3, 1)]
     assert sum(np.array_equal(one(clip, 7, 3, 2), other) for other in others) < 2
 
@@ -47,7 +47,7 @@ def test_some_clips_stay_as_they_were() -> None:
 
 @pytest.mark.parametrize("colour", [-0.7, 0.7])
 def test_colour_tilts_the_spectrum(colour: float) -> None:
-    before, after = (np.abs(np.fft.rfft(clip)) for clip in (noise(8000), coloured(noise(8000), colour)))
+    before, after = (np.abs(np.fft.rfft(clip)) for clip in (noise(8000), change_colour(noise(8000), colour)))
     low, high = after[10:400].sum() / before[10:400].sum(), after[-400:].sum() / before[-400:].sum()
     assert low == pytest.approx(1 + colour, abs=0.05)
     assert high == pytest.approx(1 - colour, abs=0.05)
@@ -55,7 +55,7 @@ def test_colour_tilts_the_spectrum(colour: float) -> None:
 
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
 def test_speed_changes_length_and_pitch(speed: float) -> None:
-    faster = at_speed(tone(8000, 500), speed)
+    faster = change_speed(tone(8000, 500), speed)
     assert len(faster) == int(8000 / speed)
     spectrum = np.abs(np.fft.rfft(faster))
     assert spectrum.argmax() * 16_000 / len(faster) == pytest.approx(500 * speed, rel=0.01)
@@ -63,20 +63,20 @@ def test_speed_changes_length_and_pitch(speed: float) -> None:
 
 @pytest.mark.parametrize("shift", [0, 700, -700, LONGEST_SHIFT])
 def test_a_clip_is_placed(shift: int) -> None:
-    second = placed(noise(1000), shift)
+    second = shift_into_second(noise(1000), shift)
     kept = noise(1000)[max(0, -shift) :]
     assert np.array_equal(second[max(0, shift) :][: len(kept)], kept)
     assert np.abs(second).sum() == pytest.approx(np.abs(kept).sum(), rel=1e-6)
 
 
 def test_what_is_placed_beyond_the_second_is_cut() -> None:
-    assert np.array_equal(placed(noise(CLIP), 500)[500:], noise(CLIP)[:-500])
+    assert np.array_equal(shift_into_second(noise(CLIP), 500)[500:], noise(CLIP)[:-500])
 
 
 @pytest.mark.parametrize("is_pink", [False, True])
 def test_noise_has_the_power_that_is_asked_for(is_pink: bool) -> None:
     clip = tone(CLIP)
-    added = with_noise(clip, 20.0, is_pink, 0.3) - clip
+    added = add_noise(clip, 20.0, is_pink, 0.3) - clip
     assert np.square(clip).mean() / np.square(added).mean() == pytest.approx(100, rel=0.6 if is_pink else 0.1)
 
 

@@ -80,7 +80,7 @@ def test_a_folder_is_written_once_and_not_taken_for_another(
     monkeypatch.setattr(synthetic, "_write", lambda *_: pytest.fail("written again"))
     assert synthetic_digits(str(tmp_path / "digits"), speakers=1, takes=1) == first
     with pytest.raises(
-        ValueError, match=r"digits holds something else than .* 2 takes of each\. Name another"
+        ValueError, match=r"digits holds something else than .* 2 takes of each\. Choose another"
     ):
         synthetic_digits(tmp_path / "digits", speakers=1, takes=2)
     (tmp_path / "mine").mkdir()
