@@ -52,7 +52,7 @@ class ScanArguments(NamedTuple):
 
     @property
     def sequences(self) -> int:
-        """Return the number of sequences, each with a state of its own."""
+        """Return the number of sequences; each has one state."""
         return len(self.x) if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
     def contiguous(self) -> "ScanArguments":

@@ -15,7 +15,7 @@ from kernels.selective_scan.arguments import ScanArguments
 CHUNK = 32  # positions between checkpoints
 THREADS = 128  # of a block
 GROUP_FLOATS = 16  # floats of a state that a block scans together; larger states take several groups
-MAX_FLOATS = 64  # floats of a state: with more groups the work no longer shares what it stages
+MAX_FLOATS = 64  # floats of a state: with more groups, staging costs more than it saves
 MAX_CLUSTER = 8  # blocks: the largest cluster that every GPU with clusters supports
 MAX_PARTIAL_ROWS = (
     2048  # rows of partial sums of dA, D and dt_bias: beyond it a block takes several sequences
@@ -50,7 +50,7 @@ FORWARD = (
     Cost(per=1, places=2.5, latency=0.35, work=1.45, first_phase=1.2, overhead=0.5),
     Cost(per=2, places=4, latency=1.3, work=1, first_phase=1.2, overhead=0.5),
 )
-BACKWARD = (  # places: 3 blocks, less what clusters leave empty
+BACKWARD = (  # places: 3 blocks, less the slots that clusters leave empty
     Cost(per=2, places=2.8, latency=3.5, work=1, first_phase=0.16, overhead=0.5),
 )
 
@@ -115,7 +115,7 @@ def gpu_of(device: torch.device) -> Gpu:
 
 
 def fits(gpu: Gpu, floats: int) -> bool:
-    """Return whether the kernels run on a GPU for states of so many floats."""
+    """Return whether the kernels run on a GPU, for states of `floats` floats."""
     needed = block_memory(-(-floats // GROUP_FLOATS), per=2, backward=True)
     return gpu.capability >= (8, 0) and gpu.block_shared_memory >= needed
 
