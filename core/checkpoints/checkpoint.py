@@ -43,6 +43,7 @@ class Header:
 
     @property
     def step(self) -> int:
+        """Number of completed steps."""
         return int(self.progress["step"])
 
 

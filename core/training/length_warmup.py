@@ -29,6 +29,7 @@ class Stage:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens in all steps."""
         return self.steps * self.batch_size * self.length
 
 

@@ -127,6 +127,7 @@ class Speed:
 
     @property
     def tokens_per_second(self) -> float:
+        """Rate over all ranks."""
         return self.tokens / self.seconds
 
     @property
