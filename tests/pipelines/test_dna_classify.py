@@ -331,7 +331,7 @@ def test_a_classifier_is_no_model_of_the_next_base(
     trained: Path, species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = fails(capsys, *given(species), f"checkpoint={trained}")
-    assert "a classifier of species, which knows no next base. Name a checkpoint of dna_pretrain" in error
+    assert "a classifier of species, which does not predict bases" in error
 
 
 def test_validation_windows_are_of_the_validation_split(trained: Path) -> None:
