@@ -87,7 +87,7 @@ def _rate(who: str) -> Callable[[Row], str]:
 
 
 def _ratio(ours: str, theirs: str) -> Callable[[Row], str]:
-    """How many times ours is theirs; empty where either was not measured."""
+    """Return ours divided by theirs; empty if either is missing."""
     return lambda row: f"{row[ours] / row[theirs]:.2f}x" if row.get(ours) and row.get(theirs) else ""
 
 
