@@ -1,4 +1,4 @@
-"""The command for audio: an archive is unpacked whole and inside its own folder, or not at all."""
+"""Audio download command: archives are unpacked completely inside their own folder, or not at all."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 
 def write_archive(path: Path, *members: tarfile.TarInfo) -> Path:
-    """A tar.gz of two clips, then of the members."""
+    """Return a tar.gz with two clips and the given members."""
     clips = [tarfile.TarInfo("./zero/a.wav"), tarfile.TarInfo("./one/b.wav")]
     with tarfile.open(path, "w:gz") as archive:
         for member in [*clips, *members]:

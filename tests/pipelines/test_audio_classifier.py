@@ -1,4 +1,4 @@
-"""The classifier's pipeline: it learns, resumes to the same bits, and refuses what cannot be classified."""
+"""Classifier training: it learns, resumes to the same bits, and refuses data without classes."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one message of a start that cannot work, after which there is no run folder."""
+    """Return the error of a failing start, and check that no run folder exists."""
     assert audio_classifier.main([*arguments, "run.dir=run"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -1,4 +1,4 @@
-"""The comparison: each model trains for its time, goes on where it stopped, and is measured on test clips."""
+"""Comparison of models: equal training times, resumed runs, and bits on test clips."""
 
 import json
 from pathlib import Path

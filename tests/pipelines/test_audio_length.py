@@ -1,4 +1,4 @@
-"""The length curve scores the same samples at every length, each given exactly the context that it says."""
+"""Length curve: the same scored samples at every length, with exactly the stated context."""
 
 import json
 import shutil

@@ -117,7 +117,7 @@ def test_a_baseline_trains_and_loads(kind: str, clips: Path) -> None:
 
 
 def test_one_clip_is_learnt_by_heart() -> None:
-    """Close to 0 bits, which only the padding and the shift of the targets could spoil unnoticed."""
+    """Reach almost 0 bits, which wrong padding or a wrong target shift would prevent."""
     soundfile.write("0_ann_10.wav", noise(100), RATE)
     learning = ["train.steps=80", "train.batch_size=1", "train.learning_rate=2e-2", "train.validate_every=80"]
     model = ["model.unet.d_model=32", "model.unet.d_state=8", "data.length=1000"]
@@ -170,7 +170,7 @@ def test_recipes(name: str) -> None:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one message of a start that cannot work, after which there is no run folder."""
+    """Return the error of a failing start, and check that no run folder exists."""
     assert audio_pretrain.main([*TINY_AUDIO, "run.dir=run", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")

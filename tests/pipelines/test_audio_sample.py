@@ -1,4 +1,4 @@
-"""Sampled WAV files: valid at any moment, ranked by likelihood, the same however they come about."""
+"""Sampled WAV files: valid at any moment, ranked by likelihood, independent of batches and resumes."""
 
 import io
 import json
@@ -39,7 +39,7 @@ SECONDS = f"seconds={LENGTH / RATE}"
 
 
 def write_checkpoint(path: Path, classes: list[str], kind: Any = "unet") -> Path:
-    """A model that was not trained, but prefers some codes to others."""
+    """Return an untrained model that prefers some codes to others."""
     torch.manual_seed(0)
     shape = AudioModelConfig(
         kind,
@@ -66,7 +66,7 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw(checkpoint: Path, output: str, *arguments: str) -> list[dict[str, Any]]:
-    """The rows of the index that a call writes."""
+    """Return the index rows of a call."""
     call = [f"checkpoint={checkpoint}", f"output={output}", SECONDS, *arguments]
     assert audio_sample.main(call) == 0
     index = Path(output) / "samples.json" if Path(output).is_dir() else Path(output).with_suffix(".json")
@@ -78,7 +78,7 @@ def sounds(folder: str) -> list[bytes]:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The message of a call that fails and leaves nothing behind."""
+    """Return the error of a failing call, and check that it leaves no files."""
     before = sorted(Path().rglob("*"))
     assert audio_sample.main([*arguments]) == 1
     assert sorted(Path().rglob("*")) == before
@@ -239,7 +239,7 @@ def test_pieces_are_bounded(plain: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def interrupt_at(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let SIGINT come while samples from `start` on are written for the first time."""
+    """Raise SIGINT during the first write of samples from `start` on."""
     signals = [signal.SIGINT]
 
     def interrupted_write(path: Path, at: int, waveform: Any) -> None:

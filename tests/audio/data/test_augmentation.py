@@ -1,4 +1,4 @@
-"""Augmentations are functions of their counter, and do what they say."""
+"""Augmentations depend on their counter alone and have the documented effects."""
 
 import numpy as np
 import pytest

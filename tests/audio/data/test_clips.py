@@ -1,4 +1,4 @@
-"""The files of a folder are found, and in an order that does not depend on the machine."""
+"""Collections of clips: natural order on every machine, and the published split of a folder."""
 
 from itertools import chain
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Row i of step s depends on (seed, s, i) alone; each sample is a target, no padding is; packed is padded."""
+"""Batches of waveforms: independent of ranks, every sample a target, padded and packed equal."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ LENGTHS = range(30, 50)
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> PackedAudio:
-    """20 clips of 30 to 49 samples, of class 0 to 2 in turn, all for training."""
+    """Return 20 training clips of 30 to 49 samples, with classes 0 to 2 in turn."""
     names = [f"{length}.wav" for length in LENGTHS]
     folder = write_clips(tmp_path_factory.mktemp("clips"), names, LENGTHS.start)
     clips = tuple(Clip(name, "train", number % 3) for number, name in enumerate(names))
@@ -46,7 +46,7 @@ def codes_of(audio: PackedAudio, windows: Windows, number: int) -> list[int]:
 
 
 def real(targets: Tensor) -> list[list[int]]:
-    """The targets of every row, without padding."""
+    """Return the targets of every row without padding."""
     return [[code for code in row if code != IGNORED] for row in targets.tolist()]
 
 
@@ -95,7 +95,7 @@ def test_an_epoch_holds_every_window_once(audio: PackedAudio, windows: Windows, 
 def check_rows(
     audio: PackedAudio, windows: Windows, chosen: Sequence[int], inputs: Tensor, targets: Tensor
 ) -> None:
-    """Row k is window chosen[k]: its codes as targets, as inputs behind a first SILENCE, nothing else."""
+    """Check that row k is window chosen[k]: codes as targets, and as inputs after SILENCE."""
     assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int16)
     assert inputs.shape == targets.shape
     for number, input_row, target_row in zip(chosen, inputs.tolist(), targets.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Speech Commands is split by its lists and nothing else, FSDD by its names; what is missing is said."""
+"""Speech Commands is split by its lists, FSDD by file names; missing clips are reported."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ COUNTS = {"vX": {"train": 20, "valid": 10, "test": 10}}
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An unpacked archive of four clips a digit, one of each listed for validation and one for the test."""
+    """Return an unpacked archive with four clips per digit, one for validation and one for test."""
     monkeypatch.setattr(digits, "SC09_COUNTS", COUNTS)
     folder = tmp_path / "speech_commands"
     words = [*DIGITS, "bed", "_background_noise_"]

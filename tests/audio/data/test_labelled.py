@@ -1,4 +1,4 @@
-"""Batches of labelled clips: any rows of any step at any time are the same."""
+"""Batches of labelled clips: each row depends on seed, step and row alone."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A pack holds the codes of its clips, is used while they are the same, and names every file that is bad."""
+"""Packs hold the codes of their clips, are rebuilt after changes, and report every unusable file."""
 
 import json
 import os

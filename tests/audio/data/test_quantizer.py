@@ -1,4 +1,4 @@
-"""Codes are those of the formulas, computed here in other ways; decoding is their inverse; sound survives."""
+"""Quantizers against independent formulas; decoding inverts encoding with small error."""
 
 import math
 

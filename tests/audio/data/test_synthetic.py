@@ -1,4 +1,4 @@
-"""Synthetic digits are the same on every run, last as long as spoken ones, and their classes can be told."""
+"""Synthetic digits are reproducible, have realistic lengths, and are separable by class."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_classes_can_be_told_in_speakers_never_heard() -> None:
     mel = MelSpectrogram(RATE, n_fft=512, n_mels=32)
 
     def features(digit: int, speaker: int, take: int) -> torch.Tensor:
-        """Eight log-mel spectra over the clip, without its loudness."""
+        """Return eight log-mel spectra of a clip, independent of its loudness."""
         spectrogram = (mel(torch.from_numpy(speak(digit, speaker, take))) + 1e-6).log()
         spectra = torch.nn.functional.interpolate(spectrogram[None], 8)[0]
         return (spectra - spectra.mean()).flatten()

@@ -1,4 +1,4 @@
-"""Audio files are read as mono at 16 kHz or refused in one sentence; written ones are whole at any moment."""
+"""Audio files are read as mono at 16 kHz or refused; written WAV files are valid at any moment."""
 
 import io
 import multiprocessing

@@ -14,7 +14,7 @@ lengths_strategy = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
 def pack_of(lengths: list[int], splits: list[str]) -> PackedAudio:
-    """As much of a pack as windows look at."""
+    """Attributes of a pack that windows read."""
     starts = np.cumsum([0, *lengths]).tolist()
     clips = [
         PackedClip(f"clip{number}", split, number % 3, starts[number], length)
@@ -25,7 +25,7 @@ def pack_of(lengths: list[int], splits: list[str]) -> PackedAudio:
 
 
 def read(windows: Windows) -> list[tuple[list[int], int]]:
-    """(positions, label) of every window."""
+    """Return (positions, label) of every window."""
     rows = zip(windows.starts.tolist(), windows.lengths.tolist(), windows.labels.tolist(), strict=True)
     return [(list(range(start, start + length)), label) for start, length, label in rows]
 
