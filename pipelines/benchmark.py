@@ -1,12 +1,12 @@
-"""Measure this machine, a table at a time: what is wrong gets no speed.
+"""Measure the speed of this machine, one table at a time.
 
     python -m pipelines.benchmark loader
     python -m pipelines.benchmark scan train --publish
 
-Each table is checked for correctness first, printed, and written as JSON lines and a picture into the output
-folder; --publish writes it into results/ as well, from where `python -m pipelines.tables --write` brings it
-into the documents. Peers (mamba_ssm and causal_conv1d on a GPU, mambapy on a CPU) are measured beside ours
-where they are importable.
+Every benchmark checks its results first; a wrong result gets no speed. It prints a table and writes JSON
+lines and a picture to the output folder. --publish also writes results/TABLE.json; `python -m
+pipelines.tables --write` copies that table into the documents. mamba_ssm and causal_conv1d (GPU) and
+mambapy (CPU) are measured too, if they are installed.
 """
 
 import argparse
@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 
 from core.plots import save_figure
 from core.storage.atomic import replaced_atomically
+from kernels.benchmarks import conv, norm, scan, scan_cpu
 from kernels.provenance import commit, hardware, write_results
+from pipelines.benchmarks import loader, sampling, training, training_cpu
 from pipelines.common.cli import command
 from pipelines.common.table_columns import TABLES, Row
 from pipelines.tables import FOLDER, markdown_table
@@ -30,73 +32,17 @@ from pipelines.tables import FOLDER, markdown_table
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How a table is measured, and which numbers of a row its picture compares, by whose they are."""
+    """Benchmark of one table.
+
+    compared: keys of the numbers that the picture compares, by implementation.
+    unit: unit of these numbers.
+    """
 
     about: str
     needs_gpu: bool
     rows: Callable[[], list[Row]]
     compared: dict[str, str]
     unit: str
-
-
-def _scan() -> list[Row]:
-    from kernels.benchmarks import scan
-
-    return [scan.row(shape, target) for shape, target in scan.TARGETS.items()]
-
-
-def _conv() -> list[Row]:
-    from kernels.benchmarks import conv
-
-    return conv.rows("cuda")
-
-
-def _norm() -> list[Row]:
-    from kernels.benchmarks import norm
-
-    return norm.rows("cuda")
-
-
-def _train() -> list[Row]:
-    from pipelines.benchmarks import training as benchmark_gpu
-
-    return benchmark_gpu.rows(benchmark_gpu.CASES)
-
-
-def _graph() -> list[Row]:
-    from pipelines.benchmarks import training as benchmark_gpu
-
-    return benchmark_gpu.rows(benchmark_gpu.GRAPH_CASES)
-
-
-def _memory() -> list[Row]:
-    from pipelines.benchmarks import training as benchmark_gpu
-
-    return benchmark_gpu.rows(benchmark_gpu.MEMORY_CASES)
-
-
-def _sampling() -> list[Row]:
-    from pipelines.benchmarks import sampling as benchmark_sampling
-
-    return [benchmark_sampling.measured(case) for case in benchmark_sampling.CASES]
-
-
-def _scan_cpu() -> list[Row]:
-    from kernels.benchmarks import scan_cpu
-
-    return scan_cpu.run()
-
-
-def _train_cpu() -> list[Row]:
-    from pipelines.benchmarks import training_cpu as benchmark
-
-    return benchmark.rows()
-
-
-def _loader() -> list[Row]:
-    from pipelines.benchmarks import loader as benchmark
-
-    return benchmark.rows()
 
 
 _MS = {"official": "official_forward_backward_ms", "ours": "ours_forward_backward_ms"}
@@ -108,28 +54,56 @@ _PER_S = {"official": "official_per_s", "ours": "ours_per_s"}
 _PEAKS = {"official": "official_peak_gib", "ours": "ours_peak_gib"}
 
 BENCHMARKS = {
-    "scan": Benchmark("the selective scan on shapes of training", True, _scan, _MS, _BOTH_MS),
-    "conv": Benchmark("the causal convolution", True, _conv, _MS, _BOTH_MS),
-    "norm": Benchmark("the root-mean-square norm with its residual add", True, _norm, _MS, _BOTH_MS),
-    "train": Benchmark("training steps of whole models", True, _train, _OFFICIAL, "tokens/s"),
-    "graph": Benchmark("training steps, also as CUDA graphs", True, _graph, _OFFICIAL, "tokens/s"),
-    "memory": Benchmark("peak memory of training, by the batch", True, _memory, _PEAKS, "peak GiB"),
-    "sampling": Benchmark("tokens drawn one after the other", True, _sampling, _PER_S, "tokens/s"),
-    "scan_cpu": Benchmark("the selective scan on a CPU", False, _scan_cpu, _MAMBAPY_NS, "ns an element"),
-    "train_cpu": Benchmark("a model's passes on a CPU", False, _train_cpu, _MAMBAPY, "tokens/s"),
-    "loader": Benchmark("batches of genomes on one core", False, _loader, {"ours": "mbase_per_s"}, "Mbase/s"),
+    "scan": Benchmark(
+        "selective scan at training shapes",
+        True,
+        lambda: [scan.row(shape, target) for shape, target in scan.TARGETS.items()],
+        _MS,
+        _BOTH_MS,
+    ),
+    "conv": Benchmark("causal convolution", True, lambda: conv.rows("cuda"), _MS, _BOTH_MS),
+    "norm": Benchmark("RMS norm with residual add", True, lambda: norm.rows("cuda"), _MS, _BOTH_MS),
+    "train": Benchmark(
+        "training steps of whole models", True, lambda: training.rows(training.CASES), _OFFICIAL, "tokens/s"
+    ),
+    "graph": Benchmark(
+        "training steps, eager and as CUDA graphs",
+        True,
+        lambda: training.rows(training.GRAPH_CASES),
+        _OFFICIAL,
+        "tokens/s",
+    ),
+    "memory": Benchmark(
+        "peak memory of training by batch size",
+        True,
+        lambda: training.rows(training.MEMORY_CASES),
+        _PEAKS,
+        "peak GiB",
+    ),
+    "sampling": Benchmark(
+        "autoregressive sampling",
+        True,
+        lambda: [sampling.measure(case) for case in sampling.CASES],
+        _PER_S,
+        "tokens/s",
+    ),
+    "scan_cpu": Benchmark("selective scan on a CPU", False, scan_cpu.run, _MAMBAPY_NS, "ns per element"),
+    "train_cpu": Benchmark(
+        "forward pass and training step on a CPU", False, training_cpu.rows, _MAMBAPY, "tokens/s"
+    ),
+    "loader": Benchmark("genome batches on one core", False, loader.rows, {"ours": "mbase_per_s"}, "Mbase/s"),
 }
 
 
 @command
 def main(arguments: Sequence[str]) -> None:
-    chosen = parsed(arguments)
+    options = parse_arguments(arguments)
     on_gpu = torch.cuda.is_available()
-    for name in chosen.names:
+    for name in options.names:
         if BENCHMARKS[name].needs_gpu and not on_gpu:
-            raise ValueError(f"The table {name} needs a GPU, and there is none here.")
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    for name in chosen.names:
+            raise ValueError(f"The table {name} needs a GPU; this machine has none.")
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in options.names:
         benchmark = BENCHMARKS[name]
         try:
             rows = benchmark.rows()
@@ -139,18 +113,18 @@ def main(arguments: Sequence[str]) -> None:
             ) from error
         device = torch.device("cuda" if benchmark.needs_gpu else "cpu")
         line = f"python -m pipelines.benchmark {name} --publish"
-        print(shown(name, rows, line, device), flush=True)
-        with replaced_atomically(chosen.output / f"{name}.jsonl") as temporary:
+        print(markdown(name, rows, line, device), flush=True)
+        with replaced_atomically(options.output / f"{name}.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        draw(name, rows, chosen.output / f"{name}.png")
-        if chosen.publish:
+        draw(name, rows, options.output / f"{name}.png")
+        if options.publish:
             with replaced_atomically(FOLDER / f"{name}.json") as temporary:
                 write_results(temporary, line, device, 0, rows)
-    print(f"{chosen.output} holds JSON lines and pictures.")
+    print(f"Wrote JSON lines and pictures to {options.output}.")
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """names, output, publish; prints the page of help and exits where it is asked for."""
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return names, output and publish."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.benchmark",
         description=__doc__,
@@ -159,20 +133,22 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="TABLE", choices=list(BENCHMARKS), help="see below")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder to write into")
-    parser.add_argument("--publish", action="store_true", help="write results/TABLE.json as well")
+    parser.add_argument(
+        "names", nargs="+", metavar="TABLE", choices=list(BENCHMARKS), help="one of the tables below"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="output folder")
+    parser.add_argument("--publish", action="store_true", help="also write results/TABLE.json")
     return parser.parse_args(arguments)
 
 
-def shown(name: str, rows: Sequence[Row], line: str, device: torch.device) -> str:
-    """The table as it would stand in a document."""
+def markdown(name: str, rows: Sequence[Row], line: str, device: torch.device) -> str:
+    """Return the table in Markdown."""
     facts = {"command": line, "commit": commit(), "hardware": hardware(device), "seed": 0}
     return markdown_table({**facts, "date": date.today().isoformat(), "rows": rows}, TABLES[name])
 
 
 def draw(name: str, rows: Sequence[Row], picture: Path) -> None:
-    """Bars of the compared numbers of each row that were measured; its first columns are its label."""
+    """Draw a bar for each compared number of each row; the first columns of the table label the rows."""
     benchmark = BENCHMARKS[name]
     labels = [" ".join(cell(row) for _, cell in TABLES[name].columns[:2]) for row in rows]
     if len(benchmark.compared) == 1:

@@ -1,1 +1,1 @@
-"""Benchmarks of the kernels beside the official packages."""
+"""Benchmarks of the kernels and of the official packages."""

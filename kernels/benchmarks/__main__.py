@@ -1,8 +1,9 @@
-"""The speed of the kernels on this machine: `python -m kernels.benchmarks`.
+"""Speed of the kernels on this machine: `python -m kernels.benchmarks`.
 
-On a GPU: scan, convolution and norm beside the official kernels where these are importable, as a table, JSON
-lines and a picture in the output folder, and results/*.json with --publish. Without one: the CPU kernels
-beside mambapy. Errors against fp64 come first; a wrong result gets no ratio.
+On a GPU this measures scan, convolution and norm, and the official kernels if they are installed. It
+prints a table, writes JSON lines and a picture to the output folder, and results/*.json with --publish.
+Without a GPU it measures the CPU scan and mambapy's. Errors against fp64 are measured first; a wrong
+result gets no ratio.
 """
 
 import argparse
@@ -24,12 +25,15 @@ COMMAND = "python -m kernels.benchmarks --publish"
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m kernels.benchmarks", description=__doc__)
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/kernels"), help="folder of the JSON lines and the picture"
+        "--output",
+        type=Path,
+        default=Path("runs/kernels"),
+        help="output folder of the JSON lines and the picture",
     )
-    parser.add_argument("--publish", action="store_true", help="write results/{scan,conv,norm}.json as well")
+    parser.add_argument("--publish", action="store_true", help="also write results/{scan,conv,norm}.json")
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        scan_cpu.main()
+        scan_cpu.main([])
         return
     arguments.output.mkdir(parents=True, exist_ok=True)
     rows = _scan_rows(arguments.output / "scan.jsonl")
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.publish:
         for name, rows in tables.items():
             write_results(Path(f"results/{name}.json"), COMMAND, torch.device("cuda"), 0, rows)
-    print(f"JSON lines and the picture are in {arguments.output}.")
+    print(f"Wrote JSON lines and the picture to {arguments.output}.")
 
 
 def _scan_rows(output: Path) -> list[dict[str, Any]]:
@@ -76,7 +80,7 @@ def _line(row: dict[str, Any]) -> str:
     text += f"; peak MiB {row['ours_peak_mib']:.0f}, official {row['official_peak_mib']:.0f}"
     if "floor_forward_ms" in row:
         distance = row["ours_forward_backward_ms"] / row["floor_forward_backward_ms"]
-        text += f"; {distance:.1f} times the hardware's floor"
+        text += f"; {distance:.1f} times the hardware limit"
     return f"{text}; worst error ratio {row['error_ratio']:.2f}"
 
 
@@ -87,14 +91,14 @@ def _ratio(ratio: float, target: float | None) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw forward + backward time against length, log-log, with the hardware's floor."""
+    """Plot forward + backward time against length, log-log, with the hardware limit."""
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     lengths = [row["length"] for row in rows]
     for key, label in (
         ("official_forward_backward_ms", "official"),
         ("ours_forward_backward_ms", "Helixwave"),
-        ("floor_forward_backward_ms", "hardware's floor"),
+        ("floor_forward_backward_ms", "hardware limit"),
     ):
         if all(row[key] is not None for row in rows):
             axes.loglog(lengths, [row[key] for row in rows], "--" if "floor" in label else "o-", label=label)

@@ -1,4 +1,4 @@
-"""The causal convolution with bias and SiLU, beside the official causal_conv1d where that is importable."""
+"""Causal convolution with bias and SiLU, ours and the official causal_conv1d if it is installed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ from kernels.causal_conv1d import causal_conv1d, reference
 WIDTH = 4
 GPU_SHAPES = ((8, 2048, 2048), (1, 512, 2**20), (32, 256, 16000), (4096, 256, 16))  # batch, channels, length
 CPU_SHAPES = ((2, 512, 1024),)
-CHECKED_CHANNELS = 8  # channels do not meet, so a few of them at full length tell
+CHECKED_CHANNELS = 8  # channels are independent, so a few of them suffice
 ALLOWED = {"y": 2**-8, "dx": 2**-8, "dweight": 1e-4, "dbias": 1e-4}  # y and dx are bf16
 
 
 def rows(device: str) -> list[dict[str, Any]]:
-    """Return one row a shape: errors against fp64, time and memory of ours and of the official one."""
+    """Return one row per shape: errors against fp64, time and memory of ours and of the official kernel."""
     return [_row(*shape, device) for shape in (GPU_SHAPES if device == "cuda" else CPU_SHAPES)]
 
 
@@ -34,8 +34,8 @@ def _row(batch: int, channels: int, length: int, device: str) -> dict[str, Any]:
     truth = _truth(x[..., checked], weight[checked], bias[checked], grad[..., checked])
 
     def errors(y: Tensor, dx: Tensor, dweight: Tensor, dbias: Tensor) -> dict[str, float]:
-        found = (y[..., checked], dx[..., checked], dweight[checked], dbias[checked])
-        pairs = zip(found, truth, strict=True)
+        outputs = (y[..., checked], dx[..., checked], dweight[checked], dbias[checked])
+        pairs = zip(outputs, truth, strict=True)
         return {name: relative_error(*pair) for name, pair in zip(ALLOWED, pairs, strict=True)}
 
     x.requires_grad_()
@@ -43,13 +43,13 @@ def _row(batch: int, channels: int, length: int, device: str) -> dict[str, Any]:
     official_conv = _official() if device == "cuda" else None
     official = None
     if official_conv is not None:
-        # The official kernels are at their best with time contiguous.
-        its_x, its_grad = (tensor.detach().transpose(1, 2).contiguous() for tensor in (x, grad))
-        its_leaves = [its_x.requires_grad_(), weight, bias]
+        # The official kernels are fastest if time is contiguous.
+        official_x, official_grad = (tensor.detach().transpose(1, 2).contiguous() for tensor in (x, grad))
+        official_leaves = [official_x.requires_grad_(), weight, bias]
         official = measure(
-            lambda: [official_conv(*its_leaves, activation="silu")],
-            its_leaves,
-            [its_grad],
+            lambda: [official_conv(*official_leaves, activation="silu")],
+            official_leaves,
+            [official_grad],
             lambda y, dx, *others: errors(y.transpose(1, 2), dx.transpose(1, 2), *others),
         )
     case = {"operator": "causal_conv1d", "batch": batch, "channels": channels, "length": length}

@@ -1,4 +1,4 @@
-"""What benchmarks share: errors against fp64 first, then time and memory, and no ratio for a wrong result."""
+"""Measurement of a kernel: errors against fp64 first, then time and memory; no ratio for a wrong result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-BANDWIDTH = 4.3e12  # bytes a second, read and written, that copying reaches on an H200
+BANDWIDTH = 4.3e12  # bytes per second, read and written, of a copy on an H200
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one implementation: errors by output and gradient, milliseconds, and MiB added by both passes."""
+    """Measurement of one implementation: errors by tensor, times (ms), peak memory (MiB)."""
 
     errors: dict[str, float]
     forward_ms: float
@@ -27,9 +27,9 @@ def measure(
     grads: Sequence[Tensor],
     errors: Callable[..., dict[str, float]],
 ) -> Measurement:
-    """Measure `forward`, which gives outputs, and its backward from `grads` into `leaves`.
+    """Measure `forward`, which returns outputs, and its backward from `grads` into `leaves`.
 
-    `errors`, called with the outputs and the gradients, compares them with the truth.
+    `errors` compares the outputs and gradients with the truth.
     """
 
     outputs = forward()
@@ -43,7 +43,7 @@ def measure_times(
     grads: Sequence[Tensor],
     errors: dict[str, float],
 ) -> Measurement:
-    """Measure as `measure` does, where the errors are known already."""
+    """Measure time and memory like `measure`, with known errors."""
 
     def forward_backward() -> list[Tensor]:
         outputs = forward()
@@ -57,21 +57,25 @@ def measure_times(
     )
 
 
-def relative_error(found: Tensor, truth: Tensor) -> float:
-    """Return the largest deviation from the truth over its largest magnitude."""
-    return ((found.detach().double() - truth).abs().max() / truth.abs().max()).item()
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    """Return the largest deviation from the truth, relative to the maximum of the truth."""
+    return ((value.detach().double() - truth).abs().max() / truth.abs().max()).item()
 
 
 def compare(
     case: dict[str, Any], ours: Measurement, official: Measurement | None, allowed: dict[str, float]
 ) -> dict[str, Any]:
-    """Return a row: the case, both measurements, and ratios of time, official / ours.
+    """Return a row: the case, both measurements, and the ratios of time, official / ours.
 
-    Ratios are None, for a `reason`, where an error of ours is more than `allowed` or none is official.
+    Ratios are None and `reason` is set if an error of ours exceeds `allowed`, or without `official`.
     """
     wrong = [name for name, error in ours.errors.items() if not error <= allowed[name]]
     reason = (
-        f"wrong: {', '.join(wrong)}" if wrong else None if official else "the official one is not importable"
+        f"wrong: {', '.join(wrong)}"
+        if wrong
+        else None
+        if official
+        else "the official package is not installed"
     )
     row = dict(case) | {"errors": ours.errors, "official_errors": official.errors if official else None}
     for key in ("forward_ms", "forward_backward_ms", "peak_mib"):
@@ -87,7 +91,7 @@ def compare(
 
 
 def memory_floors(elements: int, forward_bytes: int, backward_bytes: int) -> dict[str, float]:
-    """Return the milliseconds that the memory of an H200 takes for bytes an element, as fields of a row."""
+    """Return the time (ms) that an H200 needs to move these bytes per element, as fields of a row."""
     forward_ms, backward_ms = (elements * size / BANDWIDTH * 1e3 for size in (forward_bytes, backward_bytes))
     return {"floor_forward_ms": forward_ms, "floor_forward_backward_ms": forward_ms + backward_ms}
 

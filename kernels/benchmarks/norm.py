@@ -1,4 +1,4 @@
-"""The root-mean-square norm with its residual add, beside mamba_ssm's where that is importable."""
+"""RMS norm with residual add, ours and mamba_ssm's if it is installed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ ALLOWED = {
 
 
 def rows(device: str) -> list[dict[str, Any]]:
-    """Return one row a shape: errors against fp64, time and memory of ours and of the official one."""
+    """Return one row per shape: errors against fp64, time and memory of ours and of the official kernel."""
     return [_row(*shape, device) for shape in (GPU_SHAPES if device == "cuda" else CPU_SHAPES)]
 
 
@@ -38,8 +38,8 @@ def _row(batch: int, channels: int, length: int, device: str) -> dict[str, Any]:
     grads = [normal(batch, length, channels, dtype=dtype), normal(batch, length, channels)]
     truth = _truth(leaves, grads)
 
-    def errors(*found: Tensor) -> dict[str, float]:
-        pairs = zip(found, truth, strict=True)
+    def errors(*outputs: Tensor) -> dict[str, float]:
+        pairs = zip(outputs, truth, strict=True)
         return {name: relative_error(*pair) for name, pair in zip(ALLOWED, pairs, strict=True)}
 
     ours = measure(lambda: rms_norm(x, weight, residual), leaves, grads, errors)
@@ -55,7 +55,7 @@ def _row(batch: int, channels: int, length: int, device: str) -> dict[str, Any]:
             errors,
         )
     case = {"operator": "rms_norm", "batch": batch, "channels": channels, "length": length}
-    floors = memory_floors(x.numel(), 12, 16)  # x, y and the stream in and out; dy, dx and the stream thrice
+    floors = memory_floors(x.numel(), 12, 16)  # x, y, stream in and out; dy, dx, three times the stream
     return compare(case, ours, official, ALLOWED) | floors
 
 

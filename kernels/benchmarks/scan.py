@@ -1,4 +1,4 @@
-"""The selective scan on the shapes of training, beside the official CUDA kernels where importable."""
+"""Selective scan at training shapes, ours and the official CUDA kernels if they are installed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +15,8 @@ from kernels.selective_scan.arguments import ScanArguments
 
 @dataclass(frozen=True)
 class Shape:
+    """Shape of one case."""
+
     batch: int
     channels: int
     length: int
@@ -23,12 +25,13 @@ class Shape:
 
     @property
     def elements(self) -> int:
+        """Return the number of elements of x."""
         return self.batch * self.channels * self.length
 
 
 @dataclass(frozen=True)
 class Target:
-    """By what factor ours is to be faster than the official one."""
+    """Target ratio of the times, official / ours."""
 
     forward: float
     forward_backward: float
@@ -53,19 +56,19 @@ TARGETS = {
 }
 SWEEP = tuple(Shape(1, 512, 2**power) for power in range(10, 21, 2))
 NAMES = ("y", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-# Root mean square over root mean square; what is stored in bf16 is rounded to 2^-9 of itself at most.
+# Ratio of root mean squares; storage in bf16 rounds by at most 2^-9 of a number.
 ALLOWED = dict.fromkeys(NAMES, 3e-3) | dict.fromkeys(("A", "D", "dt_bias"), 3e-5)
 CHECKED_LENGTH, CHECKED_BATCH = 300, 2
 Leaves = list[Tensor]
 
 
 def row(shape: Shape, target: Target | None = None) -> dict[str, Any]:
-    """Return the errors of both against fp64, then times and memory; no ratio for a wrong result."""
+    """Return a row: errors of both against fp64, times and memory; no ratio for a wrong result."""
     errors = _errors(shape.channels, shape.length, shape.state, shape.complex)
-    ours = _measured(selective_scan_of, make_leaves(shape), errors["ours"])
+    ours = _measure(selective_scan_of, make_leaves(shape), errors["ours"])
     official = None
     if official_scan() is not None:
-        official = _measured(official_scan_of, to_official(make_leaves(shape)), errors["official"])
+        official = _measure(official_scan_of, to_official(make_leaves(shape)), errors["official"])
     measured = compare(asdict(shape), ours, official, ALLOWED)
     forward, forward_backward = floors(shape)
     measured |= {"floor_forward_ms": forward, "floor_forward_backward_ms": forward_backward}
@@ -75,11 +78,11 @@ def row(shape: Shape, target: Target | None = None) -> dict[str, Any]:
 
 
 def floors(shape: Shape) -> tuple[float, float]:
-    """The least milliseconds on an H200, forward and forward + backward.
+    """Return the shortest possible time on an H200 (ms), forward and forward + backward.
 
-    The special-function units give 16 results a clock on each of 132 multiprocessors at 1.98 GHz: an
-    exponential (a complex one: three functions) a state in each pass. Memory moves 4.3 TB/s: x, dt, z and y
-    of 2 bytes forward; x, dt, z, dy, dx, ddt and dz backward.
+    Special-function units: 16 results per clock on each of 132 multiprocessors at 1.98 GHz, for one
+    exponential per state and pass (complex: three functions). Memory: 4.3 TB/s, for x, dt, z and y of 2 bytes
+    forward, and x, dt, z, dy, dx, ddt and dz backward.
     """
     functions = shape.elements * shape.state * (3 if shape.complex else 1) / (16 * 132 * 1.98e9)
     forward_memory, backward_memory = (shape.elements * 2 * tensors / 4.3e12 for tensors in (4, 7))
@@ -88,7 +91,7 @@ def floors(shape: Shape) -> tuple[float, float]:
 
 
 def make_leaves(shape: Shape, seed: int = 0) -> Leaves:
-    """Return x, dt, A, B, C, D, z and dt_bias on the GPU, x, dt, B, C and z in bf16."""
+    """Return x, dt, A, B, C, D, z and dt_bias on the GPU; x, dt, B, C and z are bf16."""
     generator = torch.Generator("cuda").manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -116,6 +119,7 @@ def make_leaves(shape: Shape, seed: int = 0) -> Leaves:
 
 
 def selective_scan_of(leaves: Leaves) -> Tensor:
+    """Return y of our scan."""
     x, dt, A, B, C, D, z, dt_bias = leaves
     y = selective_scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus=True)
     assert isinstance(y, Tensor)
@@ -124,6 +128,7 @@ def selective_scan_of(leaves: Leaves) -> Tensor:
 
 @cache
 def official_scan() -> Callable[..., Tensor] | None:
+    """Return the official scan, or None if mamba_ssm is not installed."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError:
@@ -132,13 +137,14 @@ def official_scan() -> Callable[..., Tensor] | None:
 
 
 def official_scan_of(leaves: Leaves) -> Tensor:
+    """Return y of the official scan."""
     scan = official_scan()
     assert scan is not None
     return scan(*leaves, delta_softplus=True)
 
 
 def to_official(leaves: Leaves) -> Leaves:
-    """The same leaves with time last, as the official kernels take them, complex B and C interleaved."""
+    """Return the leaves in the layout of the official kernels: time last, complex B and C interleaved."""
     x, dt, A, B, C, D, z, dt_bias = (leaf.detach() for leaf in leaves)
     x, dt, z = (tensor.transpose(1, 2).contiguous() for tensor in (x, dt, z))
     if A.is_complex():
@@ -148,9 +154,9 @@ def to_official(leaves: Leaves) -> Leaves:
     return [leaf.requires_grad_() for leaf in (x, dt, A, B, C, D, z, dt_bias)]
 
 
-def _from_official(found: list[Tensor], is_complex: bool) -> list[Tensor]:
-    """The official y and gradients in our layout."""
-    y, x, dt, A, B, C, D, z, dt_bias = found
+def _from_official(values: list[Tensor], is_complex: bool) -> list[Tensor]:
+    """Return the official y and gradients in our layout."""
+    y, x, dt, A, B, C, D, z, dt_bias = values
     y, x, dt, z = (tensor.transpose(1, 2) for tensor in (y, x, dt, z))
     if is_complex:
         B, C = (tensor.squeeze(1).unflatten(-1, (-1, 2)).permute(0, 2, 1, 3) for tensor in (B, C))
@@ -159,14 +165,14 @@ def _from_official(found: list[Tensor], is_complex: bool) -> list[Tensor]:
     return [y, x, dt, A, B, C, D, z, dt_bias]
 
 
-def _measured(scan: Callable[[Leaves], Tensor], leaves: Leaves, errors: dict[str, float]) -> Measurement:
+def _measure(scan: Callable[[Leaves], Tensor], leaves: Leaves, errors: dict[str, float]) -> Measurement:
     grad = torch.randn_like(leaves[0])
     return measure_times(lambda: [scan(leaves)], leaves, [grad], errors)
 
 
 @cache
 def _errors(channels: int, length: int, state: int, is_complex: bool) -> dict[str, dict[str, float]]:
-    """Errors of ours and of the official scan on a short stretch of so many channels."""
+    """Return the errors of our scan and of the official scan on a short sequence."""
     short = min(length, CHECKED_LENGTH + length % 2)
     shape = Shape(CHECKED_BATCH, channels, short, state, is_complex)
     leaves = make_leaves(shape, seed=1)
@@ -180,20 +186,20 @@ def _errors(channels: int, length: int, state: int, is_complex: bool) -> dict[st
         ScanArguments(x, dt, A, B.unsqueeze(2), C.unsqueeze(2), D, z, dt_bias, dt_softplus=True)
     )
     truth = _with_gradients(y, double, grad.double())
-    found = {"ours": _with_gradients(selective_scan_of(leaves), leaves, grad)}
+    values = {"ours": _with_gradients(selective_scan_of(leaves), leaves, grad)}
     if official_scan() is not None:
         its = to_official(leaves)
         its_grad = grad.transpose(1, 2).contiguous()
-        found["official"] = _from_official(_with_gradients(official_scan_of(its), its, its_grad), is_complex)
-    return {who: _relative(values, truth) for who, values in found.items()}
+        values["official"] = _from_official(_with_gradients(official_scan_of(its), its, its_grad), is_complex)
+    return {who: _relative(outputs, truth) for who, outputs in values.items()}
 
 
 def _with_gradients(y: Tensor, leaves: Leaves, grad: Tensor) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
-def _relative(found: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
+def _relative(values: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
     errors = {}
-    for name, value, true in zip(NAMES, found, truth, strict=True):
+    for name, value, true in zip(NAMES, values, truth, strict=True):
         errors[name] = ((value.to(true.dtype) - true).norm() / true.norm()).item()
     return errors

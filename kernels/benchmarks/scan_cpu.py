@@ -1,13 +1,14 @@
-"""The speed of the scan on the CPU beside mambapy's: `python -m kernels.benchmarks.scan_cpu`.
+"""Speed of the selective scan on the CPU, ours and mambapy's: `python -m kernels.benchmarks.scan_cpu`.
 
-Both get the same inputs, and outputs and gradients are compared before anything is timed: a wrong result gets
-no ratio. Ours and theirs are timed in turns, so that a busy machine is busy for both.
+Both get the same inputs. Outputs and gradients are compared before timing: a wrong result gets no ratio. The
+scans are timed alternately, so that load on the machine affects both.
 """
 
+import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,15 +21,16 @@ ROUNDS = 9
 TOLERANCE = 1e-4
 
 
-def main() -> None:
-    """Print a table of times and ratios, or why there is none."""
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m kernels.benchmarks.scan_cpu", description=__doc__)
+    parser.parse_args(argv)
     try:
         rows = run()
     except ImportError:
-        sys.exit("mambapy is not installed, so there is nothing to compare with: pip install mambapy==1.2.0.")
+        sys.exit("mambapy is not installed. Install it: pip install mambapy==1.2.0.")
     threads = torch.get_num_threads()
     print(
-        f"selective scan on the CPU, {threads} threads, fp32; ns an element of x, median of {ROUNDS} rounds"
+        f"selective scan on the CPU, {threads} threads, fp32; ns per element of x, median of {ROUNDS} rounds"
     )
     for row in rows:
         shape = f"batch {row['batch']}, channels {row['channels']}, length {row['length']}, N {row['state']}"
@@ -40,9 +42,9 @@ def main() -> None:
 
 
 def run() -> list[dict[str, Any]]:
-    """Return a row a case: nanoseconds an element of x, ours and mambapy's, and the median ratio of the two.
+    """Return one row per case: nanoseconds per element of x, ours and mambapy's, and the median ratio.
 
-    Raises ValueError, without timing anything, if an output or a gradient differs by more than TOLERANCE.
+    Raises ValueError before timing if an output or a gradient differs by more than TOLERANCE.
     """
     from mambapy.mamba import MambaBlock
 
@@ -59,8 +61,8 @@ def _measure(case: tuple[int, int, int, int], *scans: Callable[..., Any]) -> dic
     difference = _difference(*(_forward_backward(scan, arguments, grad_y) for scan in scans))
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"The scans of {case} differ by {difference:.1e} of the largest value, not by {TOLERANCE:.0e} at "
-            "most: their times would mean nothing."
+            f"The scans of {case} differ by {difference:.1e} of the largest value; the limit is "
+            f"{TOLERANCE:.0e}. Times of different results are not comparable."
         )
     row = dict(zip(("batch", "channels", "length", "state"), case, strict=True)) | {"difference": difference}
     for name, work in (("forward", _forward), ("forward_backward", _forward_backward)):
@@ -75,7 +77,7 @@ def _measure(case: tuple[int, int, int, int], *scans: Callable[..., Any]) -> dic
 
 
 def _arguments(batch: int, channels: int, length: int, states: int) -> list[Tensor]:
-    """Return x, dt, A, B, C and D as they are early in training."""
+    """Return x, dt, A, B, C and D with the distributions of early training."""
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(batch, length, channels, generator=generator) for _ in range(2))
     B, C = (torch.randn(batch, length, states, generator=generator) for _ in range(2))
@@ -97,7 +99,7 @@ def _forward_backward(
 
 
 def _difference(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
-    """Return the largest difference over tensors, relative to the largest magnitude in each."""
+    """Return the largest difference over all tensors, relative to the maximum of each tensor."""
     pairs = zip(ours, theirs, strict=True)
     return max(((mine - other).abs().max() / other.abs().max()).item() for mine, other in pairs)
 

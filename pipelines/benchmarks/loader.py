@@ -1,12 +1,14 @@
-"""Loader speed on one core: `python -m pipelines.benchmarks.loader`.
+"""Speed of the genome loader on one core: `python -m pipelines.benchmarks.loader`.
 
-The median batch in seconds of the processor, from the packed genome to inputs and targets as training takes
-them, with the reverse complement of half of the windows.
+Times one batch, from the packed genome to inputs and targets, with the reverse complement of half of the
+windows. The result is the median CPU time.
 """
 
+import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ BATCHES = 200
 
 
 def rows() -> list[dict[str, Any]]:
-    """The table, a row a length: length (bases), mbase_per_s (million bases a second on one core)."""
+    """Return one row per length: length (bases), mbase_per_s (million bases per second)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,15 +51,16 @@ def _mbase_per_s(genome: Genome, length: int) -> float:
     dataset = GenomeDataset(genome, windows, batch_size, reverse_complement=True)
     seconds = []
     for step in range(BATCHES):
-        began = time.process_time()  # what else the machine does is not the loader's time
+        start = time.process_time()  # CPU time excludes other processes
         dataset(step, range(batch_size))
-        seconds.append(time.process_time() - began)
+        seconds.append(time.process_time() - start)
     return BATCH_BASES / statistics.median(seconds) / 1e6
 
 
-def main() -> None:
-    """Print the table."""
-    print("Loader, one core: inputs and targets, reverse complement included")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.benchmarks.loader", description=__doc__)
+    parser.parse_args(argv)
+    print("Loader on one core: inputs and targets, with reverse complement")
     print(f"{'length':>10} {'Mbase/s':>10}")
     for row in rows():
         print(f"{row['length']:>10,} {row['mbase_per_s']:>10,.0f}")

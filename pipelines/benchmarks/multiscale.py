@@ -1,12 +1,12 @@
-"""Training speed of the multi-scale model on a GPU, on raw audio: `python -m
-pipelines.benchmarks.multiscale`.
+"""Training speed of the multi-scale audio model on a GPU: `python -m pipelines.benchmarks.multiscale`.
 
-A minute of sound in one window, and the paper's small model of spoken digits, where the same net with the
-official mixers (mamba_ssm's, its fused convolution and scan) in place of ours stands beside it. Both have the
-same weights, bf16 autocast and fused AdamW, and no ratio is printed unless their logits and gradients agree
-in fp32.
-"replayed" is the same step as a CUDA graph, which core.training makes of batches of one shape. Writes
-results/audio_speed.json with --publish.
+Cases are one minute of audio in one window, and the small model of spoken digits of the paper. If
+mamba_ssm is installed, the same net is also measured with its mixers in place of ours. Both nets have
+the same weights, bf16 autocast and fused AdamW. Speeds are measured only if their logits and gradients
+agree in fp32.
+
+"replayed" is the same step as a CUDA graph, which core.training captures if batches have one shape.
+--publish writes results/audio_speed.json.
 """
 
 import argparse
@@ -39,11 +39,13 @@ TOLERANCE = 3e-3
 
 @dataclass(frozen=True)
 class Case:
+    """Model and batch of one row."""
+
     model: str
     config: MultiscaleModelConfig
     batch: int
     length: int
-    official: bool  # has no complex numbers and no S4D
+    official: bool  # the official mixers have no complex numbers and no S4D
 
 
 CASES = (
@@ -56,14 +58,14 @@ CASES = (
 
 
 class OfficialMixer(nn.Module):
-    """mamba_ssm's module, called as a block calls ours."""
+    """Mixer of mamba_ssm with the interface of ours."""
 
     def __init__(self, mixer: nn.Module) -> None:
         super().__init__()
         self.mixer = mixer
 
     def forward(self, x: Tensor, cu_seqlens: None = None) -> Tensor:
-        """x (batch, length, d_model) -> y of the same shape."""
+        """Map x (batch, length, d_model) to y of the same shape."""
         return self.mixer(x)
 
 
@@ -72,12 +74,12 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write results/audio_speed.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("There is no GPU here, and this measures nothing else.")
+        sys.exit("There is no GPU here; this benchmark needs one.")
     official = official_mixer()
     if official is None:
-        print("mamba_ssm is not importable, so ours is measured alone.")
+        print("mamba_ssm is not installed; only our model is measured.")
     elif (error := disagreement(official, torch.device("cuda"))) > TOLERANCE:
-        sys.exit(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
+        sys.exit(f"The models disagree by {error:.1e}; the limit is {TOLERANCE:.0e}. Nothing is timed.")
     else:
         print(f"Largest relative difference of logits and gradients from the official mixers: {error:.1e}")
     rows = [row(case, official) for case in CASES]
@@ -86,7 +88,7 @@ def main() -> None:
 
 
 def official_mixer() -> Callable[..., nn.Module] | None:
-    """The official module's class, if its package is importable."""
+    """Return the class of the official mixer, or None without mamba_ssm."""
     try:
         from mamba_ssm.modules.mamba_simple import Mamba
     except ImportError:
@@ -95,7 +97,7 @@ def official_mixer() -> Callable[..., nn.Module] | None:
 
 
 def with_official_mixers(model: MultiscaleModel, official: Callable[..., nn.Module]) -> MultiscaleModel:
-    """The model with the official modules in place of its mixers, of the same weights."""
+    """Replace the mixers of a model by official ones with the same weights, and return the model."""
     shape = model.config
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         weights = block.mixer.state_dict()
@@ -107,7 +109,7 @@ def with_official_mixers(model: MultiscaleModel, official: Callable[..., nn.Modu
 
 
 def disagreement(official: Callable[..., nn.Module], device: torch.device) -> float:
-    """The largest relative difference, root mean square, of logits and of each gradient, in fp32."""
+    """Return the largest relative difference (root mean square) of logits and gradients in fp32."""
     found = []
     tokens = torch.randint(256, (2, 1000), generator=torch.Generator().manual_seed(1)).to(device)
     for change in (lambda model: model, lambda model: with_official_mixers(model, official)):
@@ -123,15 +125,15 @@ def disagreement(official: Callable[..., nn.Module], device: torch.device) -> fl
 
 
 def row(case: Case, official: Callable[..., nn.Module] | None) -> dict[str, Any]:
-    """Tokens/s and peak of memory, ours and the official one's, which are None without it; printed."""
+    """Measure and print one row: tokens/s and peak memory, ours and official (None without mamba_ssm)."""
     found: dict[str, Any] = {"model": case.model, "batch": case.batch, "length": case.length}
     for who in ("ours", "ours_replayed", "official"):
         rate = peak = None
         if who != "official":
-            rate, peak = measured(MultiscaleModel(case.config).cuda(), case, replayed=who == "ours_replayed")
+            rate, peak = measure(MultiscaleModel(case.config).cuda(), case, replayed=who == "ours_replayed")
         elif official is not None and case.official:
             model = with_official_mixers(MultiscaleModel(case.config).cuda(), official)
-            rate, peak = measured(model, case, replayed=False)
+            rate, peak = measure(model, case, replayed=False)
         found |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
         gc.collect()
         torch.cuda.empty_cache()
@@ -140,7 +142,7 @@ def row(case: Case, official: Callable[..., nn.Module] | None) -> dict[str, Any]
 
 
 def text(found: dict[str, Any]) -> str:
-    """A row as a line."""
+    """Return a row as a line of text."""
     ours, theirs = found["ours_tokens_per_s"], found["official_tokens_per_s"]
     line = f"{found['model']}, {found['batch']} x {found['length']:,}: {ours:,.0f} samples/s, "
     line += f"{found['ours_peak_gib']:.1f} GiB; replayed {found['ours_replayed_tokens_per_s']:,.0f}"
@@ -149,8 +151,8 @@ def text(found: dict[str, Any]) -> str:
     return line
 
 
-def measured(model: nn.Module, case: Case, replayed: bool) -> tuple[float, float]:
-    """Median samples/s of a training step, and the peak of memory in GiB."""
+def measure(model: nn.Module, case: Case, replayed: bool) -> tuple[float, float]:
+    """Return the median samples/s of a training step, and the peak memory (GiB)."""
     config = TrainingConfig(precision="bf16", clip=0.1)
     world = World(0, 1, torch.device("cuda", torch.cuda.current_device()))
     optimizer = adamw(model, config)
@@ -163,18 +165,18 @@ def measured(model: nn.Module, case: Case, replayed: bool) -> tuple[float, float
     for _ in range(WARM_UP):
         step()
     torch.cuda.reset_peak_memory_stats()
-    take = capture(step) if replayed else step
-    seconds = statistics.median(timed(take) for _ in range(ROUNDS))
+    run_step = capture(step) if replayed else step
+    seconds = statistics.median(seconds_of(run_step) for _ in range(ROUNDS))
     return case.batch * case.length / seconds, torch.cuda.max_memory_allocated() / 2**30
 
 
-def timed(take: Callable[[], None]) -> float:
-    """Seconds that it takes, the GPU's work included."""
+def seconds_of(work: Callable[[], None]) -> float:
+    """Return the run time (seconds), including the work of the GPU."""
     torch.cuda.synchronize()
-    began = time.perf_counter()
-    take()
+    start = time.perf_counter()
+    work()
     torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

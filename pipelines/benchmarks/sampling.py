@@ -1,8 +1,8 @@
-"""Sampling speed on a GPU: `python -m pipelines.benchmarks.sampling`, with --publish into
-results/sampling.json.
+"""Sampling speed on a GPU: `python -m pipelines.benchmarks.sampling`.
 
-Correctness first: no speed is printed of an engine whose log-probabilities are not forward's. The official
-numbers are those of mamba_ssm's generate with CUDA graphs, measured beside where it is importable.
+An engine gets a speed only if its log-probabilities equal those of the forward pass. Official numbers
+are from mamba_ssm's generate with CUDA graphs, if it is installed. --publish writes
+results/sampling.json.
 """
 
 import argparse
@@ -27,14 +27,14 @@ SC09_SMALL = MultiscaleModelConfig()
 YOUTUBEMIX = MultiscaleModelConfig(n_layer=3, pools=[16, 16])
 D256X8 = SequenceModelConfig(vocab_size=16, d_model=256, n_layer=8, tie_embeddings=False)
 D768X24 = SequenceModelConfig(vocab_size=256, d_model=768, n_layer=24, tie_embeddings=False)
-TOLERANCE = 5e-2  # of log-probabilities, for weights in bf16
-CHECKED = 2048  # tokens that are compared with forward
-LONGEST = 4.0  # seconds; a case that would take longer is measured over fewer steps
+TOLERANCE = 5e-2  # difference of log-probabilities with bf16 weights
+CHECKED = 2048  # tokens compared with the forward pass
+LONGEST = 4.0  # seconds per case; a longer case gets fewer steps
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table. steps: tokens of each sample that are timed."""
+    """Case of one row. steps: number of timed tokens per sample."""
 
     case: str
     config: Any
@@ -58,19 +58,19 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write results/sampling.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("There is no GPU here to measure.")
+        sys.exit("There is no GPU here; this benchmark needs one.")
     rows = []
     for case in CASES:
-        rows.append(measured(case))
+        rows.append(measure(case))
         if arguments.publish:
             write_results(Path("results/sampling.json"), COMMAND, torch.device("cuda"), 0, rows)
 
 
-def made(config: Any) -> Model:
-    """A model of random weights, whose distributions are not even.
+def make_model(config: Any) -> Model:
+    """Return a model with random weights and non-uniform distributions.
 
-    Sequence models have a head of their own: one that is the embedding would make random weights repeat a
-    token for certain, whatever the engine computes.
+    Sequence models have an untied head. With a tied head, random weights would always repeat one token
+    and hide errors of the engine.
     """
     torch.manual_seed(0)
     model: Model = (SequenceModel if isinstance(config, SequenceModelConfig) else MultiscaleModel)(config)
@@ -78,20 +78,20 @@ def made(config: Any) -> Model:
     return model.cuda()
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """One row."""
-    model = made(case.config)
+def measure(case: Case) -> dict[str, Any]:
+    """Measure and print one row."""
+    model = make_model(case.config)
     error = disagreement(model)
     row: dict[str, Any] = {"case": case.case, "batch": case.batch, "error": error}
     if error > TOLERANCE:
-        print(f"{case.case}: log-probabilities are {error:.1e} off forward's, so its speed means nothing.")
+        print(f"{case.case}: log-probabilities differ by {error:.1e} (limit {TOLERANCE}); not timed.")
         return row | {"ours_per_s": None, "official_per_s": None}
     ours = rate(model, case)
     del model
     gc.collect()
     torch.cuda.empty_cache()
     official = official_rate(case)
-    text = f"{case.case}, batch {case.batch}: {ours:,.0f} tokens/s, {case.batch / ours * 1e6:.1f} us a step"
+    text = f"{case.case}, batch {case.batch}: {ours:,.0f} tokens/s, {case.batch / ours * 1e6:.1f} us per step"
     if official:
         text += f"; official {official:,.0f}, ratio {ours / official:.2f}"
     print(f"{text}; error {error:.0e}", flush=True)
@@ -99,13 +99,13 @@ def measured(case: Case) -> dict[str, Any]:
 
 
 def decoder(model: Model, batch: int) -> Decoder:
-    """A decoder of bf16 weights."""
+    """Return a decoder with bf16 weights."""
     with torch.autocast("cuda", torch.bfloat16):
         return Decoder(model, batch)
 
 
 def rate(model: Model, case: Case) -> float:
-    """Tokens a second of one long call, after a short one that says how long it may be."""
+    """Return tokens/s of one long call; a short call first estimates its length."""
     samples = decoder(model, case.batch)
     samples.advance(17)
     short = 256
@@ -124,7 +124,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 @torch.no_grad()
 def disagreement(model: Model) -> float:
-    """The largest difference from the log-probabilities of forward in float32 over CHECKED tokens."""
+    """Return the largest difference from the log-probabilities of a float32 forward pass."""
     tokens, log_probability = decoder(model, 2).advance(CHECKED)
     logits = model(tokens[:, :-1]).log_softmax(dim=-1)
     expected = logits.gather(-1, tokens[:, 1:, None])[..., 0]
@@ -132,7 +132,7 @@ def disagreement(model: Model) -> float:
 
 
 def official_rate(case: Case) -> float | None:
-    """Tokens a second of mamba_ssm's own generation with CUDA graphs; None where it cannot run."""
+    """Return tokens/s of mamba_ssm's generate with CUDA graphs, or None if it does not apply."""
     if not isinstance(case.config, SequenceModelConfig):
         return None
     try:
@@ -141,8 +141,10 @@ def official_rate(case: Case) -> float | None:
     except ImportError:
         return None
     config = case.config
-    its = MambaConfig(d_model=config.d_model, n_layer=config.n_layer, vocab_size=config.vocab_size)
-    model = MambaLMHeadModel(its, device="cuda", dtype=torch.bfloat16).eval()
+    official_config = MambaConfig(
+        d_model=config.d_model, n_layer=config.n_layer, vocab_size=config.vocab_size
+    )
+    model = MambaLMHeadModel(official_config, device="cuda", dtype=torch.bfloat16).eval()
     prompt = torch.zeros(case.batch, 16, dtype=torch.long, device="cuda")
 
     def generate(steps: int) -> None:

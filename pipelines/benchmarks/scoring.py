@@ -1,8 +1,8 @@
-"""Streaming's speed and memory on a GPU: `python -m pipelines.benchmarks.scoring FASTA [--publish FILE]`.
+"""Speed and memory of streaming scoring on a GPU: `python -m pipelines.benchmarks.scoring FASTA`.
 
-A model of 1.4M parameters, freshly initialised, reads a record from its first base to its last in one pass
-with carried state, in pieces of several sizes. Before that, what streaming gives is held against one forward
-over the record's beginning.
+A model of 1.4M parameters, randomly initialised, reads a record from its first base to its last in one pass
+with carried state, in chunks of several sizes. Before timing, the losses of streaming are compared with those
+of one forward pass over the start of the record. --publish writes the table to a file.
 """
 
 import argparse
@@ -36,12 +36,12 @@ Losses = npt.NDArray[np.floating]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmarks.scoring", description=__doc__)
-    parser.add_argument("fasta", metavar="FASTA", help="the genome")
-    parser.add_argument("--record", help="the record to read; the first one by default")
-    parser.add_argument("--publish", type=Path, metavar="FILE", help="write the table to this .json, too")
+    parser.add_argument("fasta", metavar="FASTA", help="genome (FASTA)")
+    parser.add_argument("--record", help="record to read (default: the first)")
+    parser.add_argument("--publish", type=Path, metavar="FILE", help="JSON file to write the table to")
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        sys.exit("This benchmark needs a GPU.")
+        sys.exit("There is no GPU here; this benchmark needs a GPU.")
     genome = open_genome(chosen.fasta)
     record = genome.resolve(chosen.record or next(iter(genome.records))).name
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def checked(model: SequenceModel, genome: Genome, record: str, dtype: torch.dtyp
         flush=True,
     )
     if largest > LARGEST_DIFFERENCE[dtype]:
-        sys.exit("That is too much, so speed means nothing.")
+        sys.exit(f"The difference exceeds {LARGEST_DIFFERENCE[dtype]} nats. Nothing is timed.")
     return largest
 
 
@@ -83,7 +83,7 @@ def streamed(model: SequenceModel, genome: Genome, span: tuple[int, int], piece:
 
 @torch.no_grad()
 def whole(model: SequenceModel, genome: Genome, span: tuple[int, int]) -> Losses:
-    """The losses of a span's bases by one forward over all of it; NaN for the first, which has none."""
+    """Return the losses of the bases of a span by one forward pass; NaN for the first base."""
     bases = torch.from_numpy(genome.bases[slice(*span)].copy())[None]
     packed = to_device(bases, model.embedding.weight.device)
     inputs, targets = inputs_and_targets(packed)
@@ -100,10 +100,10 @@ def row(model: SequenceModel, genome: Genome, record: str, piece: int) -> dict[s
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     with bf16:
         losses = streamed(model, genome, span, piece)
-    rate = len(losses) / (time.perf_counter() - began) / 1e6
+    rate = len(losses) / (time.perf_counter() - start_time) / 1e6
     peak = torch.cuda.max_memory_reserved() / 2**30
     print(f"pieces of {piece:>9,}: {rate:6.2f} Mbase/s, {peak:.2f} GiB reserved", flush=True)
     return {

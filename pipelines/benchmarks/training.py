@@ -1,10 +1,10 @@
-"""Training speed on a GPU, ours beside the official mamba-ssm's: `python -m pipelines.benchmarks.training`.
+"""Training speed on a GPU, ours and the official mamba-ssm's: `python -m pipelines.benchmarks.training`.
 
-Both models have the same weights, bf16 autocast, fused AdamW. No ratio is printed unless their logits and
-gradients agree. Writes results/train.json with --publish.
+Both models have the same weights, bf16 autocast and fused AdamW. Speeds are measured only if their
+logits and gradients agree. --publish writes results/train.json.
 
-Steps of small models are measured twice in a table of their own (GRAPH_CASES): as users write them, and
-replayed as a CUDA graph, which core.training does by itself; the official model is captured here by hand.
+GRAPH_CASES measure steps of small models twice: eager, and replayed as a CUDA graph. core.training
+captures our steps automatically; this benchmark captures the official model.
 """
 
 import argparse
@@ -37,6 +37,8 @@ TOLERANCE = 3e-2  # bf16 through several blocks
 
 @dataclass(frozen=True)
 class Case:
+    """Model and batch of one row."""
+
     model: str
     config: SequenceModelConfig
     batch: int
@@ -61,7 +63,7 @@ GRAPH_CASES = tuple(
     for name, config, length in (("130m", SIZE_130M, 2048), ("d256x8", D256X8, 2048), ("d64x2", D64X2, 256))
 )
 MEMORY_CASES = tuple(Case("130m", SIZE_130M, 2**power, 2048) for power in range(6))
-"""Those of the paper's table 15."""
+"""The batch sizes of table 15 of the Mamba paper."""
 
 
 def main() -> None:
@@ -69,23 +71,23 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write results/train.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("There is no GPU here; `python -m pipelines.benchmarks.training_cpu` measures the CPU.")
+        sys.exit("There is no GPU here. Measure the CPU with `python -m pipelines.benchmarks.training_cpu`.")
     try:
-        found = rows(CASES)
+        table = rows(CASES)
     except ValueError as error:
         sys.exit(str(error))
     if arguments.publish:
-        write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, found)
+        write_results(Path("results/train.json"), COMMAND, torch.device("cuda"), 0, table)
 
 
 def rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """A row a case: tokens/s and peak of memory, ours and the official ones, which are None without them.
+    """Measure and print one row per case: tokens/s and peak memory, ours and the official model's.
 
-    Prints each as it is found. Raises ValueError, without timing anything, if the two models disagree.
+    Official numbers are None without mamba_ssm. Raises ValueError before timing if the models disagree.
     """
     official = official_model()
     if official is None:
-        print("mamba_ssm is not importable, so ours is measured alone.")
+        print("mamba_ssm is not installed; only our model is measured.")
     elif (error := disagreement(official)) > TOLERANCE:
         raise ValueError(f"The two models disagree by {error:.1e}, so their speeds mean nothing.")
     else:
@@ -94,7 +96,7 @@ def rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 
 def official_model() -> Callable[[SequenceModelConfig], nn.Module] | None:
-    """How to make the official model of a config, if its package is importable."""
+    """Return a function from a config to the official model, or None without mamba_ssm."""
     try:
         from mamba_ssm.models.config_mamba import MambaConfig
         from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
@@ -148,7 +150,7 @@ def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None
         except RuntimeError as error:
             if who == "ours" or not case.captured:
                 raise
-            print(f"The official {case.model} cannot be captured: {error}")
+            print(f"Capture of the official {case.model} as a CUDA graph failed: {error}")
         row |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
         gc.collect()
         torch.cuda.empty_cache()
@@ -163,7 +165,7 @@ def _row(case: Case, official: Callable[[SequenceModelConfig], nn.Module] | None
 
 
 def _measure(model: nn.Module, case: Case) -> tuple[float, float]:
-    """Median tokens/s of a training step, and the peak of memory in GiB."""
+    """Return the median tokens/s of a training step, and the peak memory (GiB)."""
     rate = torch.tensor(1e-3, device="cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True, capturable=True)
     tokens = torch.randint(12, (case.batch, case.length + 1), device="cuda")
@@ -177,15 +179,15 @@ def _measure(model: nn.Module, case: Case) -> tuple[float, float]:
     for _ in range(WARM_UP):
         step()
     torch.cuda.reset_peak_memory_stats()
-    take = capture(step) if case.captured else step
-    seconds = sorted(_seconds(take) for _ in range(ROUNDS))[ROUNDS // 2]
+    run_step = capture(step) if case.captured else step
+    seconds = sorted(_seconds(run_step) for _ in range(ROUNDS))[ROUNDS // 2]
     return case.batch * case.length / seconds, torch.cuda.max_memory_allocated() / 2**30
 
 
-def _seconds(take: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], None]) -> float:
     torch.cuda.synchronize()
     start = time.perf_counter()
-    take()
+    work()
     torch.cuda.synchronize()
     return time.perf_counter() - start
 

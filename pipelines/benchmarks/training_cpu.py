@@ -1,12 +1,13 @@
-"""Training speed on the CPU, ours beside mambapy's: `python -m pipelines.benchmarks.training_cpu`.
+"""Training speed on the CPU, ours and mambapy's: `python -m pipelines.benchmarks.training_cpu`.
 
-Both models have the same weights. No ratio is printed unless their outputs and gradients agree.
+Both models have the same weights. Speeds are printed only if their outputs and gradients agree.
 """
 
+import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,35 +32,36 @@ class MambapyModel(nn.Module):
         self.norm_f = mambapy.RMSNorm(config.d_model)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (batch, length) -> logits (batch, length, padded vocabulary)."""
+        """Map tokens (batch, length) to logits (batch, length, padded vocabulary)."""
         hidden = self.embedding(tokens)
         for layer in self.layers:
             hidden = layer(hidden)
         return linear(self.norm_f(hidden), self.embedding.weight)
 
 
-def main() -> None:
-    """Print tokens/s and their ratios, or why there are none."""
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.benchmarks.training_cpu", description=__doc__)
+    parser.parse_args(argv)
     try:
-        found = rows()
+        table = rows()
     except ImportError:
-        sys.exit("mambapy is not installed, so there is nothing to compare with: pip install mambapy==1.2.0.")
+        sys.exit("mambapy is not installed. Install it: pip install mambapy==1.2.0.")
     except ValueError as error:
         sys.exit(str(error))
-    print(f"Largest relative difference of logits and gradients: {found[0]['difference']:.1e}")
+    print(f"Largest relative difference of logits and gradients: {table[0]['difference']:.1e}")
     print(
         f"{CONFIG.n_layer} layers, d_model {CONFIG.d_model}, {BATCH} x {LENGTH} tokens, "
         f"{torch.get_num_threads()} threads; tokens/s, median of {ROUNDS}:"
     )
-    for row in found:
+    for row in table:
         ours, theirs = row["ours_tokens_per_s"], row["mambapy_tokens_per_s"]
         print(f"{row['work']:14} ours {ours:7,.0f}   mambapy {theirs:7,.0f}   ratio {ours / theirs:.2f}")
 
 
 def rows() -> list[dict[str, Any]]:
-    """Compare, then time in turns: a row for the forward pass and one for a training step.
+    """Compare the models, then time them alternately; return rows for the forward pass and a training step.
 
-    Raises ValueError, without timing anything, if the models disagree; ImportError without mambapy.
+    Raises ValueError before timing if the models disagree, and ImportError without mambapy.
     """
     from mambapy import mamba as mambapy
 
@@ -71,13 +73,13 @@ def rows() -> list[dict[str, Any]]:
     error = disagreement(ours, peer, tokens)
     if error > TOLERANCE:
         raise ValueError(
-            f"The two models disagree by {error:.1e}, not by {TOLERANCE:.0e} at most, so their speeds mean "
-            "nothing."
+            f"The models disagree by {error:.1e}; the limit is {TOLERANCE:.0e}. Speeds of different results "
+            "are not comparable."
         )
-    found = []
+    table = []
     for name, work in (("forward", forward), ("training step", training_step)):
         our_speed, peer_speed = speeds([work(model, tokens) for model in (ours, peer)])
-        found.append(
+        table.append(
             {
                 "work": name,
                 "batch": BATCH,
@@ -87,11 +89,11 @@ def rows() -> list[dict[str, Any]]:
                 "difference": error,
             }
         )
-    return found
+    return table
 
 
 def disagreement(ours: nn.Module, peer: nn.Module, tokens: Tensor) -> float:
-    """The largest difference over logits and gradients, relative to the largest magnitude in each tensor."""
+    """Return the largest difference of logits and gradients, relative to the maximum of each tensor."""
     outputs = []
     for model in (ours, peer):
         logits, loss = logits_and_loss(model, tokens)
@@ -102,13 +104,13 @@ def disagreement(ours: nn.Module, peer: nn.Module, tokens: Tensor) -> float:
 
 
 def logits_and_loss(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of tokens (batch, length + 1), and their mean cross-entropy."""
+    """Return the logits of tokens (batch, length + 1), and the mean cross-entropy."""
     logits = model(tokens[:, :-1])
     return logits, cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def forward(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
-    """One forward pass, without gradients."""
+    """Return a function that runs one forward pass without gradients."""
 
     @torch.no_grad()
     def work() -> None:
@@ -118,7 +120,7 @@ def forward(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
 
 
 def training_step(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
-    """One forward and backward pass and AdamW step."""
+    """Return a function that runs one training step with AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def work() -> None:
@@ -130,7 +132,7 @@ def training_step(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
 
 
 def speeds(works: list[Callable[[], None]]) -> list[float]:
-    """Tokens/s of each, timed in turns, so that what else the machine does falls on all alike."""
+    """Return the median tokens/s of each function, timed alternately so that load affects all equally."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS + 1):
         for work, times in zip(works, seconds, strict=True):

@@ -1,4 +1,4 @@
-"""A command a table: what it measures is printed, kept, drawn, and published where that is asked for."""
+"""The benchmark script prints, stores, plots and publishes tables."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch, name: str, rows: Any) -> None:
     monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], rows=rows))
 
 
-def test_a_table_is_printed_kept_drawn_and_published(
+def test_table_is_printed_stored_plotted_and_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "results").mkdir()
@@ -53,7 +53,7 @@ def test_a_table_is_printed_kept_drawn_and_published(
     assert capsys.readouterr().out.strip() in printed
 
 
-def test_nothing_is_published_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publishes_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "FOLDER", tmp_path / "results")
     measuring(monkeypatch, "loader", lambda: LOADER)
     assert main(["loader"]) == 0
@@ -61,7 +61,7 @@ def test_nothing_is_published_unasked(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "runs" / "benchmark" / "loader.jsonl").exists()
 
 
-def test_a_wrong_result_gets_no_table(
+def test_wrong_result_gets_no_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def wrong() -> list[dict[str, Any]]:
@@ -73,7 +73,9 @@ def test_a_wrong_result_gets_no_table(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def absent() -> list[dict[str, Any]]:
         raise ImportError(name="mambapy")
 
@@ -83,9 +85,9 @@ def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_table_of_a_gpu_is_refused_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_table_without_a_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["loader", "scan"]) == 1
-    assert "The table scan needs a GPU, and there is none here." in capsys.readouterr().err
+    assert "The table scan needs a GPU" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -98,7 +100,7 @@ def test_help_lists_every_table_and_each_has_columns(capsys: pytest.CaptureFixtu
         assert name in TABLES
 
 
-def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["speed"])
     assert "invalid choice: 'speed'" in capsys.readouterr().err

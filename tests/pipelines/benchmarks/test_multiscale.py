@@ -45,7 +45,7 @@ def test_equal_mixers_agree_and_others_do_not() -> None:
     assert disagreement(other, cpu) > TOLERANCE
 
 
-def test_the_cases_are_those_of_the_paper() -> None:
+def test_cases_have_the_sizes_of_the_paper() -> None:
     sizes = {}
     for case in CASES:
         with torch.device("meta"):
@@ -56,7 +56,7 @@ def test_the_cases_are_those_of_the_paper() -> None:
     assert all(size == pytest.approx(3.5e6, rel=0.03) for size in sizes.values())
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["benchmark_multiscale"])
     with pytest.raises(SystemExit, match="no GPU"):

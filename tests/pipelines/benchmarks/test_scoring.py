@@ -24,11 +24,11 @@ def test_streaming_is_checked_from_the_first_known_base(
     assert math.isfinite(largest)
     assert "over 299 bases differ by at most" in capsys.readouterr().out
     monkeypatch.setitem(benchmark_gpu.LARGEST_DIFFERENCE, dtype, -1.0)
-    with pytest.raises(SystemExit, match="speed means nothing"):
+    with pytest.raises(SystemExit, match=r"exceeds -1\.0 nats"):
         benchmark_gpu.checked(model_of(), genome, "chr1", dtype)
 
 
-def test_without_a_gpu_it_says_so(make_genome: MakeGenome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_reported(make_genome: MakeGenome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="needs a GPU"):
         benchmark_gpu.main(["genome.fa"])

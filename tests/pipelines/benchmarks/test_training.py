@@ -9,7 +9,7 @@ from pipelines.benchmarks import training as benchmark_gpu
 from pipelines.benchmarks.training import CASES, GRAPH_CASES, MEMORY_CASES, rows
 
 
-def test_models_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disagreeing_models_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(*_: Any) -> tuple[float, float]:
         raise AssertionError("It was timed.")
 
@@ -20,7 +20,7 @@ def test_models_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
         rows(CASES)
 
 
-def test_what_is_captured_is_measured_uncaptured_as_well() -> None:
+def test_captured_cases_are_also_measured_eager() -> None:
     cases = {(case.model, case.batch, case.length, case.captured) for case in GRAPH_CASES}
     captured = [case for case in cases if case[-1]]
     assert captured
@@ -34,9 +34,7 @@ def test_memory_is_measured_at_the_batches_of_the_paper() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_machine_without_a_gpu_is_told_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["benchmark_gpu"])
     with pytest.raises(SystemExit, match="There is no GPU here"):
         benchmark_gpu.main()

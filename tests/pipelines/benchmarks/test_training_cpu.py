@@ -1,4 +1,4 @@
-"""The benchmark: our model is mambapy's, and no ratio is printed when it is not."""
+"""Benchmark of CPU training: no ratio is printed if our model differs from mambapy's."""
 
 import sys
 
@@ -17,7 +17,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(benchmark, name, value)
 
 
-def test_output_and_gradients_are_mambapys() -> None:
+def test_outputs_and_gradients_equal_mambapys() -> None:
     mambapy = pytest.importorskip("mambapy.mamba")
     torch.manual_seed(0)
     ours, peer = SequenceModel(CONFIG), benchmark.MambapyModel(mambapy, CONFIG)
@@ -30,24 +30,24 @@ def test_output_and_gradients_are_mambapys() -> None:
 
 def test_ratios_of_forward_and_training_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mambapy.mamba")
-    benchmark.main()
+    benchmark.main([])
     output = capsys.readouterr().out
     assert output.count("ratio") == 2
     assert "forward " in output
     assert "training step " in output
 
 
-def test_a_disagreement_refuses_the_ratio(
+def test_disagreement_prints_no_ratio(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mambapy.mamba")
     monkeypatch.setattr(benchmark, "TOLERANCE", 0.0)
     with pytest.raises(SystemExit, match="disagree"):
-        benchmark.main()
+        benchmark.main([])
     assert "ratio" not in capsys.readouterr().out
 
 
-def test_a_missing_peer_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mambapy_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mambapy", None)
     with pytest.raises(SystemExit, match="mambapy is not installed"):
-        benchmark.main()
+        benchmark.main([])
