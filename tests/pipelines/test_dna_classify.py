@@ -46,7 +46,7 @@ HERE = World(0, 1, torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def species(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a set of five simulated species, its FASTA files beside it."""
+    """A set of five simulated species with its FASTA files."""
     return markov_species(tmp_path_factory.mktemp("species"), 16_000)
 
 
@@ -75,7 +75,7 @@ def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "evaluation.json").read_text())
 
 
-def test_the_carried_species_are_told_apart(
+def test_bundled_species_are_classified_above_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def test_the_carried_species_are_told_apart(
     assert "human" in capsys.readouterr().out
 
 
-def test_five_species_are_told_apart_by_more_than_luck(trained: Path) -> None:
+def test_five_species_are_classified_above_chance(trained: Path) -> None:
     result = result_of(trained)
     assert result["classes"] == list(NAMES)
     assert [at_length["length"] for at_length in result["lengths"]] == [96, 192]
@@ -129,7 +129,7 @@ def test_an_evaluation_is_the_same_each_time_and_for_any_number_of_workers(train
 
 @dataclass(frozen=True)
 class Alone(World):
-    """One of several processes, whose sums stay its own."""
+    """One rank of several without a reduction."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -299,9 +299,7 @@ def test_too_few_windows_to_fit_a_baseline_on_are_refused_before_training(
     assert "1 windows of 96 bases" in error
 
 
-def test_a_set_that_cannot_be_told_apart_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_species_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = two_species(tmp_path, {"a": 900, "b": 900}, split={"train": ["a"], "test": ["b"]})
     both = content["species"]
     chosen = given(write_set(tmp_path, {**content, "species": {"one": both["one"]}}))  # type: ignore[index]

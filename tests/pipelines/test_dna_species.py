@@ -25,7 +25,7 @@ SMALL = [
 
 
 def evaluation(accuracy: float) -> dict[str, Any]:
-    """What of an evaluation.json the results are made of."""
+    """The part of an evaluation.json that the results use."""
     rows = [
         {"model": name, "accuracy": value, "low": value - 0.1, "high": value + 0.1, "macro_f1": value}
         for name, value in ((OURS, accuracy), (BASELINE, 0.5), (PROBE, 0.4))

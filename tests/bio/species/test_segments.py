@@ -1,4 +1,4 @@
-"""What a split holds: every base once, the same blocks in all species, nothing of another split."""
+"""Splits: each has every base once, the same blocks in all species, and nothing of another split."""
 
 from pathlib import Path
 

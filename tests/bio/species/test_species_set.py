@@ -1,4 +1,4 @@
-"""Sets of species: those that are shipped are whole, and what is wrong with another is said by name."""
+"""Sets of species: shipped sets are complete; errors name the wrong key or species."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_the_great_apes_are_split_by_human_homologue() -> None:
     assert len(everywhere) == len(set(everywhere))
 
 
-def test_what_is_pretrained_on_is_never_tested() -> None:
+def test_pretraining_files_are_never_tested() -> None:
     pretrained = {file for s in read_species("encode_pretraining").species.values() for file in s.train}
     for task in ("encode_mammals", "encode_primates"):
         found = read_species(task)
