@@ -1,1 +1,1 @@
-"""Files: memory maps, atomic writes, downloads."""
+"""Files: atomic writes, locks, memory maps, downloads."""

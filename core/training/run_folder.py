@@ -23,7 +23,7 @@ from core.checkpoints.checkpoint import (
     step_checkpoints,
     step_path,
 )
-from core.storage.atomic import TEMPORARY, replaced_atomically, write_json
+from core.storage.atomic import TEMPORARY, remove_leftovers, replaced_atomically, write_json
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.metrics import event_line, standard_json, truncate_metrics
@@ -119,8 +119,7 @@ class RunFolder:
         """Open the logs to continue after `step`; later events of an earlier process are dropped."""
         if not self._is_writer:
             return
-        for leftover in self.checkpoints.glob(f"*{TEMPORARY}"):
-            leftover.unlink()
+        remove_leftovers(self.checkpoints)
         truncate_metrics(self.metrics, step)
         self._metrics_file = self.metrics.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)

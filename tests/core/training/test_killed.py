@@ -51,7 +51,7 @@ def run_until(folder: Path, resume: bool, calls: int) -> None:
     deadly(core.checkpoints.checkpoint, "save_file", write_half_a_checkpoint)
     deadly(core.training.run_folder, "event_line", write_half_a_line)
     deadly(core.storage.atomic.os, "replace")
-    deadly(core.storage.atomic, "_flush_to_disk")
+    deadly(core.storage.atomic, "sync")
     deadly(core.training.steps, "training_step")
     deadly(core.training.run_folder, "step_checkpoints")  # also between writing one and deleting the old
     toy_run(folder, resume=resume, **OPTIONS)
