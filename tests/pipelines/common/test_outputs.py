@@ -45,6 +45,6 @@ def test_new_files_empty_folders_devices_and_pipes_are_accepted(tmp_path: Path) 
 
 def test_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:
     output = tmp_path / "absent" / "out.tsv"
-    refused = pytest.raises(FileNotFoundError, match="there is no folder .*absent")
+    refused = pytest.raises(FileNotFoundError, match=r"there is no folder .*absent")
     with refused, new_outputs(output, overwrite=True):
         raise AssertionError("the body must not run")
