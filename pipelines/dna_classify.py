@@ -22,7 +22,14 @@ from bio.dna_model import load_model, new_model
 from bio.genome.genome import open_genome
 from bio.genome.vocabulary import VOCABULARY_SIZE
 from bio.species.classifier import load_classifier
-from bio.species.evaluation import RESULT, Evaluation, EvaluationConfig, draw_evaluation, format_report
+from bio.species.evaluation import (
+    RESULT,
+    Evaluation,
+    EvaluationConfig,
+    advice,
+    draw_evaluation,
+    format_report,
+)
 from bio.species.prediction import RecordPrediction, format_table, merge, predict_records
 from bio.species.run_data import GrowthConfig, SpeciesConfig, open_set, training_batches
 from bio.species.segments import SpeciesData
@@ -181,18 +188,34 @@ def evaluate(config: Config, evaluation: Evaluation) -> dict[str, Any]:
     model = load_classifier(path, world.device).model
     frozen = initial_backbone(config).to(world.device).eval()
     progress = read_header(path).progress
+    measurements = evaluation.measure(model, frozen)
     result = {
         "species": config.data.species,
         "classes": evaluation.data.names,
         "split": config.evaluation.split,
         "step": progress["step"],
         "validation": progress["validation"],
-        "lengths": evaluation.measure(model, frozen),
+        "lengths": measurements,
+        "advice": advice(measurements, remedies(config)),
     }
     if world.is_rank_0:
         write_json(folder / RESULT, result)
         draw_evaluation(result, folder)
     return result
+
+
+def remedies(config: Config) -> list[str]:
+    """Return the changes to try, in order, if a run stays below the k-mers."""
+    texts = {
+        "head.pooling=mean": config.head.pooling != "mean",
+        "a pretrained model (checkpoint=RUN of dna_pretrain or dna_species_pretrain)": (
+            config.checkpoint is None
+        ),
+        "probe_start=true": not config.probe_start,
+        f"more steps (train.steps is {config.train.steps:,})": True,
+        f"longer windows (data.length is {config.data.length:,})": True,
+    }
+    return [text for text, applies in texts.items() if applies]
 
 
 def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[Stage]) -> str:

@@ -19,7 +19,7 @@ from bio.species.dataset import WindowList
 from bio.species.plots import draw_accuracy_by_length, draw_confusion
 from bio.species.run_data import SpeciesConfig, split_windows
 from bio.species.segments import SpeciesData
-from bio.species.windows import SpeciesWindows, Window
+from bio.species.windows import SpeciesWindows, Window, left_out
 from core.models.classifier import SequenceClassifier
 from core.models.sequence import SequenceModel
 from core.statistics import Interval, accuracy, difference
@@ -28,6 +28,7 @@ from core.training.step import autocast
 
 RESULT = "evaluation.json"
 OURS, BASELINE, PROBE = "fine-tuned", "k-mers", "frozen backbone"
+NAMED_RECORDS = 5
 FIT_SEED = 1
 """Seed of the windows for baselines; training uses others."""
 
@@ -233,9 +234,11 @@ class Evaluation:
         kmers = self._baseline(lambda source, some: kmer_examples(source, some, self.config.k), ours)
         probe = self._baseline(self._embedder(frozen), ours)
         votes = ours.votes()
+        missing = left_out(self.data, self.config.split, length, self.species.max_n_fraction)
         return {
             "length": length,
             "windows": len(windows),
+            "left_out": [entry._asdict() for entry in missing],
             "rows": [ours.row(OURS), kmers.row(BASELINE), probe.row(PROBE)],
             "gain": ours.gain(kmers)._asdict(),
             "confusion": ours.confusion(),
@@ -281,7 +284,22 @@ def draw_evaluation(result: Mapping[str, Any], folder: Path) -> None:
 
 def format_report(result: Mapping[str, Any]) -> str:
     """Return an evaluation as text: a table of models, the confusion matrix and the votes, per length."""
-    return "\n\n".join(_format_length(result["classes"], at_length) for at_length in result["lengths"])
+    texts = [_format_length(result["classes"], at_length) for at_length in result["lengths"]]
+    return "\n\n".join([*texts, *([result["advice"]] if result.get("advice") else [])])
+
+
+def advice(measurements: Sequence[Mapping[str, Any]], remedies: Sequence[str]) -> str | None:
+    """Return a sentence if the model is less accurate than the k-mers at some length, else None.
+
+    measurements: results of Evaluation.measure. remedies: changes to try, in order.
+    """
+    lengths = [f"{row['length']:,}" for row in measurements if row["gain"]["value"] < 0]
+    if not lengths:
+        return None
+    return (
+        f"The fine-tuned model is less accurate than the k-mers in windows of {', '.join(lengths)} bases. "
+        f"Try: {'; '.join(remedies)}."
+    )
 
 
 def _format_length(classes: Sequence[str], at_length: Mapping[str, Any]) -> str:
@@ -312,8 +330,24 @@ def _format_length(classes: Sequence[str], at_length: Mapping[str, Any]) -> str:
         disable_numparse=True,
         colalign=("left", *["right"] * len(classes)),
     )
+    missing = "".join(f"{_format_left_out(entry)}\n" for entry in at_length.get("left_out", []))
     return (
         f"{windows:,} windows of {at_length['length']:,} bases, {windows // len(classes):,} per species\n"
-        f"{models}\n\n{confusion}\n\n"
+        f"{missing}{models}\n\n{confusion}\n\n"
         f"{len(votes):,} record(s) by the vote of their windows: {at_length['vote_accuracy']:.0%} correct"
     )
+
+
+def _format_left_out(entry: Mapping[str, Any]) -> str:
+    """Return a line on the records and windows of one species that the evaluation does not read."""
+    parts = []
+    if entry["short"]:
+        names = entry["short"]
+        more = f" and {len(names) - NAMED_RECORDS:,} more" if len(names) > NAMED_RECORDS else ""
+        parts.append(
+            f"{len(names):,} record(s) shorter than a window, {entry['short_bases']:,} bases "
+            f"({', '.join(names[:NAMED_RECORDS])}{more})"
+        )
+    if entry["windows"]:
+        parts.append(f"{entry['windows']:,} window(s) with too many N (data.max_n_fraction)")
+    return f"left out of {entry['species']}: {'; '.join(parts)}"

@@ -30,6 +30,19 @@ class Window(NamedTuple):
     start: int
 
 
+class LeftOut(NamedTuple):
+    """Sequence of one species that an evaluation at one length does not read.
+
+    short: names of segments shorter than a window. short_bases: their bases. windows: windows with more N
+    than allowed.
+    """
+
+    species: str
+    short: list[str]
+    short_bases: int
+    windows: int
+
+
 @dataclass(frozen=True)
 class SpeciesWindows:
     """All windows of one length in a split.
@@ -120,6 +133,22 @@ def species_windows(data: SpeciesData, split: str, length: int, max_n_fraction: 
         segments_left.append([segments[i] for i in usable])
         spans.append([allowed[i] for i in usable])
     return SpeciesWindows(data.names, length, segments_left, spans)
+
+
+def left_out(data: SpeciesData, split: str, length: int, max_n_fraction: float) -> list[LeftOut]:
+    """Return what adjacent windows of a split leave out, for each species that loses any."""
+    result = []
+    for name, segments in zip(data.names, data.segments[split], strict=True):
+        short = [segment for segment in segments if len(segment.bases) < length]
+        windows = 0
+        for segment in segments:
+            starts = np.arange(0, len(segment.bases) - length + 1, length)
+            spans = _starts(segment.bases, length, max_n_fraction)
+            windows += len(starts) - int(contains(spans, starts).sum())
+        if short or windows:
+            names = [segment.name for segment in short]
+            result.append(LeftOut(name, names, sum(len(segment.bases) for segment in short), windows))
+    return result
 
 
 def _starts(bases: Bytes, length: int, max_n_fraction: float) -> Spans:

@@ -18,8 +18,8 @@ class HeadConfig:
     """Pooling of a sequence to one vector. Raises ValueError, naming the key, for a value out of range."""
 
     pooling: Literal["last", "mean"] = field(
-        default="last",
-        metadata={"help": "input of the head: hidden vector of the last position, or mean over all"},
+        default="mean",
+        metadata={"help": "input of the head: mean over the hidden vectors, or the last one"},
     )
     dropout: float = field(
         default=0.0, metadata={"help": "fraction of the pooled channels that a training step drops"}

@@ -16,12 +16,13 @@ from torch import Tensor
 from bio.sample import SAMPLE
 from bio.species.classifier import load_classifier, predict_probabilities
 from bio.species.dataset import WindowList
+from bio.species.evaluation import advice
 from bio.species.run_data import open_set, split_windows
 from core.checkpoints.checkpoint import resolve_checkpoint, save_checkpoint
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 from pipelines import dna_classify, dna_species_pretrain
-from pipelines.common.config import merge, read_yaml, schema_keys
+from pipelines.common.config import Setting, merge, read_yaml, schema_keys
 from tests.bio.conftest import random_bases, write_fasta
 from tests.bio.species_sets import NAMES, markov_species, two_species, write_set
 
@@ -30,7 +31,6 @@ TINY = [
     "data.validation_windows=10",
     "model.d_model=16",
     "model.n_layer=2",
-    "head.pooling=mean",
     "train.steps=60",
     "train.batch_size=16",
     "train.learning_rate=1e-2",
@@ -360,3 +360,48 @@ def test_without_validation_the_last_checkpoint_is_evaluated(tmp_path: Path) -> 
     arguments = [*given(path), *TINY, "train.steps=3", "evaluation.fit_windows=20", "run.dir=run"]
     assert dna_classify.main(arguments) == 0
     assert json.loads(Path("run/evaluation.json").read_text())["step"] == 3
+
+
+def test_the_mean_is_the_default_pooling_and_a_run_keeps_its_own() -> None:
+    assert merge(dna_classify.Config, [Setting("data.species", "x", "test")]).head.pooling == "mean"
+    assert merge(dna_classify.Config, read_yaml("great_apes")).head.pooling == "last"
+    assert merge(dna_classify.Config, read_yaml("great_apes_1m")).head.pooling == "last"
+
+
+def test_a_run_below_the_k_mers_says_what_to_try(species: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["train.steps=1", "train.learning_rate=1e-5", "probe_start=false", "head.pooling=last"]
+    lengths = ["evaluation.lengths=[]", "evaluation.windows=20"]
+    assert dna_classify.main([*given(species), *TINY, *short, *lengths, "run.dir=run"]) == 0
+    text = capsys.readouterr().out
+    assert "The fine-tuned model is less accurate than the k-mers in windows of 96 bases. Try: " in text
+    for remedy in ("head.pooling=mean", "checkpoint=RUN", "probe_start=true", "train.steps is 1"):
+        assert remedy in text
+    assert result_of(Path("run"))["advice"] in text
+
+
+def test_a_run_above_the_k_mers_gets_no_advice() -> None:
+    rows = [{"length": 96, "gain": {"value": 0.0}}, {"length": 1920, "gain": {"value": -0.1}}]
+    assert advice(rows[:1], ["more steps"]) is None
+    assert advice(rows, ["more steps"]) == (
+        "The fine-tuned model is less accurate than the k-mers in windows of 1,920 bases. Try: more steps."
+    )
+
+
+def test_records_and_windows_that_are_left_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = {"a": 900, "b": 900, "scrap": 50, "gap": 300}
+    content = two_species(tmp_path, lengths, split={"train": ["a"], "test": ["b", "scrap", "gap"]})
+    gap = f"{random_bases(100)}{'N' * 100}{random_bases(100)}"
+    records = {"a": random_bases(900), "b": random_bases(900), "scrap": random_bases(50), "gap": gap}
+    write_fasta(tmp_path / "one.fa", records)
+    chosen = [*given(write_set(tmp_path, content)), *TINY, "evaluation.lengths=[]"]
+    assert dna_classify.main([*chosen, "train.steps=1", "evaluation.fit_windows=20", "run.dir=run"]) == 0
+    text = capsys.readouterr().out
+    short = "1 record(s) shorter than a window, 50 bases (scrap)"
+    assert f"left out of one: {short}; 1 window(s) with too many N (data.max_n_fraction)\n" in text
+    assert f"left out of two: {short}\n" in text
+    assert result_of(Path("run"))["lengths"][0]["left_out"] == [
+        {"species": "one", "short": ["scrap"], "short_bases": 50, "windows": 1},
+        {"species": "two", "short": ["scrap"], "short_bases": 50, "windows": 0},
+    ]
