@@ -17,11 +17,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 
 from audio.data.clips import audio_files
 from audio.data.sample_index import read_index
-from audio.data.waveform import RATE, Waveform, read_waveform
+from audio.data.waveform import RATE, Waveform, read_recording
 from audio.evaluation.report import ALL, METRICS, REPORT, read_report
 from audio.evaluation.sources import CLIP_TABLE, INDEX, read_clip_table
 from audio.listening.page import ListeningClip, Summary, listening_page
@@ -184,15 +183,14 @@ def read_at_one_rate(paths: Sequence[Path]) -> list[Waveform]:
     Raises ValueError for an unreadable file, and for different rates: they would sound like a difference
     between models.
     """
-    waveforms = [read_waveform(path) for path in paths]
-    rates = {path: soundfile.info(path).samplerate for path in paths}
-    for path, rate in rates.items():
-        if rate != rates[paths[0]]:
+    recordings = [read_recording(path) for path in paths]
+    for path, recording in zip(paths, recordings, strict=True):
+        if recording.rate != recordings[0].rate:
             raise ValueError(
-                f"{path} has {rate:,} samples per second, but {paths[0]} has {rates[paths[0]]:,}. Convert "
-                "them to one rate."
+                f"{path} has {recording.rate:,} samples per second, but {paths[0]} has "
+                f"{recordings[0].rate:,}. Convert them to one rate."
             )
-    return waveforms
+    return [recording.waveform for recording in recordings]
 
 
 def summary(clips: Sequence[ListeningClip], metrics: Mapping[str, Mapping[str, str]]) -> Summary:

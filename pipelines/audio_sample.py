@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import soundfile
 import torch
 from torch import Tensor
 
@@ -32,7 +31,7 @@ from audio.data.sample_index import (
     sample_files,
     write_index,
 )
-from audio.data.waveform import LARGEST, as_pcm, read_waveform, stream_header, write_samples
+from audio.data.waveform import LARGEST, as_pcm, read_recording, stream_header, write_samples
 from audio.models import AudioCheckpoint, trained_model
 from core.decoding.sampling_run import SamplingRun, SamplingTask, WriteTokens
 from core.training import single_process_world
@@ -151,11 +150,10 @@ def prompt_codes(file: str, model: AudioCheckpoint) -> Tensor:
 
     Raises FileNotFoundError, and ValueError for a file that is empty or not audio.
     """
-    waveform = read_waveform(file)
-    info = soundfile.info(file)
-    if (info.samplerate, info.channels) != (model.rate, 1):
+    waveform, rate, channels = read_recording(file)
+    if (rate, channels) != (model.rate, 1):
         print(
-            f"The prompt {file} has {info.samplerate:,} samples per second and {info.channels} channel(s); "
+            f"The prompt {file} has {rate:,} samples per second and {channels} channel(s); "
             f"it is converted to {model.rate:,} and 1.",
             file=sys.stderr,
         )

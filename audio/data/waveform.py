@@ -8,7 +8,7 @@ import math
 import struct
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,15 @@ import soundfile
 import torch
 from torchaudio.transforms import Resample
 
+from audio.data.containers import UNKNOWN_SIZE, sound_source
 from core.storage.atomic import replaced_atomically
 
 RATE = 16_000
 FULL_SCALE = 1 << 15
 BLOCK = 1 << 20
 LARGEST_FILTER = 1 << 26
-UNKNOWN_SIZE = 0x7FFF_0000
-"""Smallest size in a WAV header that means an unknown length, as programs write into a pipe."""
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Range of the sample rates that are read (Hz); a damaged header can hold any."""
 BYTES = 2
 HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 BEFORE_DATA = HEADER.size - 8
@@ -33,42 +34,68 @@ LARGEST = ((1 << 32) - 1 - BEFORE_DATA) // BYTES
 Waveform = npt.NDArray[np.float32]
 
 
-def read_waveform(path: str | Path) -> Waveform:
-    """Read a WAV, FLAC or OGG file: channels averaged, resampled to 16 kHz, (length,).
+class Recording(NamedTuple):
+    """Audio file: mono waveform (length,) at 16 kHz, with the rate (Hz) and the channels of the file."""
 
-    Raises FileNotFoundError; ValueError for a file that is not audio, is damaged or truncated, holds no
-    samples, NaN or infinity, or has a sample rate that cannot be converted.
+    waveform: Waveform
+    rate: int
+    channels: int
+
+
+def read_waveform(path: str | Path) -> Waveform:
+    """Return the waveform (length,) of an audio file, as read_recording does."""
+    return read_recording(path).waveform
+
+
+def read_recording(path: str | Path) -> Recording:
+    """Read an audio file of a format of libsndfile: channels averaged, resampled to 16 kHz.
+
+    Wrong sizes in the header of a WAV file are repaired as audio.data.containers describes. Raises
+    FileNotFoundError; ValueError for a file that is not audio, is damaged or truncated, holds no samples, NaN
+    or infinity, or has a sample rate that cannot be converted.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no audio file {path}. Check the name.")
-    if _is_truncated(path):
-        raise ValueError(f"{path} is truncated: shorter than its header says. Replace or remove it.")
     try:
-        with soundfile.SoundFile(path) as file:
-            rate, blocks = file.samplerate, file.blocks(BLOCK, dtype="float32", always_2d=True)
+        with _open_sound(path) as file:
+            rate, channels = file.samplerate, file.channels
+            _require_rate(rate, str(path))
+            blocks = file.blocks(max(1, BLOCK // channels), dtype="float32", always_2d=True)
             mono = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=1) for block in blocks)])
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{path} cannot be read as audio ({error.error_string.rstrip('.')}): it is damaged or "
-            "not a WAV, FLAC or OGG file. Replace or remove it."
-        ) from error
+    except soundfile.SoundFileRuntimeError as error:
+        raise _not_audio(path, error) from error
     if not len(mono):
         raise ValueError(f"{path} holds no samples. Replace or remove it.")
     if not np.isfinite(mono).all():
         first = int(np.flatnonzero(~np.isfinite(mono))[0])
         raise ValueError(f"{path} holds NaN or infinity, first at sample {first:,}. Replace or remove it.")
-    return resample(mono, rate, str(path))
+    return Recording(resample(mono, rate, str(path)), rate, channels)
+
+
+def length_and_rate(path: str | Path) -> tuple[int, int]:
+    """Return the length of an audio file at 16 kHz (samples), and its own rate (Hz), from its header.
+
+    Raises FileNotFoundError, and ValueError for a file that is not audio, is truncated, or has an impossible
+    rate.
+    """
+    path = Path(path)
+    try:
+        with _open_sound(path) as file:
+            _require_rate(file.samplerate, str(path))
+            return math.ceil(file.frames * RATE / file.samplerate), file.samplerate
+    except soundfile.SoundFileRuntimeError as error:
+        raise _not_audio(path, error) from error
 
 
 def resample(waveform: Waveform, rate: int, name: str = "The waveform") -> Waveform:
     """Resample a waveform (length,) from `rate` to 16,000 samples per second.
 
     The Kaiser window is the one that torchaudio documents as equivalent to librosa's best resampler. `name`
-    names the waveform in errors. Raises ValueError if rate and 16,000 have too small a common divisor.
+    names the waveform in errors. Raises ValueError if rate and 16,000 have too small a common divisor, or if
+    the rate is outside LOWEST_RATE to HIGHEST_RATE.
     """
     if rate == RATE:
         return waveform
+    _require_rate(rate, name)
     divisor = math.gcd(rate, RATE)
     if rate * RATE > LARGEST_FILTER * divisor**2:
         raise ValueError(
@@ -147,11 +174,28 @@ def _header(size: int) -> bytes:
     return HEADER.pack(*form, RATE, BYTES * RATE, BYTES, 8 * BYTES, b"data", size)
 
 
-def _is_truncated(path: Path) -> bool:
-    """Return whether a WAV file is shorter than its header says; libsndfile does not report this."""
-    with path.open("rb") as file:
-        kind, size = file.read(4), int.from_bytes(file.read(4), "little")
-    return kind == b"RIFF" and path.stat().st_size - 8 < size < UNKNOWN_SIZE
+def _open_sound(path: Path) -> soundfile.SoundFile:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no audio file {path}. Check the name.")
+    return soundfile.SoundFile(sound_source(path))
+
+
+def _not_audio(path: Path, error: soundfile.SoundFileRuntimeError) -> ValueError:
+    reason = getattr(error, "error_string", str(error)).rstrip(".")
+    if reason.startswith("File does not exist"):  # libsndfile on a short MP3 file
+        reason = "no sound was found in it"
+    return ValueError(
+        f"{path} cannot be read as audio ({reason}): it is damaged or not a WAV, FLAC, OGG, MP3, AIFF or "
+        "Opus file. Replace or remove it."
+    )
+
+
+def _require_rate(rate: int, name: str) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(
+            f"{name} has {rate:,} samples per second; rates from {LOWEST_RATE:,} to {HIGHEST_RATE:,} can be "
+            "converted. Replace or remove it."
+        )
 
 
 @cache

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +20,7 @@ from audio.data.labelled import LabelledClips
 from audio.data.mel import CLIP, one_second
 from audio.data.pack import PackedAudio
 from audio.data.sample_index import Row, read_index
-from audio.data.waveform import RATE, read_waveform, write_waveform
+from audio.data.waveform import RATE, length_and_rate, read_waveform, write_waveform
 from audio.evaluation.trained_classifier import TrainedClassifier, predict
 from audio.metrics.predictions import Predictions
 from core.storage.atomic import replaced_atomically, write_json
@@ -104,7 +102,7 @@ def folder_source(name: str, kind: Kind, folder: Path, run: Path, facts: dict[st
     rows = _index_rows(folder, names)
     log_likelihood = [row.get("log_likelihood") for row in rows]
     bits_per_sample: list[Any] = [row.get("bits_per_sample") for row in rows]
-    lengths, rates = zip(*map(_length_and_rate, paths), strict=True)
+    lengths, rates = zip(*map(length_and_rate, paths), strict=True)
     converted = sum(rate != RATE for rate in rates)
     notes = _length_notes(lengths)
     if converted:
@@ -226,18 +224,6 @@ def _content_sha256(folder: Path, names: Sequence[str]) -> str:
         content.update(f"{name}\n".encode())
         content.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return content.hexdigest()
-
-
-def _length_and_rate(path: Path) -> tuple[int, int]:
-    """Return the length at 16 kHz (samples) and the rate of the file (Hz).
-
-    Raises ValueError if the file is not audio.
-    """
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return len(read_waveform(path)), RATE  # raises with the reason
-    return math.ceil(info.frames * RATE / info.samplerate), info.samplerate
 
 
 def _length_notes(lengths: Sequence[int]) -> list[str]:
