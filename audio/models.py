@@ -93,7 +93,7 @@ def new_model(config: AudioModelConfig) -> AudioModel:
 
 
 def trained_model(checkpoint: Path, device: torch.device) -> AudioCheckpoint:
-    """Load the model of a checkpoint file, or of the latest checkpoint in a run folder.
+    """Load the model of a checkpoint file, or of the best checkpoint in a run folder.
 
     Raises CheckpointError if there is no checkpoint, it is damaged, or its model is not one of waveforms.
     """

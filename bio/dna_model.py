@@ -39,7 +39,7 @@ def new_model(config: SequenceModelConfig) -> SequenceModel:
 
 
 def load_model(checkpoint: Path, device: torch.device) -> SequenceModel:
-    """Load the DNA model of a checkpoint file, or of the latest checkpoint in a run folder, in eval mode.
+    """Load the DNA model of a checkpoint file, or of the best checkpoint in a run folder, in eval mode.
 
     Raises CheckpointError if the checkpoint is missing, damaged, or not of a language model of DNA.
     """

@@ -145,7 +145,7 @@ def reevaluate(config: Config) -> None:
 def predict(config: PredictConfig) -> None:
     """Write the table of species of each record and print the row of all records."""
     with distributed_world() as world:
-        path = resolve_checkpoint(Path(config.checkpoint), prefer_best=True)
+        path = resolve_checkpoint(Path(config.checkpoint))
         classifier = load_classifier(path, world.device)
         genome = open_genome(config.fasta)
         length = config.length or classifier.length
@@ -184,7 +184,7 @@ def evaluation_of(config: Config, data: SpeciesData, world: World) -> Evaluation
 def evaluate(config: Config, evaluation: Evaluation) -> dict[str, Any]:
     """Evaluate the run's best checkpoint; rank 0 writes evaluation.json and the plots."""
     folder, world = Path(config.run.dir), evaluation.world
-    path = resolve_checkpoint(folder, prefer_best=True)
+    path = resolve_checkpoint(folder)
     model = load_classifier(path, world.device).model
     frozen = initial_backbone(config).to(world.device).eval()
     progress = read_header(path).progress

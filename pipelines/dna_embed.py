@@ -117,7 +117,7 @@ def embed(config: Config) -> tuple[int, int]:
 
 def load_backbone(checkpoint: Path, device: torch.device) -> SequenceModel:
     """Load the backbone of a classifier, or a pretrained model; CheckpointError for any other checkpoint."""
-    path = resolve_checkpoint(checkpoint, prefer_best=True)
+    path = resolve_checkpoint(checkpoint)
     if "head" in read_header(path).config:
         return load_classifier(path, device).model.backbone
     return load_model(path, device)

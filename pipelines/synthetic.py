@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from core.checkpoints.checkpoint import load_weights, resolve_checkpoint
+from core.checkpoints.checkpoint import latest_checkpoint, load_weights
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.plots import save_figure
 from core.storage.atomic import write_json
@@ -146,7 +146,7 @@ def trained_model(settings: Settings, world: World) -> SequenceModel:
     model = SequenceModel(settings.model).to(world.device)
     state = run_state(folder)
     if state == "finished":
-        load_weights(resolve_checkpoint(folder), model)
+        load_weights(latest_checkpoint(folder), model)
         return model.eval()
     held_out = SyntheticBatches(task.name, task.length, HELD_OUT_SEED)
 

@@ -148,19 +148,25 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}{SUFFIX}"
 
 
-def resolve_checkpoint(path: Path, prefer_best: bool = False) -> Path:
-    """Return the checkpoint file of a path: the file itself, or the latest one of a run folder.
+def resolve_checkpoint(path: Path) -> Path:
+    """Return the checkpoint file of a path: the file itself, or the best checkpoint of a run folder.
 
-    The folder may also be the `checkpoints` of a run folder, or any other with checkpoints.
-    prefer_best: take the checkpoint with the lowest validation loss where the folder has one.
+    The best one has the lowest validation loss; a run without validation has only its latest. The folder may
+    also be the `checkpoints` of a run folder, or any other with checkpoints.
+    Raises CheckpointError if a folder holds no checkpoint.
+    """
+    best = _checkpoint_folder(path) / BEST
+    return best if path.is_dir() and best.is_file() else latest_checkpoint(path)
+
+
+def latest_checkpoint(path: Path) -> Path:
+    """Return the checkpoint file of a path: the file itself, or the one of the highest step in a folder.
+
     Raises CheckpointError if a folder holds no checkpoint.
     """
     if not path.is_dir():
         return path
-    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
-    if prefer_best and (folder / BEST).is_file():
-        return folder / BEST
-    checkpoints = step_checkpoints(folder)
+    checkpoints = step_checkpoints(_checkpoint_folder(path))
     if not checkpoints:
         raise CheckpointError(f"{path} holds no checkpoint (step-*{SUFFIX}).")
     return checkpoints[-1]
@@ -190,6 +196,10 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     persistent = model.state_dict()
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: tensor for name, tensor in named.items() if name in persistent}
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    return path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:

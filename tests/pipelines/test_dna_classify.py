@@ -142,7 +142,7 @@ def test_any_number_of_processes_gives_every_window_the_same(
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE)[1], config.data, "test")
     listed = WindowList(windows, windows.list_windows(None, 96))
-    model = load_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
+    model = load_classifier(resolve_checkpoint(trained), HERE.device).model
     whole = predict_probabilities(model, listed, 5, HERE, both_strands=True)
     np.testing.assert_allclose(whole.sum(axis=1), 1)
     for size in (2, 3):
@@ -157,7 +157,7 @@ def test_long_windows_are_read_in_segments(trained: Path) -> None:
     config = merge(dna_classify.Config, read_yaml(str(trained / "config.yaml")))
     windows = split_windows(open_set(config.data, HERE)[1], config.data, "test", 200)
     tokens = WindowList(windows, windows.list_windows(3, 200))
-    model = load_classifier(resolve_checkpoint(trained, prefer_best=True), HERE.device).model
+    model = load_classifier(resolve_checkpoint(trained), HERE.device).model
     found = predict_probabilities(model, tokens, 5, HERE, chunk=96)
     with torch.no_grad():
         for number, window in enumerate(tokens):

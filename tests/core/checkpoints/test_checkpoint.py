@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.checkpoint import (
     CheckpointError,
+    latest_checkpoint,
     load_checkpoint,
     load_weights,
     model_tensors,
@@ -156,7 +157,7 @@ def test_newer_format_and_foreign_file_are_rejected(saved: Path) -> None:
         read_header(saved.with_name("absent.safetensors"))
 
 
-def test_resolve_checkpoint_prefers_the_highest_step_or_the_best(tmp_path: Path) -> None:
+def test_resolve_checkpoint_prefers_the_best_then_the_highest_step(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
@@ -164,11 +165,11 @@ def test_resolve_checkpoint_prefers_the_highest_step_or_the_best(tmp_path: Path)
     for name in ("step-00000009", "step-123456789", "step-00000010", "best", "step-x"):
         (folder / f"{name}.safetensors").touch()
     (folder / "step-999999999.safetensors.tmp").touch()
-    assert resolve_checkpoint(tmp_path) == resolve_checkpoint(folder) == folder / "step-123456789.safetensors"
-    best = folder / "best.safetensors"
-    assert resolve_checkpoint(tmp_path, prefer_best=True) == resolve_checkpoint(best) == best
+    latest, best = folder / "step-123456789.safetensors", folder / "best.safetensors"
+    assert resolve_checkpoint(tmp_path) == resolve_checkpoint(folder) == resolve_checkpoint(best) == best
+    assert latest_checkpoint(tmp_path) == latest_checkpoint(folder) == resolve_checkpoint(latest) == latest
     best.unlink()
-    assert resolve_checkpoint(tmp_path, prefer_best=True) == folder / "step-123456789.safetensors"
+    assert resolve_checkpoint(tmp_path) == latest
     assert [path.stem for path in step_checkpoints(folder)][:2] == ["step-00000009", "step-00000010"]
 
 

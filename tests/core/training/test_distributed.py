@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tests.core.training.toy as toy
-from core.checkpoints.checkpoint import resolve_checkpoint
+from core.checkpoints.checkpoint import latest_checkpoint
 from core.training import (
     NonFiniteError,
     TrainingInterrupted,
@@ -152,7 +152,7 @@ def test_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> Non
     assert exit_codes(start_world(2, run_with_signal_to_last_rank, tmp_path / "run")) == [130, 130]
     stopped_after = events(tmp_path / "run")[-1]["step"]
     assert stopped_after in (1, 2, 3)  # the third batch is fetched while the first step begins
-    assert resolve_checkpoint(tmp_path / "run").stem == f"step-{stopped_after:08d}"
+    assert latest_checkpoint(tmp_path / "run").stem == f"step-{stopped_after:08d}"
 
 
 def test_all_ranks_give_up_together(tmp_path: Path) -> None:

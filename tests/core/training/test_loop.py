@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoints.checkpoint import resolve_checkpoint, step_checkpoints
+from core.checkpoints.checkpoint import latest_checkpoint, step_checkpoints
 from core.training import (
     NonFiniteError,
     RunFolder,
@@ -89,7 +89,7 @@ def test_run_stopped_by_a_signal_resumes_exactly(
             toy_run(tmp_path / "stopped", ema=ema)
     stopped_after = events(tmp_path / "stopped")[-1]["step"]
     assert stopped_after in (4, 5)
-    assert resolve_checkpoint(tmp_path / "stopped").stem == f"step-{stopped_after:08d}"
+    assert latest_checkpoint(tmp_path / "stopped").stem == f"step-{stopped_after:08d}"
     assert "resume=true" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import core.training.distributed
-from core.checkpoints.checkpoint import resolve_checkpoint
+from core.checkpoints.checkpoint import latest_checkpoint
 from core.training import RunFolder, Stage, StagedBatches, TrainingConfig, World, distributed_world, train
 from core.training.metrics import read_metrics
 from core.training.progress import Progress
@@ -111,7 +111,7 @@ def events(folder: Path) -> list[dict[str, object]]:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    return load_file(resolve_checkpoint(folder))
+    return load_file(latest_checkpoint(folder))
 
 
 def assert_same_run(one: Path, other: Path) -> None:
