@@ -46,10 +46,8 @@ class Config:
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     train: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=2e-3))
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_classifier"))
-    resume: bool = field(
-        default=False, metadata={"help": "continuation of the run in run.dir, with its configuration"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "print of the plan without training"})
+    resume: bool = field(default=False, metadata={"help": "resume the run in run.dir with its configuration"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and exit"})
 
 
 @command

@@ -35,7 +35,7 @@ TABLE, PICTURE = "length_curve.json", "length_curve.png"
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = field(metadata={"help": "run folder, for its latest checkpoint; or a checkpoint file"})
+    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its best checkpoint)"})
     folder: str | None = field(
         default=None,
         metadata={"help": "present folder of the clips of the run; null: folder in its configuration"},

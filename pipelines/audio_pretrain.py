@@ -52,10 +52,8 @@ class Config:
     model: AudioModelConfig = field(default_factory=AudioModelConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/audio_pretrain"))
-    resume: bool = field(
-        default=False, metadata={"help": "continuation of the run in run.dir, with its configuration"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "print of the plan without training"})
+    resume: bool = field(default=False, metadata={"help": "resume the run in run.dir with its configuration"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and exit"})
 
 
 @command

@@ -5,9 +5,10 @@
     python -m pipelines.audio_sample checkpoint=runs/digits seconds=60 output=- | aplay -
 
 Files grow during sampling, in constant memory, and are valid WAV at any moment. After Ctrl-C or a kill, the
-same command with resume=true continues to the same bits. Sample k of a seed is the same in any batch. A
-prompt is any WAV, FLAC or OGG file; each output file starts with the quantized prompt. The log-likelihood is
-that of the samples after the prompt, under the model, in nats, before temperature and filters.
+same command with resume=true continues with bit-identical output. Sample k of a seed is the same in any
+batch. A prompt is any WAV, FLAC or OGG file; each output file starts with the quantized prompt. The
+log-likelihood is that of the samples after the prompt, under the model, in nats, before temperature and
+filters.
 """
 
 import hashlib

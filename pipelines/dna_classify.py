@@ -71,10 +71,8 @@ class Config:
     length_warmup: GrowthConfig = field(default_factory=GrowthConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_classify"))
-    resume: bool = field(
-        default=False, metadata={"help": "continue the run in run.dir with its configuration"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "print the plan and stop"})
+    resume: bool = field(default=False, metadata={"help": "resume the run in run.dir with its configuration"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and exit"})
 
 
 @dataclass(frozen=True)

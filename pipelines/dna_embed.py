@@ -51,7 +51,7 @@ class Config:
     )
     window: int | None = field(
         default=None,
-        metadata={"help": "window length (bases) that every interval is cut into; null: whole intervals"},
+        metadata={"help": "window length (bases) to cut intervals into; null: whole intervals"},
     )
     per_base: bool = field(default=False, metadata={"help": "one vector per base instead of per interval"})
     pooling: Literal["mean", "last"] = field(

@@ -10,7 +10,7 @@ filters, over all symbols of the vocabulary. Without a prompt, the first base is
 costs nothing. Records on stdout have no log_likelihood, because their header comes first.
 
 Memory does not grow with the length. The file appears when it is complete; after Ctrl-C or a kill, the same
-command with resume=true continues to the same result.
+command with resume=true continues with bit-identical output.
 """
 
 import math

@@ -52,7 +52,7 @@ BY_CONTEXT = "bits_by_context.png"
 class Config(dna_pretrain.Config):
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_scaling"))
     sizes: list[str] = field(
-        default_factory=lambda: list(SIZES), metadata={"help": f"model sizes, of {', '.join(SIZES)}"}
+        default_factory=lambda: list(SIZES), metadata={"help": f"model sizes, from: {', '.join(SIZES)}"}
     )
     lengths: list[int] = field(
         default_factory=list, metadata={"help": "window lengths (bases); empty: data.length"}

@@ -40,7 +40,7 @@ FORMATS = (".tsv", ".json")
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its latest checkpoint)"})
+    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its best checkpoint)"})
     fasta: str = field(metadata={"help": "FASTA file, plain, gzip or bgzip; packed on first use"})
     records: list[str] = field(
         default_factory=list, metadata={"help": "records to score; empty: all records of the FASTA"}

@@ -46,10 +46,8 @@ class Config:
     )
     train: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig("runs/dna_species_pretrain"))
-    resume: bool = field(
-        default=False, metadata={"help": "continue the run in run.dir with its configuration"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "print the plan and stop"})
+    resume: bool = field(default=False, metadata={"help": "resume the run in run.dir with its configuration"})
+    dry_run: bool = field(default=False, metadata={"help": "print the plan and exit"})
 
 
 @command

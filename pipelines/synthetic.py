@@ -45,9 +45,7 @@ MIXERS: dict[Mixer, bool] = {"mamba": True, "s4d": False}
 class TaskConfig:
     """Task, lengths of training and lengths of the test."""
 
-    name: TaskName = field(
-        default="induction_heads", metadata={"help": "task: selective_copying or induction_heads"}
-    )
+    name: TaskName = field(default="induction_heads", metadata={"help": "task to learn"})
     length: int = field(default=256, metadata={"help": "length of a training sequence (symbols)"})
     warmup_lengths: list[int] = field(
         default_factory=list, metadata={"help": "shorter lengths to start with, one stage each (symbols)"}
@@ -80,9 +78,7 @@ class Settings:
 class Config(Settings):
     """Settings of a comparison."""
 
-    mixers: list[Mixer] = field(
-        default_factory=lambda: list(MIXERS), metadata={"help": "models to compare: mamba, s4d"}
-    )
+    mixers: list[Mixer] = field(default_factory=lambda: list(MIXERS), metadata={"help": "models to compare"})
     publish: str | None = field(
         default=None,
         metadata={

@@ -40,14 +40,14 @@ class AudioDataConfig:
         default=16_000, metadata={"help": "window length (samples); longer clips are divided"}
     )
     keep_rest: bool = field(
-        default=True, metadata={"help": "use of the rest of a divided clip, as a shorter window"}
+        default=True, metadata={"help": "keep the rest of a divided clip as a shorter window"}
     )
     packed: bool = field(
         default=False,
-        metadata={"help": "concatenation of training windows in place of padding (unet only)"},
+        metadata={"help": "concatenate training windows instead of padding them (unet only)"},
     )
     conditional: bool = field(
-        default=False, metadata={"help": "class symbol as the first input of each sequence"}
+        default=False, metadata={"help": "give the class of a clip as the first input of its sequence"}
     )
     classes: list[str] = field(
         default_factory=list,

@@ -52,9 +52,7 @@ class DataConfig:
             "checked for sequence shared with data.fasta"
         },
     )
-    valid_sha256: str | None = field(
-        default=None, metadata={"help": "expected sha256 of data.valid_fasta, as data.sha256"}
-    )
+    valid_sha256: str | None = field(default=None, metadata={"help": "expected sha256 of data.valid_fasta"})
     valid_fraction: float = field(
         default=0.1,
         metadata={"help": "without BED and chromosomes: fraction of every record held out, at its end"},

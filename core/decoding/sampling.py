@@ -28,10 +28,10 @@ class SamplingConfig:
         default=None, metadata={"help": "number of most probable tokens to sample from; null: all"}
     )
     top_p: float = field(
-        default=1.0, metadata={"help": "probability that the fewest most probable tokens must have together"}
+        default=1.0, metadata={"help": "total probability of the most probable tokens to sample from; 1: all"}
     )
     min_p: float = field(
-        default=0.0, metadata={"help": "least probability of a token, as a fraction of the largest"}
+        default=0.0, metadata={"help": "minimum probability of a token, as a fraction of the largest one"}
     )
 
     def __post_init__(self) -> None:

@@ -184,7 +184,7 @@ class Mamba(nn.Module):
 
 
 def _selected_widths(selective: bool | Sequence[str], widths: dict[str, int]) -> dict[str, int]:
-    """Return the widths of those of dt, B and C that depend on the input."""
+    """Return the widths of dt, B and C, without those that do not depend on the input."""
     names = selective if not isinstance(selective, bool) else list(widths) if selective else []
     if not isinstance(names, list | tuple) or not set(names) <= set(widths):
         raise ValueError(

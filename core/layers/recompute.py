@@ -11,7 +11,7 @@ A block also keeps, per position and channel of the model, its residual stream (
 
 The residual stream before a block is the sum of the outputs of all blocks before it. These outputs are the
 inputs of the blocks, which are kept anyway, in half the bytes. A runner therefore stores the stream before
-one block in STORE_EVERY, and adds it up again for the others, in the same order and to the same bits.
+one block in STORE_EVERY, and adds it up again for the others, in the same order, with bit-identical results.
 
 The idea is the paper's (Gu and Dao 2023, section 3.3.2), a block at a time as in Chen et al. 2016.
 """

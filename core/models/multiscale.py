@@ -37,8 +37,7 @@ class MixerConfig:
     selective: Any = field(
         default=True,
         metadata={
-            "help": "those of dt, B and C that depend on the input: true (all, S6), false (none, S4D) "
-            "or names"
+            "help": "which of dt, B and C depend on the input: true (all, S6), false (none, S4D) or names"
         },
     )
 
@@ -49,7 +48,7 @@ class MultiscaleModelConfig:
 
     vocab_size: int = field(
         default=256,
-        metadata={"help": "number of symbols; the embedding has as many rows, rounded up to a multiple of 8"},
+        metadata={"help": "number of symbols; padded to a multiple of 8 in the embedding"},
     )
     d_model: int = field(
         default=64,

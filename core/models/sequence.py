@@ -22,7 +22,7 @@ class SequenceModelConfig:
     """The shape of a SequenceModel. Raises ValueError for a size below 1."""
 
     vocab_size: int = field(
-        metadata={"help": "number of symbols; the embedding has as many rows, rounded up to a multiple of 8"}
+        metadata={"help": "number of symbols; padded to a multiple of 8 in the embedding"}
     )
     d_model: int = field(default=256, metadata={"help": "channels between the blocks"})
     n_layer: int = field(default=8, metadata={"help": "number of blocks"})
@@ -37,9 +37,11 @@ class SequenceModelConfig:
     )
     selective: Any = field(
         default=True,
-        metadata={"help": "those of dt, B and C that depend on the input: true (all), false (none) or names"},
+        metadata={"help": "which of dt, B and C depend on the input: true (all), false (none) or names"},
     )
-    tie_embeddings: bool = field(default=True, metadata={"help": "use the embedding's weight in the head"})
+    tie_embeddings: bool = field(
+        default=True, metadata={"help": "share one weight between embedding and head"}
+    )
     recompute: str = field(default="none", metadata={"help": RECOMPUTE_HELP})
 
     def __post_init__(self) -> None:

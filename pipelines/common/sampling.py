@@ -22,7 +22,7 @@ STDOUT = "-"
 class SamplingOptions:
     """Options of every sampling pipeline."""
 
-    checkpoint: str = field(metadata={"help": "run folder, for its latest checkpoint; or a checkpoint file"})
+    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its best checkpoint)"})
     count: int = field(default=1, metadata={"help": "number of samples to draw"})
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = field(default=0, metadata={"help": "random seed; it determines every sample"})
@@ -33,7 +33,7 @@ class SamplingOptions:
         default="auto", metadata={"help": "precision of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
     )
     save_every: float = field(default=60.0, metadata={"help": "interval of saved states (seconds)"})
-    resume: bool = field(default=False, metadata={"help": "continuation of an interrupted run"})
+    resume: bool = field(default=False, metadata={"help": "continue an interrupted run"})
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):

@@ -1,4 +1,4 @@
-"""Classifier training: it learns, resumes to the same bits, and refuses data without classes."""
+"""Classifier training: it learns, resumes with identical weights, and refuses data without classes."""
 
 import json
 import shutil
