@@ -55,13 +55,13 @@ def check_bounds(cu_seqlens: Tensor, length: int) -> None:
         raise ValueError("cu_seqlens decreases; a sequence should not end before its start.")
 
 
-def refuse_second_derivative(operator: str) -> Callable[..., NoReturn]:
+def reject_second_derivative(operator: str) -> Callable[..., NoReturn]:
     """Return a derivative for the backward of an operator that raises, since torch would return zeros."""
 
-    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+    def reject(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
             f"{operator} was differentiated twice, which only float64 supports. "
             "Convert its arguments to float64."
         )
 
-    return refuse
+    return reject

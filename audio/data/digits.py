@@ -32,19 +32,19 @@ def sc09(folder: str | Path) -> Collection:
     in both lists or a digit has no clips.
     """
     folder = Path(folder)
-    listed = {split: _read_list(folder / file) for split, file in LISTS.items()}
-    if both := sorted(listed["valid"] & listed["test"]):
+    splits = {split: _read_list(folder / file) for split, file in LISTS.items()}
+    if both := sorted(splits["valid"] & splits["test"]):
         raise ValueError(f"{both[0]} is in both lists of {folder}. Download the archive again.")
     clips = tuple(
-        Clip(name, _split_of(name, listed), label)
+        Clip(name, _split_of(name, splits), label)
         for label, digit in enumerate(DIGITS)
         for name in (f"{digit}/{file}" for file in audio_files(folder / digit))
     )
-    version = _version(listed)
+    version = _version(splits)
     collection = Collection(f"sc09-{version}", folder, clips, DIGITS)
     if collection.counts == SC09_COUNTS.get(version):
         return collection
-    _warn_incomplete(collection, version, listed)
+    _warn_incomplete(collection, version, splits)
     return replace(collection, name=f"sc09-{version}-part")
 
 
@@ -84,20 +84,20 @@ def _read_list(path: Path) -> set[str]:
     return {name for name in path.read_text().splitlines() if name.partition("/")[0] in DIGITS}
 
 
-def _split_of(name: str, listed: Mapping[str, set[str]]) -> str:
-    return next((split for split, names in listed.items() if name in names), "train")
+def _split_of(name: str, splits: Mapping[str, set[str]]) -> str:
+    return next((split for split, names in splits.items() if name in names), "train")
 
 
-def _version(listed: Mapping[str, set[str]]) -> str:
-    sizes = {split: len(names) for split, names in listed.items()}
+def _version(splits: Mapping[str, set[str]]) -> str:
+    sizes = {split: len(names) for split, names in splits.items()}
     known = [version for version, counts in SC09_COUNTS.items() if sizes.items() <= counts.items()]
     return known[0] if known else "unknown"
 
 
-def _warn_incomplete(collection: Collection, version: str, listed: Mapping[str, set[str]]) -> None:
+def _warn_incomplete(collection: Collection, version: str, splits: Mapping[str, set[str]]) -> None:
     """Log the clips that an incomplete archive lacks."""
     expected = SC09_COUNTS.get(version)
-    missing = sorted(listed["valid"].union(listed["test"]) - {clip.name for clip in collection.clips})
+    missing = sorted(splits["valid"].union(splits["test"]) - {clip.name for clip in collection.clips})
     log.warning(
         "%s is not a whole Speech Commands archive, so results are not comparable with published ones: it "
         "has %s clips for %s, %s.%s",

@@ -72,17 +72,17 @@ def measure_sources(
     classes = classifier.training.classes
     suite = Suite(predictions[0], classes, device)
     measurements = []
-    for source, of_source in zip(tqdm(sources, "measuring", disable=None), predictions, strict=True):
+    for source, prediction in zip(tqdm(sources, "measuring", disable=None), predictions, strict=True):
         selections = {}
         for name, indices in _selections(source).items():
-            clips = Predictions(*(tensor[indices] for tensor in of_source))
+            clips = Predictions(*(tensor[indices] for tensor in prediction))
             metrics = suite.measure(clips, mode, resamples, seed)
             if source.kind == "train":  # the distance to itself is 0 and has no bias to extrapolate
                 metrics.pop("fid_infinity", None)
             selections[name] = Selection(len(indices), metrics)
         fewest = min(selection.clips for selection in selections.values())
         notes = [*source.notes, *suite.notes(fewest), *_classifier_notes(source, classifier)]
-        measurements.append(Measurement(source, _accuracy(source, of_source, classes), selections, notes))
+        measurements.append(Measurement(source, _accuracy(source, prediction, classes), selections, notes))
     return measurements
 
 

@@ -241,7 +241,7 @@ def _first_of_each(labels: Sequence[int], count: int) -> list[int]:
     indices: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         indices.setdefault(label, []).append(index)
-    return sorted(index for of_label in indices.values() for index in of_label[:count])
+    return sorted(index for group in indices.values() for index in group[:count])
 
 
 def _with_progress(batches: Iterator[Tensor], bar: tqdm) -> Iterator[Tensor]:

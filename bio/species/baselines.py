@@ -72,5 +72,5 @@ def _fit_at(train: Examples, strength: float) -> Pipeline:
 
 
 def _loss(probabilities: Features, labels: npt.NDArray[np.int64]) -> float:
-    of_label = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(of_label, 1e-12)).mean())
+    true_class_probabilities = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(true_class_probabilities, 1e-12)).mean())

@@ -104,8 +104,8 @@ class Predictions:
 
     def loss(self) -> float:
         """Return the mean negative log-probability of the true class (nats)."""
-        of_label = self.probabilities[np.arange(len(self.windows)), self.labels]
-        return float(-np.log(np.maximum(of_label, 1e-12)).mean())
+        true_class_probabilities = self.probabilities[np.arange(len(self.windows)), self.labels]
+        return float(-np.log(np.maximum(true_class_probabilities, 1e-12)).mean())
 
     def gain(self, other: "Predictions") -> Interval:
         """Return the difference in accuracy to another model on the same windows, with its interval."""

@@ -263,5 +263,5 @@ def _files(species_set: SpeciesSet) -> Iterator[tuple[str, str]]:
             hint = did_you_mean(species.source, sources)
             message = f"Species {name} names the source {species.source}, which is not in bio/sources.yaml."
             raise ValueError(f"{message} {hint}".rstrip())
-        listed = [file for files in species.by_split.values() for file in files]
-        yield from ((name, file) for file in listed or [fasta_of(species)])
+        files = [file for split_files in species.by_split.values() for file in split_files]
+        yield from ((name, file) for file in files or [fasta_of(species)])

@@ -62,7 +62,7 @@ class SamplingRun:
     batch_size: samples per batch; it is halved if a batch does not fit into memory.
     save_every: seconds between saved states.
     state_path: file of the saved state; None for a run that cannot be resumed.
-    settings: plain values that determine the samples; a state with other settings is refused.
+    settings: plain values that determine the samples; a state with other settings is rejected.
     resume: continue the state in state_path if it exists.
 
     Attributes: `finished`, the number of complete samples; `log_likelihood` (count,) float64, nats of each

@@ -136,10 +136,10 @@ def _listed_checksum(address: str, name: str) -> str:
             f"{name} cannot be verified: HTTP {response.status_code} {response.reason} for its list of "
             f"checksums, {address}."
         )
-    listed = re.search(rf"^([0-9a-f]{{32}})\s+(?:\S*/)?{re.escape(name)}$", response.text, re.MULTILINE)
-    if not listed:
+    match = re.search(rf"^([0-9a-f]{{32}})\s+(?:\S*/)?{re.escape(name)}$", response.text, re.MULTILINE)
+    if not match:
         raise TransferError(f"{name} cannot be verified: {address} does not list it.")
-    return f"md5:{listed[1]}"
+    return f"md5:{match[1]}"
 
 
 def _ask(method: str, address: str) -> requests.Response:

@@ -28,7 +28,7 @@ class TransferError(Exception):
 
 
 class _BrokenError(Exception):
-    """A request ended early or was refused for now; a retry may succeed."""
+    """A request ended early or was rejected temporarily; a retry may succeed."""
 
 
 _BREAKS = (
@@ -98,7 +98,7 @@ def _continue(address: str, part: Path, size: int | None) -> None:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             _check_nothing_left(response, part, offset)
             return
-        _refuse(response, address)
+        _raise_for_status(response, address)
         resumed = _resumes(response, offset)
         if offset and not resumed:
             log.info("%s cannot be resumed or has changed: starting from the first byte.", address)
@@ -119,7 +119,7 @@ def _check_nothing_left(response: requests.Response, part: Path, offset: int) ->
     raise _BrokenError(f"the server has no byte {offset:,}")
 
 
-def _refuse(response: requests.Response, address: str) -> None:
+def _raise_for_status(response: requests.Response, address: str) -> None:
     """Raise _BrokenError for a status that a retry may fix, TransferError for other errors."""
     status = f"{response.status_code} {response.reason}"
     if response.status_code in (408, 425, 429) or response.status_code >= 500:

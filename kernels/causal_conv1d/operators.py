@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import dispatch
-from kernels.checks import check_bounds, refuse_second_derivative
+from kernels.checks import check_bounds, reject_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
 _ARGUMENTS = (
@@ -117,7 +117,7 @@ for _name, _function, _fake in (
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
 torch.library.register_autograd("helixwave::causal_conv1d", _differentiate, setup_context=_save, lib=_library)
 torch.library.register_autograd(
-    "helixwave::causal_conv1d_backward", refuse_second_derivative("causal_conv1d"), lib=_library
+    "helixwave::causal_conv1d_backward", reject_second_derivative("causal_conv1d"), lib=_library
 )
 _library.impl("causal_conv1d_step", torch.library.fallthrough_kernel, "Autograd")
 

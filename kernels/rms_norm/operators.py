@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import dispatch
-from kernels.checks import refuse_second_derivative
+from kernels.checks import reject_second_derivative
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
 _library.define(
@@ -97,7 +97,7 @@ for _name, _function, _fake in (
     torch.library.register_fake(f"helixwave::{_name}", _fake, lib=_library)
 torch.library.register_autograd("helixwave::rms_norm", _differentiate, setup_context=_save, lib=_library)
 torch.library.register_autograd(
-    "helixwave::rms_norm_backward", refuse_second_derivative("rms_norm"), lib=_library
+    "helixwave::rms_norm_backward", reject_second_derivative("rms_norm"), lib=_library
 )
 
 _operators = torch.ops.helixwave

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels import dispatch
-from kernels.checks import check_bounds, refuse_second_derivative
+from kernels.checks import check_bounds, reject_second_derivative
 from kernels.selective_scan.arguments import FLAGS, STEP, TENSORS, ScanArguments, ScanGradients, schema
 
 _library = torch.library.Library("helixwave", "FRAGMENT")
@@ -157,7 +157,7 @@ torch.library.register_autograd(
     "helixwave::selective_scan", _differentiate, setup_context=_save, lib=_library
 )
 torch.library.register_autograd(
-    "helixwave::selective_scan_backward", refuse_second_derivative("selective_scan"), lib=_library
+    "helixwave::selective_scan_backward", reject_second_derivative("selective_scan"), lib=_library
 )
 _library.impl("selective_scan_step", torch.library.fallthrough_kernel, "Autograd")
 

@@ -110,7 +110,7 @@ def with_official_mixers(model: MultiscaleModel, official: Callable[..., nn.Modu
 
 def disagreement(official: Callable[..., nn.Module], device: torch.device) -> float:
     """Return the largest relative difference (root mean square) of logits and gradients in fp32."""
-    found = []
+    outputs = []
     tokens = torch.randint(256, (2, 1000), generator=torch.Generator().manual_seed(1)).to(device)
     for change in (lambda model: model, lambda model: with_official_mixers(model, official)):
         torch.manual_seed(0)
@@ -119,14 +119,14 @@ def disagreement(official: Callable[..., nn.Module], device: torch.device) -> fl
         logits.square().mean().backward()
         # the official modules are one level deeper
         named = {name.replace("mixer.mixer", "mixer"): p.grad for name, p in model.named_parameters()}
-        found.append([logits.detach(), *(named[name] for name in sorted(named))])
-    differences = [(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(*found, strict=True)]
+        outputs.append([logits.detach(), *(named[name] for name in sorted(named))])
+    differences = [(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(*outputs, strict=True)]
     return torch.stack(differences).max().item()
 
 
 def row(case: Case, official: Callable[..., nn.Module] | None) -> dict[str, Any]:
     """Measure and print one row: tokens/s and peak memory, ours and official (None without mamba_ssm)."""
-    found: dict[str, Any] = {"model": case.model, "batch": case.batch, "length": case.length}
+    result: dict[str, Any] = {"model": case.model, "batch": case.batch, "length": case.length}
     for who in ("ours", "ours_replayed", "official"):
         rate = peak = None
         if who != "official":
@@ -134,20 +134,20 @@ def row(case: Case, official: Callable[..., nn.Module] | None) -> dict[str, Any]
         elif official is not None and case.official:
             model = with_official_mixers(MultiscaleModel(case.config).cuda(), official)
             rate, peak = measure(model, case, replayed=False)
-        found |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
+        result |= {f"{who}_tokens_per_s": rate, f"{who}_peak_gib": peak}
         gc.collect()
         torch.cuda.empty_cache()
-    print(text(found), flush=True)
-    return found
+    print(text(result), flush=True)
+    return result
 
 
-def text(found: dict[str, Any]) -> str:
+def text(result: dict[str, Any]) -> str:
     """Return a row as a line of text."""
-    ours, theirs = found["ours_tokens_per_s"], found["official_tokens_per_s"]
-    line = f"{found['model']}, {found['batch']} x {found['length']:,}: {ours:,.0f} samples/s, "
-    line += f"{found['ours_peak_gib']:.1f} GiB; replayed {found['ours_replayed_tokens_per_s']:,.0f}"
+    ours, theirs = result["ours_tokens_per_s"], result["official_tokens_per_s"]
+    line = f"{result['model']}, {result['batch']} x {result['length']:,}: {ours:,.0f} samples/s, "
+    line += f"{result['ours_peak_gib']:.1f} GiB; replayed {result['ours_replayed_tokens_per_s']:,.0f}"
     if theirs is not None:
-        line += f"; official {theirs:,.0f}, {found['official_peak_gib']:.1f} GiB; ratio {ours / theirs:.2f}"
+        line += f"; official {theirs:,.0f}, {result['official_peak_gib']:.1f} GiB; ratio {ours / theirs:.2f}"
     return line
 
 

@@ -117,12 +117,12 @@ def disagreement(official: Callable[[SequenceModelConfig], nn.Module]) -> float:
     ours, theirs = SequenceModel(config).cuda(), official(config)
     theirs.load_state_dict(to_official(ours.state_dict()))
     tokens = torch.randint(16, (2, 1000), device="cuda")
-    found = []
+    outputs = []
     for model in (ours, theirs):
         logits = _logits(model, tokens).float()
         logits.square().mean().backward()
-        found.append([logits.detach(), *(p.grad for _, p in sorted(_parameters(model)))])
-    differences = [(a - b).norm() / b.norm() for a, b in zip(*found, strict=True)]
+        outputs.append([logits.detach(), *(p.grad for _, p in sorted(_parameters(model)))])
+    differences = [(a - b).norm() / b.norm() for a, b in zip(*outputs, strict=True)]
     return torch.stack(differences).max().item()
 
 

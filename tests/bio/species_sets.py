@@ -34,7 +34,7 @@ def two_species(folder: Path, lengths: Mapping[str, int], **rule: object) -> dic
 
 
 def markov_species(folder: Path, bases: int, order: int = 2) -> Path:
-    """Five species whose bases follow Markov chains of their own; records c1, c2, c3 are the splits."""
+    """Five species, each with its own Markov chain; records c1, c2, c3 are the splits."""
     for seed, name in enumerate(NAMES):
         text = _chain(seed, bases, order)
         half, rest = bases // 2, bases * 3 // 4

@@ -377,7 +377,7 @@ def test_wrong_cu_seqlens_raise(bounds: list[int]) -> None:
         selective_scan(**make_arguments(Case(""), batch=1), cu_seqlens=torch.tensor(bounds))
 
 
-def test_step_refuses_ambiguous_shapes() -> None:
+def test_step_rejects_ambiguous_shapes() -> None:
     x, A, state = torch.randn(4, 4), -torch.rand(4, 3), torch.zeros(4, 4, 3)
     with pytest.raises(ValueError, match=r"^B has shape .* both"):
         selective_scan_step(state, x, x, A, torch.randn(4, 3), torch.randn(4, 1, 3))

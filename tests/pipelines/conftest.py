@@ -1,4 +1,4 @@
-"""A tiny genome, tiny clips, and a tiny run on either, made once."""
+"""Fixtures: a tiny genome, tiny clips and a tiny run of each, once per session."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,13 +50,13 @@ TINY_AUDIO = [
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test works in a folder of its own, so that a relative path never leaves it."""
+    """Run each test in its own folder, so that relative paths stay in it."""
     monkeypatch.chdir(tmp_path)
     yield
     left = [
         path for path in tmp_path.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".pack-")
     ]
-    assert left == [], "a half-written file was left"
+    assert left == [], "a temporary file was left"
 
 
 def write_fasta(path: Path, lengths: dict[str, int], seed: int = 0) -> Path:
@@ -68,7 +68,7 @@ def write_fasta(path: Path, lengths: dict[str, int], seed: int = 0) -> Path:
 
 @pytest.fixture
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Samples are written in pieces of so many tokens, however long they take."""
+    """Write samples in segments of PIECE tokens, independent of the time."""
     for name in ("SHORTEST_SEGMENT", "FIRST_SEGMENT", "LONGEST_SEGMENT"):
         monkeypatch.setattr(sampling_run, name, PIECE)
     return PIECE
@@ -76,7 +76,7 @@ def short_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_cpu_thread() -> Iterator[None]:
-    """Such small models run on the CPU, in one thread: two mostly wait for each other."""
+    """Run the small models on one CPU thread; two threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -114,7 +114,7 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def audio_model(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model of the digits, hardly trained."""
+    """Run folder of a digit model after a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "audio_model"
     assert audio_pretrain.main([*TINY_MODEL, f"data.folder={digits}", f"run.dir={folder}"]) == 0
     return folder
@@ -122,7 +122,7 @@ def audio_model(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three digits one clip for test, one for validation and four for training, of 40 to 57 samples."""
+    """Clips of three digits (40 to 57 samples): one for test, one for validation, four for training each."""
     names = [f"{digit}_ann_{index}.wav" for digit in (0, 4, 9) for index in (0, 5, 10, 11, 12, 13)]
     return write_clips(tmp_path_factory.mktemp("fsdd"), names, 40)
 

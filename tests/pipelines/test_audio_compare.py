@@ -42,7 +42,7 @@ def table() -> list[dict]:
     return json.loads(Path("compare/audio.json").read_text())["rows"]
 
 
-def test_a_comparison_trains_all_and_goes_on(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_trains_all_models_and_resumes(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(clips, "seeds=[0,3]", "publish=published/audio.json") == 0
     rows = table()
     assert [(row["table"], row["model"], row["seed"]) for row in rows] == [
@@ -112,7 +112,7 @@ def test_the_contenders_are_about_equal_and_differ_by_name() -> None:
     assert all(size == pytest.approx(1.84e6, rel=0.04) for size in sizes.values())
 
 
-def test_a_damaged_table_is_refused_before_training(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_table_is_rejected_before_training(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.json").write_text("[1,")
     assert compare(clips, "publish=mine.json") == 1
     assert "mine.json is not a published table" in capsys.readouterr().err

@@ -237,7 +237,7 @@ class TestModels:
         assert bits[0] == read_report(evaluated)["sources"][2]["nll_bits"]
         assert len(set(bits)) == 3
 
-    def test_samples_of_other_options_are_refused(
+    def test_samples_of_other_options_are_rejected(
         self, base: list[str], audio_model: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         shutil.copytree(evaluated, "run")
@@ -299,7 +299,7 @@ class TestBadInput:
         assert "has the classes zero, one, two" in error
         assert "has the classes (none)" in error
 
-    def test_another_kind_of_checkpoint_is_refused(
+    def test_another_kind_of_checkpoint_is_rejected(
         self, base: list[str], audio_model: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         file = audio_sample.Config(checkpoint=str(audio_model)).checkpoint_file

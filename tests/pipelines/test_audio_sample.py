@@ -183,15 +183,17 @@ def test_a_prompt_is_continued(plain: Path, known: int, capsys: pytest.CaptureFi
     rows = draw(plain, "rest.wav", "seed=1", "prompt=prompt.wav", f"seconds={(LENGTH - known) / RATE}")
     assert np.array_equal(read_waveform("rest.wav"), waveform)
     assert rows[0]["seconds"] == round((LENGTH - known) / RATE, 6)
-    said = f"prompt.wav has {known} sample(s) at 16,000 Hz, fewer than the 4" in capsys.readouterr().err
-    assert said == (known < 4)
+    is_reported = (
+        f"prompt.wav has {known} sample(s) at 16,000 Hz, fewer than the 4" in capsys.readouterr().err
+    )
+    assert is_reported == (known < 4)
 
 
 def test_a_prompt_of_another_rate_is_converted(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write("prompt.wav", np.stack([noise(441)] * 2, axis=1), 44_100)
     draw(plain, "out.wav", "prompt=prompt.wav")
-    said = "prompt.wav has 44,100 samples per second and 2 channel(s); it is converted to 16,000 and 1"
-    assert said in capsys.readouterr().err
+    message = "prompt.wav has 44,100 samples per second and 2 channel(s); it is converted to 16,000 and 1"
+    assert message in capsys.readouterr().err
     assert len(read_waveform("out.wav")) == 160 + LENGTH
 
 
@@ -261,9 +263,9 @@ def test_ctrl_c_and_resume(
     with monkeypatch.context() as patch:
         interrupt_at(PIECE + 30 * prompt, patch)
         assert audio_sample.main(call) == 130
-    said = capsys.readouterr().err
-    assert "Stopped after 30 of 48 samples in samples 0 to 1 of 5. Start the same command" in said
-    assert "real-time factor" in said
+    error = capsys.readouterr().err
+    assert "Stopped after 30 of 48 samples in samples 0 to 1 of 5. Start the same command" in error
+    assert "real-time factor" in error
     for path in Path("cut").glob("*.wav"):
         begun = read_waveform(Path("whole") / path.name)[: 30 + 30 * prompt]
         assert np.array_equal(read_waveform(path), begun)
@@ -353,7 +355,7 @@ def test_samples_that_were_deleted_are_drawn_again(plain: Path, capsys: pytest.C
     assert len(read_waveform("x.wav")) == LENGTH
 
 
-def test_a_state_of_another_run_is_refused(
+def test_a_state_of_another_run_is_rejected(
     plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = [f"checkpoint={plain}", "output=out.wav", SECONDS]
@@ -384,8 +386,8 @@ def test_a_batch_that_does_not_fit_is_halved(
 
     monkeypatch.setattr(sampling_run, "Decoder", SmallMemory)
     rows = draw(plain, "halved", "count=5")
-    said = capsys.readouterr().err
-    assert "5 samples at once do not fit into memory; continuing with 2." in said
+    error = capsys.readouterr().err
+    assert "5 samples at once do not fit into memory; continuing with 2." in error
     assert sounds("halved") == sounds("whole")
     assert [row["file"] for row in rows] == [row["file"] for row in whole]
     largest = 0

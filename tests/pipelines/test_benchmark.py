@@ -85,7 +85,7 @@ def test_missing_package_is_named(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpu_table_without_a_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_table_without_a_gpu_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["loader", "scan"]) == 1
     assert "The table scan needs a GPU" in capsys.readouterr().err
     assert not Path("runs").exists()
@@ -100,7 +100,7 @@ def test_help_lists_every_table_and_each_has_columns(capsys: pytest.CaptureFixtu
         assert name in TABLES
 
 
-def test_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_table_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["speed"])
     assert "invalid choice: 'speed'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Telling species apart as a user does: better than luck, the same numbers each time, bad input refused."""
+"""Species classification from the command line: above chance, reproducible, invalid input rejected."""
 
 import csv
 import json
@@ -54,16 +54,16 @@ def species(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(species: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("runs") / "apes"
-    assert dna_classify.main([*given(species), *TINY, f"run.dir={folder}"]) == 0
+    assert dna_classify.main([*keys_of(species), *TINY, f"run.dir={folder}"]) == 0
     return folder
 
 
-def given(species: Path) -> list[str]:
+def keys_of(species: Path) -> list[str]:
     return [f"data.species={species}", f"data.folder={species.parent}"]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one message of a start that cannot work, after which there is no run folder."""
+    """Return the error message of a call that fails before it creates a run folder."""
     assert dna_classify.main([*TINY, "run.dir=run", *arguments]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
@@ -197,7 +197,7 @@ def test_predict_names_the_species_of_each_record(
         assert sum(float(row[name]) for name in NAMES) == pytest.approx(1, abs=1e-3)
 
 
-def test_predict_refuses_what_it_cannot_read(
+def test_predict_rejects_unreadable_files(
     trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_fasta(Path("gap.fa"), {"gap": "N" * 200})
@@ -209,12 +209,18 @@ def test_predict_refuses_what_it_cannot_read(
 
 
 def test_it_starts_from_a_model_pretrained_on_the_same_species(species: Path) -> None:
-    arguments = [*given(species), "data.length=64", "model.d_model=8", "model.n_layer=1", "train.steps=2"]
+    arguments = [
+        *keys_of(species),
+        "data.length=64",
+        "model.d_model=8",
+        "model.n_layer=1",
+        "train.steps=2",
+    ]
     assert dna_species_pretrain.main([*arguments, "train.batch_size=4", "run.dir=pretrained"]) == 0
     bits = json.loads(Path("pretrained/summary.json").read_text())["validation"]["bits_per_base"]
     assert 1.5 < bits < 4
-    chosen = ["checkpoint=pretrained", "train.steps=1", "evaluation.windows=3"]
-    assert dna_classify.main([*given(species), *TINY, *chosen, "run.dir=tuned"]) == 0
+    arguments = ["checkpoint=pretrained", "train.steps=1", "evaluation.windows=3"]
+    assert dna_classify.main([*keys_of(species), *TINY, *arguments, "run.dir=tuned"]) == 0
     config = merge(dna_classify.Config, read_yaml("tuned/config.yaml"))
     assert (config.model.d_model, config.model.n_layer) == (8, 1)
     pretrained = load_file("pretrained/checkpoints/step-00000002.safetensors")
@@ -230,10 +236,10 @@ def test_it_starts_from_a_model_pretrained_on_the_same_species(species: Path) ->
         ("data.length=0", "data.length is 0; it must be at least 1"),
     ],
 )
-def test_pretraining_refuses_what_is_no_dna(
+def test_pretraining_rejects_other_data_than_dna(
     argument: str, message: str, species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dna_species_pretrain.main([*given(species), argument, "run.dir=run"]) == 1
+    assert dna_species_pretrain.main([*keys_of(species), argument, "run.dir=run"]) == 1
     assert message in capsys.readouterr().err
     assert not Path("run").exists()
 
@@ -242,7 +248,7 @@ def test_length_warm_up_doubles_with_the_batch_as_it_is(
     species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     growth = ["length_warmup.start=24", "length_warmup.steps=20", "--dry-run"]
-    assert dna_classify.main([*given(species), *TINY, *growth, "run.dir=run"]) == 0
+    assert dna_classify.main([*keys_of(species), *TINY, *growth, "run.dir=run"]) == 0
     plan = capsys.readouterr().out
     assert "60 steps of 16 windows" in plan
     table = [line.replace(",", "").split()[:4] for line in plan.splitlines()[-5:-1]]
@@ -250,30 +256,34 @@ def test_length_warm_up_doubles_with_the_batch_as_it_is(
     assert list(Path().iterdir()) == []
 
 
-def test_what_cannot_be_trained_on_is_refused(species: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    error = fails(capsys, *given(species), "data.length=9000")
+def test_invalid_training_data_is_rejected(species: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, *keys_of(species), "data.length=9000")
     assert "Species human has no window of 9,000 bases in split train: its longest sequence, c1" in error
     error = fails(
-        capsys, *given(species), "evaluation.lengths=[48]", "evaluation.split=valid", "data.length=5000"
+        capsys,
+        *keys_of(species),
+        "evaluation.lengths=[48]",
+        "evaluation.split=valid",
+        "data.length=5000",
     )
     assert "no window of 5,000 bases in split valid" in error
-    error = fails(capsys, *given(species), "length_warmup.start=48", "length_warmup.steps=60")
+    error = fails(capsys, *keys_of(species), "length_warmup.start=48", "length_warmup.steps=60")
     assert "The stages before 96 bases take 60 steps" in error
-    assert "must be null" in fails(capsys, *given(species), "train.backpropagation_length=10")
-    assert "model.vocab_size is 256" in fails(capsys, *given(species), "model.vocab_size=256")
-    error = fails(capsys, *given(species), "evaluation.split=valid", "evaluation.lengths=[5000]")
+    assert "must be null" in fails(capsys, *keys_of(species), "train.backpropagation_length=10")
+    assert "model.vocab_size is 256" in fails(capsys, *keys_of(species), "model.vocab_size=256")
+    error = fails(capsys, *keys_of(species), "evaluation.split=valid", "evaluation.lengths=[5000]")
     assert "no window of 5,000 bases" in error
-    assert "sha256" in fails(capsys, *given(species), "data.sha256=abc")
-    error = fails(capsys, *given(species), "data.classes=[human,mouse]")
+    assert "sha256" in fails(capsys, *keys_of(species), "data.sha256=abc")
+    error = fails(capsys, *keys_of(species), "data.classes=[human,mouse]")
     assert "the run has human, mouse" in error
     assert "no set of species apes" in fails(capsys, "data.species=apes")
-    assert "evaluation.k is 20" in fails(capsys, *given(species), "evaluation.k=20")
-    assert "at least 1, or null" in fails(capsys, *given(species), "data.validation_windows=0")
-    assert "between 0 and 1" in fails(capsys, *given(species), "data.max_n_fraction=-1")
+    assert "evaluation.k is 20" in fails(capsys, *keys_of(species), "evaluation.k=20")
+    assert "at least 1, or null" in fails(capsys, *keys_of(species), "data.validation_windows=0")
+    assert "between 0 and 1" in fails(capsys, *keys_of(species), "data.max_n_fraction=-1")
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_windows_that_fit_where_none_is_looked_for_are_refused_before_training(
+def test_evaluation_lengths_without_windows_are_rejected_before_training(
     split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = two_species(
@@ -285,50 +295,52 @@ def test_windows_that_fit_where_none_is_looked_for_are_refused_before_training(
     # windows of 96 begin at 0; those of 192 only from 341 to 367, where there is no multiple of 48
     records[split] = f"{random_bases(100)}{'N' * 260}{random_bases(180)}{'N' * 200}"
     write_fasta(tmp_path / "one.fa", records)
-    chosen = [*given(write_set(tmp_path, content)), "evaluation.fit_windows=20"]
-    error = fails(capsys, *chosen)
+    arguments = [*keys_of(write_set(tmp_path, content)), "evaluation.fit_windows=20"]
+    error = fails(capsys, *arguments)
     assert "Species one has no window of 192 bases at a multiple of" in error
 
 
-def test_too_few_windows_to_fit_a_baseline_on_are_refused_before_training(
+def test_too_few_baseline_windows_are_rejected_before_training(
     species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = fails(capsys, *given(species), "evaluation.fit_bases=500")
+    error = fails(capsys, *keys_of(species), "evaluation.fit_bases=500")
     assert "5 windows of 96 bases to fit a baseline do not hold every species: raise" in error
-    error = fails(capsys, *given(species), "probe_start=false", "evaluation.fit_windows=1")
+    error = fails(capsys, *keys_of(species), "probe_start=false", "evaluation.fit_windows=1")
     assert "1 windows of 96 bases" in error
 
 
-def test_invalid_species_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_species_sets_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = two_species(tmp_path, {"a": 900, "b": 900}, split={"train": ["a"], "test": ["b"]})
     both = content["species"]
-    chosen = given(write_set(tmp_path, {**content, "species": {"one": both["one"]}}))  # type: ignore[index]
-    assert "There is only one species, one" in fails(capsys, *chosen)
+    arguments = keys_of(write_set(tmp_path, {**content, "species": {"one": both["one"]}}))  # type: ignore[index]
+    assert "There is only one species, one" in fails(capsys, *arguments)
     clashing = {"one": both["one"], "ONE": both["two"]}  # type: ignore[index]
-    chosen = given(write_set(tmp_path, {**content, "species": clashing}))
-    assert "'one' and 'ONE' have clashing names" in fails(capsys, *chosen)
-    chosen = given(write_set(tmp_path, {**content, "species": {n: {"fasta": "one.fa"} for n in ("x", "y")}}))
-    assert "one.fa is listed twice, for x and for y" in fails(capsys, *chosen)
+    arguments = keys_of(write_set(tmp_path, {**content, "species": clashing}))
+    assert "'one' and 'ONE' have clashing names" in fails(capsys, *arguments)
+    arguments = keys_of(
+        write_set(tmp_path, {**content, "species": {n: {"fasta": "one.fa"} for n in ("x", "y")}})
+    )
+    assert "one.fa is listed twice, for x and for y" in fails(capsys, *arguments)
     unequal = {"x": {"train": ["one.fa"], "test": ["two.fa"]}, "y": {"train": ["three.fa"]}}
-    chosen = given(write_set(tmp_path, {"species": unequal}))
-    assert "The splits are unequal: x have files for test, y have none" in fails(capsys, *chosen)
+    arguments = keys_of(write_set(tmp_path, {"species": unequal}))
+    assert "The splits are unequal: x have files for test, y have none" in fails(capsys, *arguments)
 
 
-def test_a_checkpoint_of_another_vocabulary_is_refused(
+def test_a_checkpoint_of_another_vocabulary_is_rejected(
     species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shape = {"vocab_size": 256, "d_model": 8, "n_layer": 1}
     model = SequenceModel(SequenceModelConfig(**shape))
     save_checkpoint(Path("bytes.safetensors"), model, {"model": shape}, {"step": 1})
-    error = fails(capsys, *given(species), "checkpoint=bytes.safetensors")
+    error = fails(capsys, *keys_of(species), "checkpoint=bytes.safetensors")
     assert "256 symbols, a model of DNA has 12" in error
-    assert "no checkpoint missing" in fails(capsys, *given(species), "checkpoint=missing").lower()
+    assert "no checkpoint missing" in fails(capsys, *keys_of(species), "checkpoint=missing").lower()
 
 
 def test_a_classifier_is_no_model_of_the_next_base(
     trained: Path, species: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = fails(capsys, *given(species), f"checkpoint={trained}")
+    error = fails(capsys, *keys_of(species), f"checkpoint={trained}")
     assert "a classifier of species, which does not predict bases" in error
 
 
@@ -357,7 +369,7 @@ def test_without_validation_the_last_checkpoint_is_evaluated(tmp_path: Path) -> 
         write_fasta(tmp_path / f"{name}.fa", {r: random_bases(400, seed, "AACG"[seed:]) for r in "ab"})
     both = {name: {"fasta": f"{name}.fa"} for name in ("one", "two")}
     path = write_set(tmp_path, {"species": both, "split": {"train": ["a"], "test": ["b"]}})
-    arguments = [*given(path), *TINY, "train.steps=3", "evaluation.fit_windows=20", "run.dir=run"]
+    arguments = [*keys_of(path), *TINY, "train.steps=3", "evaluation.fit_windows=20", "run.dir=run"]
     assert dna_classify.main(arguments) == 0
     assert json.loads(Path("run/evaluation.json").read_text())["step"] == 3
 
@@ -371,7 +383,7 @@ def test_the_mean_is_the_default_pooling_and_a_run_keeps_its_own() -> None:
 def test_a_run_below_the_k_mers_says_what_to_try(species: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["train.steps=1", "train.learning_rate=1e-5", "probe_start=false", "head.pooling=last"]
     lengths = ["evaluation.lengths=[]", "evaluation.windows=20"]
-    assert dna_classify.main([*given(species), *TINY, *short, *lengths, "run.dir=run"]) == 0
+    assert dna_classify.main([*keys_of(species), *TINY, *short, *lengths, "run.dir=run"]) == 0
     text = capsys.readouterr().out
     assert "The fine-tuned model is less accurate than the k-mers in windows of 96 bases. Try: " in text
     for remedy in ("head.pooling=mean", "checkpoint=RUN", "probe_start=true", "train.steps is 1"):
@@ -395,8 +407,8 @@ def test_records_and_windows_that_are_left_out_are_named(
     gap = f"{random_bases(100)}{'N' * 100}{random_bases(100)}"
     records = {"a": random_bases(900), "b": random_bases(900), "scrap": random_bases(50), "gap": gap}
     write_fasta(tmp_path / "one.fa", records)
-    chosen = [*given(write_set(tmp_path, content)), *TINY, "evaluation.lengths=[]"]
-    assert dna_classify.main([*chosen, "train.steps=1", "evaluation.fit_windows=20", "run.dir=run"]) == 0
+    arguments = [*keys_of(write_set(tmp_path, content)), *TINY, "evaluation.lengths=[]"]
+    assert dna_classify.main([*arguments, "train.steps=1", "evaluation.fit_windows=20", "run.dir=run"]) == 0
     text = capsys.readouterr().out
     short = "1 record(s) shorter than a window, 50 bases (scrap)"
     assert f"left out of one: {short}; 1 window(s) with too many N (data.max_n_fraction)\n" in text

@@ -1,4 +1,4 @@
-"""The published runs, in small: every run of the plan is made once, continued, and stands in the results."""
+"""Small version of the published runs: each run is made once, resumed, and listed in the results."""
 
 import gzip
 import importlib
@@ -115,7 +115,7 @@ def test_a_run_that_fails_is_named(calls: list[Any], capsys: pytest.CaptureFixtu
         ("folder=absent", "There is no FASTA file"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(
+def test_an_impossible_plan_is_rejected(
     calls: list[Any], argument: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert dna_species.main([*SMALL, argument]) == 1

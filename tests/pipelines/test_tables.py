@@ -46,7 +46,7 @@ def test_a_table_of_two_runs_names_the_commit_of_each() -> None:
     assert source.endswith("commit 0123456789; fedcba9876, seed 7.")
 
 
-def test_an_unknown_table_is_refused_by_name() -> None:
+def test_an_unknown_table_is_rejected_by_name() -> None:
     with pytest.raises(SystemExit, match=r"no table speed\. Tables are scan"):
         tables.main(["speed"])
 

@@ -42,7 +42,7 @@ def test_numbers_in_names_are_sorted_as_numbers(numbers: list[int]) -> None:
     assert sorted(names, key=natural_key) == [f"out{number}.wav" for number in sorted(numbers)]
 
 
-def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_audio_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=rf"{tmp_path} holds no audio\. .* \.wav, \.flac, \.ogg\."):
         audio_files(tmp_path)
@@ -95,6 +95,6 @@ def test_files_are_taken_in_natural_order_without_labels(tmp_path: Path) -> None
     assert collection.counts == {"train": 17, "valid": 1, "test": 2}
 
 
-def test_a_collection_of_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
+def test_a_collection_of_a_folder_without_audio_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no audio"):
         audio_folder(tmp_path)

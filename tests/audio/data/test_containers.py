@@ -83,7 +83,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_other_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_other_files_are_rejected_by_name(name: str, tmp_path: Path) -> None:
     content, message = REFUSED[name]
     path = tmp_path / "x.wav"
     path.write_bytes(content)
@@ -140,7 +140,7 @@ BASES = [
     edits=st.lists(st.tuples(st.integers(0, 80), st.binary(min_size=1, max_size=8)), max_size=4),
     length=st.none() | st.integers(0, 120),
 )
-def test_any_header_is_read_or_refused_by_name(
+def test_any_header_is_read_or_rejected_by_name(
     base: bytes, edits: list[tuple[int, bytes]], length: int | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content = bytearray(base)

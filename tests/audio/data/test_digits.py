@@ -49,7 +49,7 @@ def test_line_ends_and_blank_lines_of_the_lists_do_not_matter(archive: Path) -> 
     assert sc09(archive) == expected
 
 
-def test_a_part_of_an_archive_is_used_and_said(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_part_of_an_archive_is_used_and_reported(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
     (archive / "two" / "b_nohash_0.wav").unlink()
     (archive / "six" / "c_nohash_0.wav").unlink()
     collection = sc09(archive)
@@ -60,7 +60,7 @@ def test_a_part_of_an_archive_is_used_and_said(archive: Path, caplog: pytest.Log
     assert "2 clips that its lists name are missing, first six/c_nohash_0.wav." in caplog.text
 
 
-def test_lists_of_no_known_version_are_said(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lists_of_unknown_version_are_reported(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (archive / "testing_list.txt").open("a") as file:
         file.write("two/a_nohash_0.wav\n")
     collection = sc09(archive)
@@ -69,13 +69,13 @@ def test_lists_of_no_known_version_are_said(archive: Path, caplog: pytest.LogCap
     assert "the lists of no known version" in caplog.text
 
 
-def test_a_clip_in_both_lists_is_refused(archive: Path) -> None:
+def test_a_clip_in_both_lists_is_rejected(archive: Path) -> None:
     (archive / "testing_list.txt").write_text((archive / "validation_list.txt").read_text())
     with pytest.raises(ValueError, match=r"eight/b_nohash_0.wav is in both lists"):
         sc09(archive)
 
 
-def test_a_folder_that_is_no_archive_is_refused(archive: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_archive_is_rejected(archive: Path, tmp_path: Path) -> None:
     (archive / "testing_list.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*testing_list.txt, .* python -m audio.download sc09"):
         sc09(archive)
@@ -135,7 +135,7 @@ def test_fsdd_is_split_by_speaker(tmp_path: Path) -> None:
         assert clip.split == {"a": "train", "b": "train", "c": "valid", "d": "test"}[clip.name.split("_")[1]]
 
 
-def test_fsdd_refuses_other_names_and_too_few_speakers(tmp_path: Path) -> None:
+def test_fsdd_rejects_other_names_and_too_few_speakers(tmp_path: Path) -> None:
     write_clips(tmp_path, recordings("ab", 1))
     with pytest.raises(ValueError, match=r"has 2 speaker\(s\), but a split by speaker needs 3"):
         fsdd(tmp_path, by_speaker=True)

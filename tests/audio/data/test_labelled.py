@@ -54,7 +54,7 @@ def test_a_split_s_clips_are_what_the_quantizer_gives_back(packed: PackedAudio) 
     torch.testing.assert_close(clips.seconds(range(1))[0, :900], expected[:900] - expected.mean())
 
 
-def test_audio_that_cannot_be_classified_is_refused(packed: PackedAudio, tmp_path: Path) -> None:
+def test_audio_that_cannot_be_classified_is_rejected(packed: PackedAudio, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="clips has no clips for valid"):
         LabelledClips(packed, "valid")
     unnamed = open_audio(audio_folder(write_clips(tmp_path / "unnamed", ["a.wav"], 900)))

@@ -55,6 +55,6 @@ def test_a_second_is_cut_or_padded_and_has_no_mean() -> None:
     ("waveform", "message"),
     [([], "no samples"), ([0.0, float("nan")], "NaN"), ([float("inf")], "infinity")],
 )
-def test_invalid_clips_are_refused(waveform: list[float], message: str) -> None:
+def test_invalid_clips_are_rejected(waveform: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         centred(torch.tensor(waveform))

@@ -116,7 +116,7 @@ def _garbage(index: Path) -> None:
 
 
 @pytest.mark.parametrize(("harm", "message"), [(_cut, "cut short"), (_garbage, "not the index of a pack")])
-def test_a_harmed_pack_is_said_and_made_again(  # type: ignore[no-untyped-def]
+def test_a_damaged_pack_is_reported_and_rebuilt(  # type: ignore[no-untyped-def]
     collection: Collection, caplog: pytest.LogCaptureFixture, harm, message: str
 ) -> None:
     expected = open_audio(collection).codes.tobytes()
@@ -160,7 +160,7 @@ def test_a_bad_file_that_is_split_in_itself_is_named_once(tmp_path: Path) -> Non
     assert [Path(line.split()[0]).name for line in lines] == [f"bad{number}.wav" for number in range(4)]
 
 
-def test_a_part_without_samples_is_refused(collection: Collection) -> None:
+def test_a_part_without_samples_is_rejected(collection: Collection) -> None:
     tiny = replace(collection, clips=(Clip("a.wav", "valid", begin=0.88, end=0.89),))
     with pytest.raises(ValueError, match=r"a.wav is too short to be split"):
         open_audio(tiny)
@@ -175,7 +175,7 @@ def test_a_part_without_samples_is_refused(collection: Collection) -> None:
         (tone(400, peak=0.99), ""),
     ],
 )
-def test_silent_and_clipped_clips_are_kept_and_said(
+def test_silent_and_clipped_clips_are_kept_and_reported(
     collection: Collection, caplog: pytest.LogCaptureFixture, samples: Waveform, finding: str
 ) -> None:
     soundfile.write(collection.folder / "a.wav", samples, RATE, subtype="FLOAT")

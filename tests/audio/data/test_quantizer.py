@@ -90,7 +90,7 @@ def test_every_code_is_its_own_sample(quantizer: Quantizer) -> None:
 
 
 @each_sample_wise
-def test_codes_rise_with_the_sample_and_stand_for_the_nearest_level_in_their_scale(
+def test_codes_increase_with_the_sample_and_name_the_nearest_level(
     quantizer: Quantizer,
 ) -> None:
     samples = np.linspace(-1, 1, 100_001)
@@ -125,7 +125,7 @@ def test_pieces_equal_the_whole(quantizer: Quantizer, clip: np.ndarray, cut: int
 
 
 @given(clip=clips, factor=st.sampled_from([0.5, 0.125]))
-def test_paper_stretches_every_clip_of_a_batch_by_itself(clip: np.ndarray, factor: float) -> None:
+def test_paper_scales_every_clip_of_a_batch_separately(clip: np.ndarray, factor: float) -> None:
     codes = encode(np.stack([clip, clip[::-1], clip * factor]), "paper")
     assert np.array_equal(codes[0], encode(clip, "paper"))
     assert np.array_equal(codes[1], codes[0][::-1])
@@ -181,7 +181,7 @@ def test_what_is_encoded_is_left_alone(quantizer: Quantizer) -> None:
 
 
 @each
-def test_bad_samples_and_codes_are_refused(quantizer: Quantizer) -> None:
+def test_bad_samples_and_codes_are_rejected(quantizer: Quantizer) -> None:
     for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match="hold NaN or infinity"):
             encode(torch.tensor([0.0, bad]), quantizer)

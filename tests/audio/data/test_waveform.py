@@ -112,7 +112,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_bad_files_are_refused_by_name_in_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_bad_files_are_rejected_by_name_in_one_sentence(tmp_path: Path, kind: str) -> None:
     make, message = BAD_FILES[kind]
     path = tmp_path / "bad.wav"
     make(path)
@@ -121,7 +121,7 @@ def test_bad_files_are_refused_by_name_in_one_sentence(tmp_path: Path, kind: str
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path / "x.wav", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"There is no audio file {path}"):
             read_waveform(path)

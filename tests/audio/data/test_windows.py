@@ -68,7 +68,7 @@ def test_a_window_longer_than_every_clip_names_the_longest() -> None:
 
 
 @pytest.mark.parametrize("cut", [clip_windows, whole_windows])
-def test_a_split_without_clips_and_a_length_of_nothing_are_refused(cut) -> None:  # type: ignore[no-untyped-def]
+def test_a_split_without_clips_and_length_0_are_rejected(cut) -> None:  # type: ignore[no-untyped-def]
     audio = pack_of([5, 5], ["train", "test"])
     with pytest.raises(
         ValueError, match="sounds has no clips for valid, but 1 for train, 0 for valid, 1 for test"

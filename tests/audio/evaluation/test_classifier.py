@@ -57,6 +57,6 @@ def test_every_parameter_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"classes": 1}, {"blocks": 0}, {"width": 12}, {"width": 0}])
-def test_invalid_sizes_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_sizes_are_rejected(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         ClassifierConfig(**wrong)

@@ -26,7 +26,7 @@ def test_5120_published_clips_give_2816_scored_ones() -> None:
     assert len(select_by_likelihood(torch.arange(5120.0))) == 2816
 
 
-def test_likelihoods_that_cannot_be_ranked_are_refused() -> None:
+def test_likelihoods_that_cannot_be_ranked_are_rejected() -> None:
     with pytest.raises(ValueError, match="hold NaN"):
         select_by_likelihood(torch.tensor([0.0, torch.nan]))
 

@@ -61,7 +61,7 @@ def test_classes_and_confidence() -> None:
     assert predictions.accuracy(torch.tensor([1, 1])) == 0.5
 
 
-def test_features_that_are_not_finite_are_refused(model: Classifier) -> None:
+def test_features_that_are_not_finite_are_rejected(model: Classifier) -> None:
     broken = Classifier(model.config)
     torch.nn.init.constant_(broken.stem[0].weight, torch.nan)
     with pytest.raises(ValueError, match="features of clip 0 are not finite"):
@@ -79,7 +79,7 @@ def test_a_file_restores_the_classifier_and_its_training_record(model: Classifie
     assert load_classifier(tmp_path / "other", CPU).sha256 != loaded.sha256
 
 
-def test_another_kind_of_checkpoint_is_refused(model: Classifier, tmp_path: Path) -> None:
+def test_another_kind_of_checkpoint_is_rejected(model: Classifier, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "step", model, {"model": {}}, {"step": 1})
     with pytest.raises(CheckpointError, match="step is not a classifier"):
         load_classifier(tmp_path / "step", CPU)
@@ -90,7 +90,7 @@ def test_another_kind_of_checkpoint_is_refused(model: Classifier, tmp_path: Path
         load_classifier(tmp_path, CPU)
 
 
-def test_another_set_of_classes_is_refused(model: Classifier) -> None:
+def test_another_set_of_classes_is_rejected(model: Classifier) -> None:
     trained = TrainedClassifier(model, TRAINING, Path("c"), "0")
     require_classes(trained, ("no", "yes"), "mine")
     for classes in (("yes", "no"), ("no",), ()):

@@ -134,7 +134,7 @@ def test_any_length_has_a_picture(samples: int) -> None:
     assert content(picture["src"], "image/png").startswith(b"\x89PNG")
 
 
-def test_a_page_without_clips_and_nan_samples_are_refused() -> None:
+def test_a_page_without_clips_and_nan_samples_are_rejected() -> None:
     with pytest.raises(ValueError, match="no clip"):
         listening_page([], "T", "D", {})
     with pytest.raises(ValueError, match="NaN"):

@@ -52,6 +52,6 @@ def test_the_test_of_two_proportions_is_pearson_s(first: list[int], second: list
     assert _two_proportions(np.array(first), np.array(second)) == pytest.approx([expected, expected])
 
 
-def test_fewer_clips_than_bins_are_refused() -> None:
+def test_fewer_clips_than_bins_are_rejected() -> None:
     with pytest.raises(ValueError, match="10 reference clips for 50 bins"):
         Bins(torch.zeros(10, 2))

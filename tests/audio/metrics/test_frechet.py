@@ -65,7 +65,7 @@ def test_extrapolation_needs_halves_of_full_rank() -> None:
     assert can_extrapolate(2050, 1024)
 
 
-def test_invalid_features_are_refused() -> None:
+def test_invalid_features_are_rejected() -> None:
     reference = fit_gaussian(random_features(9, 3))
     with pytest.raises(ValueError, match=r"1 clip\(s\) have no covariance"):
         frechet_distance(reference, random_features(1, 3))

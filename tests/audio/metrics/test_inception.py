@@ -74,7 +74,7 @@ def test_probabilities_may_underflow() -> None:
         (torch.full((2, 2), 0.5, dtype=torch.float64), "exceed 0"),
     ],
 )
-def test_invalid_log_probabilities_are_refused(log_p: torch.Tensor, message: str) -> None:
+def test_invalid_log_probabilities_are_rejected(log_p: torch.Tensor, message: str) -> None:
     for score in (inception_score, modified_inception_score, lambda p: am_score(BALANCED, p)):
         with pytest.raises(ValueError, match=message):
             score(log_p)

@@ -119,7 +119,7 @@ def _bad_files() -> dict[str, tuple[str, bytes, str]]:
 
 
 @pytest.mark.parametrize("case", _bad_files())
-def test_bad_file_is_refused_and_leaves_nothing_behind(tmp_path: Path, case: str) -> None:
+def test_bad_file_is_rejected_and_leaves_nothing_behind(tmp_path: Path, case: str) -> None:
     name, content, message = _bad_files()[case]
     fasta = tmp_path / name
     fasta.write_bytes(content)
@@ -158,7 +158,7 @@ def test_bad_character_is_found_on_its_line(
         open_genome(fasta)
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no FASTA file .*absent\.fa: check the path"):
         open_genome(tmp_path / "absent.fa")
     with pytest.raises(ValueError, match="is a folder, not a FASTA file"):

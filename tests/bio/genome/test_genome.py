@@ -52,7 +52,7 @@ def test_exact_name_wins_and_otherwise_ambiguity_is_an_error(make_genome: MakeGe
         (0, 101, "ends past the end of chr1, which has 100 bases here. It may come from another assembly"),
     ],
 )
-def test_bad_interval_is_refused(genome: Genome, start: int, end: int, message: str) -> None:
+def test_bad_interval_is_rejected(genome: Genome, start: int, end: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         genome.span("1", start, end)
 

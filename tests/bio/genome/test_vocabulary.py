@@ -49,7 +49,7 @@ def test_iupac_codes_are_n_and_u_is_t() -> None:
 
 
 @given(st.characters())
-def test_encode_refuses_every_other_character(character: str) -> None:
+def test_encode_rejects_every_other_character(character: str) -> None:
     if character in "ACGTURYSWKMBDHVNacgturyswkmbdhvn":
         assert encode(character).size == 1
     else:
@@ -58,7 +58,7 @@ def test_encode_refuses_every_other_character(character: str) -> None:
 
 
 @pytest.mark.parametrize("token", [-1, 12, 15, 255])
-def test_decode_refuses_what_is_not_in_the_vocabulary(token: int) -> None:
+def test_decode_rejects_tokens_outside_the_vocabulary(token: int) -> None:
     with pytest.raises(ValueError, match=f"Token {token} at position 2 is not in the vocabulary"):
         decode([7, token])
 

@@ -48,7 +48,7 @@ def test_files_are_joined_and_their_ends_held_out(tmp_path: Path) -> None:
     assert [len(segment.bases) for segment in data.segments["test"][0]] == [9]
 
 
-def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
+def test_one_file_under_two_names_is_rejected(tmp_path: Path) -> None:
     content = two_species(tmp_path, {"a": 30, "b": 20}, split={"train": ["a"], "test": ["b"]})
     (tmp_path / "two.fa").write_bytes((tmp_path / "one.fa").read_bytes())
     with pytest.raises(ValueError, match=r"one\.fa of one and two\.fa of two are the same file"):
@@ -81,7 +81,7 @@ def test_a_block_is_in_one_split_in_all_species(tmp_path: Path, join: bool) -> N
         assert groups == {"blocks 12 to 15", "blocks 32 to 35"}
 
 
-def test_bad_files_are_refused_by_species(tmp_path: Path) -> None:
+def test_bad_files_are_rejected_by_species(tmp_path: Path) -> None:
     content = two_species(tmp_path, {"a": 30, "b": 20}, split={"train": ["a"], "test": ["z"]})
     with pytest.raises(ValueError, match=r"no chromosome z among the 2 of one\.fa"):
         opened(tmp_path, content)

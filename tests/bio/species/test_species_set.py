@@ -93,7 +93,7 @@ def test_blocks_are_dealt_out_in_groups() -> None:
         ),
     ],
 )
-def test_a_set_that_cannot_be_used_is_refused(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+def test_a_set_that_cannot_be_used_is_rejected(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     path = write_set(tmp_path, wrong)
     with pytest.raises(ValueError, match=message) as raised:
         read_species(str(path))

@@ -54,7 +54,7 @@ def test_a_window_depends_on_its_number_alone() -> None:
     assert windows.sample(np.arange(50), 8) != together
 
 
-def test_listed_windows_are_balanced_whole_and_apart() -> None:
+def test_evaluation_windows_are_balanced_whole_and_disjoint() -> None:
     windows = species_windows(
         data_of([random_bases(100), random_bases(35, 1)], [random_bases(55, 2)]), "train", 10, 0.0
     )

@@ -1,4 +1,4 @@
-"""The compiled step equals forward for every kind of block, and computes each row by itself."""
+"""The compiled step equals forward for every kind of block, and each row is independent of the others."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_decoding_is_forward_after_32000_steps() -> None:
     torch.testing.assert_close(decoder.state_dict()["logits"], logits[:, -1], rtol=0, atol=1e-4)
 
 
-def test_a_row_is_computed_by_itself_bit_by_bit() -> None:
+def test_a_row_is_bit_identical_in_any_batch() -> None:
     torch.manual_seed(0)
     model = MultiscaleModel(CONFIGS["clocks"])
     together = Decoder(model, 7, seed=2).advance(60)

@@ -171,7 +171,7 @@ def test_permanent_error_fails_at_once(server: FileServer, tmp_path: Path, statu
     assert fetch(source_on(server), tmp_path).read_bytes() == BODY
 
 
-def test_server_without_progress_is_given_up(server: FileServer, tmp_path: Path) -> None:
+def test_download_stops_if_the_server_makes_no_progress(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(stop_after=100_000)]
     server.otherwise = Answer(stop_after=0)
     with pytest.raises(TransferError, match=r"attempts for .*file\.bin gave nothing new .*part keeps"):

@@ -29,7 +29,7 @@ def holder(tmp_path: Path) -> "multiprocessing.context.SpawnProcess":  # type: i
     process.join()
 
 
-def test_second_writer_is_refused_until_the_first_is_dead(
+def test_second_writer_is_rejected_until_the_first_is_dead(
     tmp_path: Path, holder: "multiprocessing.context.SpawnProcess"
 ) -> None:
     message = rf"g.fa is being written by process {holder.pid} on \S+; wait or name another output\.$"

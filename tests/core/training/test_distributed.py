@@ -155,7 +155,7 @@ def test_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> Non
     assert latest_checkpoint(tmp_path / "run").stem == f"step-{stopped_after:08d}"
 
 
-def test_all_ranks_give_up_together(tmp_path: Path) -> None:
+def test_all_ranks_stop_together(tmp_path: Path) -> None:
     assert exit_codes(start_world(2, run_into_nan, tmp_path / "run")) == [1, 1]
     assert [line["event"] for line in events(tmp_path / "run")] == ["skipped", "skipped"]
 

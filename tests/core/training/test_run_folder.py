@@ -52,7 +52,7 @@ def test_missing_folder_cannot_be_resumed(tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
-def test_an_unwritable_place_is_refused_and_left_as_it_was(
+def test_an_unwritable_folder_is_rejected_and_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -69,7 +69,7 @@ def test_an_unwritable_place_is_refused_and_left_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_refused(
+def test_a_disk_too_small_for_the_checkpoints_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, model = RunFolder(tmp_path / "run", CONFIG), ToyModel(width=64)

@@ -165,7 +165,7 @@ def test_a_missing_value_names_its_argument() -> None:
 
 
 @pytest.mark.parametrize("text", ["data.fasta", "=3", "--dry", "--config", "--config=", "train.lr=[1"])
-def test_malformed_arguments_are_refused(text: str) -> None:
+def test_malformed_arguments_are_rejected(text: str) -> None:
     assert text.split("=")[0] in fails("data.fasta=x", text)
 
 
@@ -185,13 +185,13 @@ def test_a_yaml_error_names_file_and_line(text: str, line: int, tmp_path: Path) 
     assert f"{file}, line {line}" in fails("data.fasta=x", "--config", str(file))
 
 
-def test_a_binary_file_is_refused(tmp_path: Path) -> None:
+def test_a_binary_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"data: \xff\xfe")
     assert "UTF-8" in fails("--config", str(tmp_path / "bad.yaml"))
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "${data.bed}", "a${x"])
-def test_interpolation_is_refused(value: str, tmp_path: Path) -> None:
+def test_interpolation_is_rejected(value: str, tmp_path: Path) -> None:
     assert "plain values" in fails(f"data.fasta={value}")
     (tmp_path / "bad.yaml").write_text(f"train:\n  names: [b, '{value}']\ndata: {{fasta: x}}\n")
     assert "plain values" in fails("--config", str(tmp_path / "bad.yaml"))
@@ -246,7 +246,7 @@ def test_a_frozen_schema_is_parsed_and_stays_frozen(tmp_path: Path) -> None:
         parse_config(Frozen, ["part.path=x", "train.lr=-1"], "script", "")
 
 
-def test_a_run_with_other_settings_is_refused_by_key(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_rejected_by_key(tmp_path: Path) -> None:
     config = merge(Frozen, read_yaml(str(_run_yaml(tmp_path, "part: {path: x}\ntrain: {lr: 0.5}\n"))))
     folder = tmp_path / "run"
     require_same_settings(folder, config)

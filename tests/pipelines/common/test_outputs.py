@@ -9,7 +9,7 @@ from pipelines.common.outputs import is_special, new_outputs
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "broken link"])
-def test_an_existing_output_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_an_existing_output_is_rejected_by_name(kind: str, tmp_path: Path) -> None:
     path, other = tmp_path / "out.tsv", tmp_path / "other"
     if kind == "file":
         path.write_text("")
@@ -43,7 +43,7 @@ def test_new_files_empty_folders_devices_and_pipes_are_accepted(tmp_path: Path) 
     assert not is_special(tmp_path / "new.tsv")
 
 
-def test_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_missing_folder_is_rejected_before_the_work(tmp_path: Path) -> None:
     output = tmp_path / "absent" / "out.tsv"
     refused = pytest.raises(FileNotFoundError, match=r"there is no folder .*absent")
     with refused, new_outputs(output, overwrite=True):
