@@ -112,32 +112,34 @@ def _segments(
     if species_set.split:
         (genome,) = genomes.values()
         return {
-            split: _of_records(genome, records_of(species_set, species, split))
+            split: _record_segments(genome, records_of(species_set, species, split))
             if species_set.split.get(split)
             else []
             for split in SPLITS
         }
     if species_set.blocks is not None:
         (genome,) = genomes.values()
-        return _of_blocks(genome, species_set.blocks, species_set.join)
+        return _block_segments(genome, species_set.blocks, species_set.join)
     return {
-        split: [segment for file in files for segment in _of_file(file, genomes[file], species_set.join)]
+        split: [
+            segment for file in files for segment in _file_segments(file, genomes[file], species_set.join)
+        ]
         for split, files in species.by_split.items()
     }
 
 
-def _of_records(genome: Genome, records: dict[str, str]) -> list[Segment]:
+def _record_segments(genome: Genome, records: dict[str, str]) -> list[Segment]:
     return [Segment(name, _bases(genome, genome.resolve(record))) for name, record in records.items()]
 
 
-def _of_file(file: str, genome: Genome, join: bool) -> list[Segment]:
+def _file_segments(file: str, genome: Genome, join: bool) -> list[Segment]:
     records = [Segment(record.name, _bases(genome, record)) for record in genome.records.values()]
     if not join:
         return records
     return [Segment(Path(file).name.split(".fa")[0], concatenate(segment.bases for segment in records))]
 
 
-def _of_blocks(genome: Genome, blocks: BlockSplit, join: bool) -> dict[str, list[Segment]]:
+def _block_segments(genome: Genome, blocks: BlockSplit, join: bool) -> dict[str, list[Segment]]:
     """Return the blocks in the order of their numbers; with `join` a group is one segment."""
     numbered = sorted((_number(genome, record), record) for record in genome.records.values())
     by_split: dict[str, list[Segment]] = {split: [] for split in SPLITS}
