@@ -7,7 +7,6 @@ bio.genome.vocabulary). A separator N stands before, between and after the recor
 import difflib
 import hashlib
 import logging
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from bio.genome.fasta import check_fasta, open_fasta, read_bases
 from bio.genome.spans import Spans, as_spans, merge
 from bio.genome.vocabulary import SOFT_MASK, Bytes, N, without_mask
 from core.storage import memory_map
-from core.storage.memory_map import Index, index_path, new_pack, open_flat
+from core.storage.memory_map import Index, index_path, new_pack, open_flat, scratch_folder
 
 KIND = "packed genome"
 VERSION = 2
@@ -153,7 +152,7 @@ def pack(fasta: str | Path, cache: str | Path | None = None) -> Path:
     except OSError as error:
         raise OSError(
             f"{fasta} could not be packed into {index.parent} ({error}). Free some space and allow writing "
-            "there, or name another cache folder."
+            "there."
         ) from error
     return index
 
@@ -182,8 +181,8 @@ def _write_pack(fasta: Path, index: Path) -> None:
     separator = np.array([N], np.uint8).tobytes()
     with (
         new_pack(index, KIND, VERSION) as (file, content),
-        tempfile.TemporaryDirectory(prefix=".pack-", dir=index.parent) as scratch,
-        open_fasta(fasta, Path(scratch)) as faidx,
+        scratch_folder(index.parent) as scratch,
+        open_fasta(fasta, scratch) as faidx,
     ):
         status, content["sha256"] = fasta.stat(), _sha256(fasta)
         file.write(separator)

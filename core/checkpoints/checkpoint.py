@@ -2,23 +2,23 @@
 
 Tensors have the names `model.<name>`, `average.<name>` (moving average of the parameters, if there is one)
 and `optimizer.<key>.<name>` (exp_avg, exp_avg_sq, step). The header holds the format version, and the
-configuration and the progress of the run as JSON. A tied parameter is stored once, under its first name.
+configuration and the progress of the run as JSON, and checksums (core.storage.tensors). A tied parameter is
+stored once, under its first name.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.settings import setting_differences
-from core.storage.atomic import replaced_atomically
+from core.storage.tensors import DamagedError, read_metadata, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
@@ -26,6 +26,19 @@ CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run folder."""
 BEST = "best.safetensors"
 """The checkpoint with the lowest validation loss."""
+_REMEDY = "Copy it again from its source, or move it elsewhere and use an earlier one."
+_KINDS = {
+    b"PK\x03\x04": "a file of torch.save (a zip archive)",
+    b"\x80\x02": "a pickle, as of torch.save",
+    b"\x80\x04": "a pickle",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy file",
+    b"\x1f\x8b": "a gzip file",
+    b"RIFF": "a WAV file",
+    b"GGUF": "a GGUF file",
+    b">": "a FASTA file",
+}
+"""Kinds of files that are given as checkpoints, by their first bytes."""
 _STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -69,13 +82,11 @@ def save_checkpoint(
         "progress": json.dumps(progress),
     }
     try:
-        with replaced_atomically(path) as temporary:
-            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(on_cpu, temporary, metadata=header)
-    except (OSError, SafetensorError) as error:
+        write_tensors(path, tensors, header)
+    except OSError as error:
         raise CheckpointError(
-            f"The checkpoint {path} could not be written ({error}). Free some space there or choose another "
-            "folder; earlier checkpoints are intact."
+            f"The checkpoint {path} could not be written ({error.strerror or error}). Free some space there "
+            "or choose another folder; earlier checkpoints are intact."
         ) from error
 
 
@@ -119,22 +130,8 @@ def read_header(path: Path) -> Header:
 
     Raises CheckpointError if the file is missing, damaged, not a checkpoint, or of a newer format.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"There is no checkpoint {path}.") from error
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-    if "format_version" not in metadata:
-        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of Helixwave.")
-    version = int(metadata["format_version"])
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"The checkpoint {path} has format version {version}, but this Helixwave reads versions up to "
-            f"{FORMAT_VERSION}. Update Helixwave to use it."
-        )
-    return Header(path, json.loads(metadata["config"]), json.loads(metadata["progress"]))
+    with _readable(path):
+        return _header(path, read_metadata(path))
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
@@ -168,7 +165,7 @@ def latest_checkpoint(path: Path) -> Path:
         return path
     checkpoints = step_checkpoints(_checkpoint_folder(path))
     if not checkpoints:
-        raise CheckpointError(f"{path} holds no checkpoint (step-*{SUFFIX}).")
+        raise CheckpointError(f"{path} holds no checkpoint ({BEST} or step-*{SUFFIX}).")
     return checkpoints[-1]
 
 
@@ -203,18 +200,62 @@ def _checkpoint_folder(path: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    header = read_header(path)
+    with _readable(path):
+        metadata, tensors = read_tensors(path)
+        return _header(path, metadata), tensors
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> Header:
+    if "format_version" not in metadata:
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of Helixwave.")
     try:
-        with safe_open(path, framework="pt") as file:
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
+        version = int(metadata["format_version"])
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"The checkpoint {path} has format version {version}, but this Helixwave reads versions up "
+                f"to {FORMAT_VERSION}. Update Helixwave to use it."
+            )
+        header = Header(path, json.loads(metadata["config"]), json.loads(metadata["progress"]))
+        is_complete = isinstance(header.config, dict) and header.step >= 0
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"bad header, {type(error).__name__} {error}") from error
+    if not is_complete:
+        raise _damaged(path, "bad header")
+    return header
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"The checkpoint {path} is truncated or damaged ({error}). Delete it to use an earlier one."
-    )
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Convert the errors of a file that is missing, unreadable, damaged or of another kind."""
+    try:
+        yield
+    except DamagedError as error:
+        if kind := _kind(path):
+            raise CheckpointError(
+                f"{path} is {kind}, not a checkpoint of Helixwave. Name a run folder or one of its "
+                f"{CHECKPOINTS}/*{SUFFIX}."
+            ) from error
+        raise CheckpointError(f"The checkpoint {error} {_REMEDY}") from error
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint {path}.") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read ({error.strerror or error}). Check the path and its "
+            "permissions."
+        ) from error
+
+
+def _kind(path: Path) -> str | None:
+    """Return the kind of a file that is no safetensors file, by its first bytes; None if unknown."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    return next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"The checkpoint {path} is truncated or damaged ({reason}). {_REMEDY}")
 
 
 def _require_same_tensors(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:

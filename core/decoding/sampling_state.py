@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.settings import setting_differences
-from core.storage.atomic import replaced_atomically
+from core.storage.tensors import read_tensors, write_tensors
 
 DECODER = "decoder."
 
@@ -39,14 +37,10 @@ class SavedState(NamedTuple):
 def save_state(path: Path, settings: Mapping[str, Any], state: SavedState) -> None:
     """Replace the state in `path` atomically. Raises OSError if the disk fails."""
     tensors = {"log_likelihood": state.log_likelihood}
-    tensors |= {f"{DECODER}{name}": tensor.cpu().contiguous() for name, tensor in state.decoder.items()}
+    tensors |= {f"{DECODER}{name}": tensor for name, tensor in state.decoder.items()}
     progress = {"first": state.first, "position": state.position, "batch_size": state.batch_size}
     header = {"settings": json.dumps(settings), "progress": json.dumps(progress)}
-    try:
-        with replaced_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
-    except SafetensorError as error:
-        raise OSError(f"The state {path} could not be written ({error}). Free some disk space.") from error
+    write_tensors(path, tensors, header)
 
 
 def load_state(path: Path, settings: Mapping[str, Any]) -> SavedState | None:
@@ -57,12 +51,10 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> SavedState | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, tensors = read_tensors(path)
         stored, progress = json.loads(header["settings"]), json.loads(header["progress"])
         log_likelihood = tensors.pop("log_likelihood")
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"The state {path} is damaged ({error}). Delete it and the unfinished samples to start again."
         ) from error

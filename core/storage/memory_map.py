@@ -1,23 +1,32 @@
 """Packs: data sets converted once to a memory-mapped flat file of bytes and a JSON index.
 
 The name of the flat file holds the checksum of its source. The index names the flat file and is written
-last, so that a reader never combines an index with the bytes of another pack.
+last, so that a reader never combines an index with the bytes of another pack. The index holds the crc32 of
+the flat file and of itself.
 """
 
+import fcntl
 import glob
 import hashlib
-import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from core.storage.arrays import file_checksum
+from core.storage.atomic import naming, read_json, sync, write_json
+
 Index = dict[str, Any]
+SCRATCH = ".pack-"
+"""Prefix of the folders in which packs are made."""
+_checksums: dict[tuple[int, ...], str] = {}
+"""Checksums of the flat files that this process has read, by their status."""
 
 
 def index_path(folder: Path, name: str, cache: str | Path | None) -> Path:
@@ -38,24 +47,34 @@ def user_cache() -> Path:
 
 
 def read_index(index: Path, kind: str, version: int) -> Index:
-    """Return the content of an index.
+    """Return the content of an index, after verifying it and its flat file.
 
-    Raises ValueError for an index of another kind or version, and for a truncated flat file.
+    A process reads an unchanged flat file once. Raises ValueError for an index of another kind or version,
+    and for an index or a flat file that is not as it was written.
     """
     try:
-        content = json.loads(index.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(index)
+    except ValueError as error:
         raise ValueError(f"{index} is not the index of a pack: remove it and pack again.") from error
-    if not isinstance(content, dict) or (content.get("kind"), content.get("version")) != (kind, version):
+    if (content.get("kind"), content.get("version")) != (kind, version):
         raise ValueError(f"{index} is no index of a {kind}, version {version}: remove it and pack again.")
-    flat = index.parent / content["flat"]
-    if not flat.exists() or flat.stat().st_size != content["size"]:
+    name, size, checksum = content.get("flat"), content.get("size"), content.get("flat_crc32")
+    if not isinstance(name, str) or not isinstance(size, int) or not isinstance(checksum, str):
+        raise ValueError(f"{index} lacks the key flat, size or flat_crc32: remove it and pack again.")
+    if not name.startswith(f"{_stem(index)}.") or Path(name).name != name:
+        raise ValueError(f"{index} names the flat file {name!r}: remove it and pack again.")
+    flat = index.parent / name
+    if not flat.is_file() or flat.stat().st_size != size:
         raise ValueError(f"{flat} is missing or cut short: remove {index.name} and pack again.")
+    if _flat_checksum(flat) != checksum:
+        raise ValueError(f"{flat} is damaged: remove {index.name} and pack again.")
     return content
 
 
 def open_flat(index: Path, content: Index) -> npt.NDArray[np.uint8]:
     """Memory-map the flat file of an index, read-only: bytes (size,)."""
+    if not content["size"]:
+        return np.empty(0, np.uint8)
     return np.asarray(np.memmap(index.parent / content["flat"], np.uint8, "r", shape=(content["size"],)))
 
 
@@ -69,20 +88,66 @@ def new_pack(index: Path, kind: str, version: int) -> Iterator[tuple[BinaryIO, I
     content: Index = {"kind": kind, "version": version}
     try:
         index.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pack-", dir=index.parent) as scratch:
-            flat = Path(scratch, "flat")
+        with naming(index), scratch_folder(index.parent) as scratch:
+            flat = scratch / "flat"
             with flat.open("wb") as file:
                 yield file, content
-            stem = index.name.removesuffix(".json")
-            content |= {"flat": f"{stem}.{content['sha256'][:16]}.u8", "size": flat.stat().st_size}
-            Path(scratch, "index").write_text(json.dumps(content, indent=1))
-            older = set(index.parent.glob(f"{glob.escape(stem)}.*.u8"))
+            content |= {
+                "flat": f"{_stem(index)}.{content['sha256'][:16]}.u8",
+                "size": flat.stat().st_size,
+                "flat_crc32": file_checksum(flat),
+            }
+            sync(flat)
+            older = set(index.parent.glob(f"{glob.escape(_stem(index))}.*.u8"))
             os.replace(flat, index.parent / content["flat"])
-            os.replace(Path(scratch, "index"), index)
+            write_json(index, content, checksum=True)  # syncs the folder as well
             for path in older - {index.parent / content["flat"]}:
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
-            f"{index.name} could not be written to {index.parent} ({error}): allow writing and free space "
-            "there, or name another cache folder."
+            f"{index.name} could not be written to {index.parent} ({error.strerror or error}): allow writing "
+            "and free space there."
         ) from error
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder `.pack-*` in `parent` and remove it at the end.
+
+    Folders of dead processes are removed first.
+    """
+    for leftover in parent.glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+                shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
+        descriptor = -1
+        try:
+            with suppress(OSError):
+                descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if scratch.is_dir():
+                yield scratch
+                return
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _stem(index: Path) -> str:
+    return index.name.removesuffix(".json")
+
+
+def _flat_checksum(flat: Path) -> str:
+    """Return the crc32 of a flat file; a file with unchanged status is read once per process."""
+    status = flat.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key not in _checksums:
+        _checksums[key] = file_checksum(flat)
+    return _checksums[key]

@@ -1,13 +1,13 @@
 """Checkpoints restore every bit; unusable ones are rejected with a reason."""
 
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from core.checkpoints.checkpoint import (
     step_checkpoints,
     step_path,
 )
+from core.storage.tensors import read_metadata, write_tensors
 
 CONFIG = {"model": {"width": 4, "mixer": {"name": "gru"}}, "train": {"betas": (0.9, 0.95)}}
 
@@ -145,8 +146,7 @@ def test_other_configuration_is_rejected_by_keys(saved: Path) -> None:
 
 
 def test_newer_format_and_foreign_file_are_rejected(saved: Path) -> None:
-    with safe_open(saved, framework="pt") as file:
-        metadata = file.metadata()
+    metadata = read_metadata(saved)
     save_file({"x": torch.zeros(1)}, saved, metadata | {"format_version": "2"})
     with pytest.raises(CheckpointError, match="format version 2"):
         read_header(saved)
@@ -192,3 +192,61 @@ def test_full_disk_keeps_the_earlier_file_only(saved: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_flipped_bit_names_file_and_tensor_and_changes_nothing(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 64
+    saved.write_bytes(content)
+    model = Tied()
+    before = copied(model_tensors(model))
+    for load in (load_checkpoint, load_weights):
+        with pytest.raises(
+            CheckpointError, match=r"step-00000003.safetensors .*tensor \S+\.head.bias"
+        ) as caught:
+            load(saved, model)
+        assert "elete" not in str(caught.value)
+    assert equal(model_tensors(model), before)
+
+
+def test_torch_file_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    for is_zip in (True, False):
+        torch.save(Tied().state_dict(), path, _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(CheckpointError, match=r"model.bin is .*torch.save.*not a checkpoint") as e:
+            read_header(path)
+        assert "elete" not in str(e.value)
+    path.write_text(">chr1\nACGT\n")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is a FASTA file"):
+        load_weights(path, Tied())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": None},
+        {"progress": None},
+        {"config": "[]"},
+        {"config": "{"},
+        {"progress": "{}"},
+        {"progress": '{"step": "x"}'},
+        {"progress": "[" * 100_000},
+        {"format_version": "one"},
+    ],
+)
+def test_bad_header_is_named(saved: Path, changes: dict[str, str | None]) -> None:
+    metadata = {key: value for key, value in (read_metadata(saved) | changes).items() if value is not None}
+    write_tensors(saved, {"model.x": torch.zeros(1)}, metadata)
+    with pytest.raises(CheckpointError, match=r"step-00000003.safetensors is .*damaged \(bad header"):
+        read_header(saved)
+
+
+def test_checkpoints_of_one_state_have_equal_bytes_and_the_umask(saved: Path, tmp_path: Path) -> None:
+    model, optimizer = trained(seed=0)
+    previous = os.umask(0o022)
+    try:
+        save_checkpoint(tmp_path / "again", model, CONFIG, {"step": 3}, optimizer)
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "again").read_bytes() == saved.read_bytes()
+    assert (tmp_path / "again").stat().st_mode & 0o777 == 0o644

@@ -41,14 +41,14 @@ def run_until(folder: Path, resume: bool, calls: int) -> None:
 
         setattr(module, name, counted)
 
-    def write_half_a_checkpoint(_: object, path: Path, **__: object) -> None:
-        path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00half")
+    def write_half_a_checkpoint(path: Path, *_: object) -> None:
+        path.with_name(f"{path.name}.7-00000000.tmp").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00half")
 
     def write_half_a_line(event: str, step: int, _: object) -> None:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(f'{{"event": "{event}", "step": {step}, "lo')
 
-    deadly(core.checkpoints.checkpoint, "save_file", write_half_a_checkpoint)
+    deadly(core.checkpoints.checkpoint, "write_tensors", write_half_a_checkpoint)
     deadly(core.training.run_folder, "event_line", write_half_a_line)
     deadly(core.storage.atomic.os, "replace")
     deadly(core.storage.atomic, "sync")
