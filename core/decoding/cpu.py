@@ -3,15 +3,13 @@
 Each row of the batch is computed by itself, so a sample is bit-identical in any batch.
 """
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor
 
 from core.decoding.cpu_program import CpuProgram
-from core.decoding.program import MambaModel, add_model, mamba_mixers
+from core.decoding.program import MambaModel, add_model
 from core.decoding.sampling import SamplingConfig, sample
-from core.decoding.state import Model, StaticEngine, clock_period
+from core.decoding.state import StaticEngine, clock_period
 from kernels.decoding import cpu
 from kernels.layout import in_vectors
 from kernels.simd import COMPLEX, LANES, REAL
@@ -51,8 +49,3 @@ class CpuEngine(StaticEngine):
             lambda first, last: cpu.step(first, last, *arguments, *sizes, REAL, COMPLEX), self.count
         )
         self.position += 1
-
-
-def supports(model: Model) -> TypeGuard[MambaModel]:
-    """Return whether the compiled step can run the model: Mamba blocks in float32."""
-    return bool(mamba_mixers(model)) and model.embedding.weight.dtype == torch.float32

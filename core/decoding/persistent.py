@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.decoding.cuda_program import CudaProgram
-from core.decoding.program import MambaModel, add_model, frame_sizes, mamba_mixers
+from core.decoding.program import MambaModel, add_model, can_pack, frame_sizes, mamba_mixers
 from core.decoding.sampling import SamplingConfig
 from core.decoding.state import Model, StaticEngine, clock_period, state_tensors
 from core.layers.mamba import Mamba
@@ -74,9 +74,12 @@ class PersistentEngine(StaticEngine):
 
 
 def supports(model: Model, device: torch.device) -> TypeGuard[MambaModel]:
-    """Return whether the kernel runs on the device and the model fits."""
+    """Return whether the kernel runs on the device (not on ROCm) and the model can be packed and fits."""
+    if torch.version.hip or not can_pack(model):
+        return False
     properties: Any = torch.cuda.get_device_properties(device)
-    is_able = properties.major >= 9 and properties.shared_memory_per_block_optin >= cuda.SHARED_MEMORY
+    memory = getattr(properties, "shared_memory_per_block_optin", 0)
+    is_able = properties.major >= 9 and memory >= cuda.SHARED_MEMORY
     return is_able and any(_possible_ranks(model, _planes(device), device))
 
 

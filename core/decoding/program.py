@@ -7,14 +7,15 @@ addresses for one kernel: core/decoding/cuda_program.py and core/decoding/cpu_pr
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
 from core.decoding.state import Model
-from core.layers.block import Block
+from core.layers.block import Block, RMSNorm
 from core.layers.mamba import Mamba
+from core.layers.plain import all_plain
 from core.models.multiscale import Centre, Chain, MultiscaleModel, Stage, StageState
 from core.models.sequence import SequenceModel
 
@@ -111,6 +112,27 @@ def mamba_mixers(model: Model) -> list[Mamba]:
     else:
         return []
     return [block.mixer for block in blocks] if all(isinstance(block, Block) for block in blocks) else []
+
+
+def can_pack(model: Model) -> TypeGuard[MambaModel]:
+    """Return whether a program reproduces the model: plain modules in float32, Mamba blocks alone.
+
+    A program holds copies of the weights that the constructors create, so any other bias or epsilon counts.
+    """
+    mixers = mamba_mixers(model)
+    if not mixers or not all_plain(model):
+        return False
+    has_usual_biases = all(
+        mixer.in_proj.bias is None
+        and mixer.out_proj.bias is None
+        and mixer.conv1d.bias is not None
+        and ("dt" not in mixer.selected or mixer.dt_proj.bias is not None)
+        and (not mixer.selected or mixer.x_proj.bias is None)
+        for mixer in mixers
+    )
+    epsilons = {module.eps for module in model.modules() if isinstance(module, RMSNorm)}
+    is_float32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    return has_usual_biases and len(epsilons) == 1 and is_float32
 
 
 def frame_sizes(model: Model) -> list[tuple[int, int]]:

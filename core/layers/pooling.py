@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from core.layers.plain import float_tensor
+
 
 class Causal(Protocol):
     """A module over (batch, length, channels) whose outputs depend on no later input."""
@@ -114,4 +116,4 @@ class Pooled(nn.Module):
         return self.up(frames).unflatten(-1, (self.pool, self.d_model))
 
     def _zero_frame(self, batch_size: int) -> Tensor:
-        return self.up.weight.new_zeros(batch_size, self.pool, self.d_model)
+        return float_tensor(self).new_zeros(batch_size, self.pool, self.d_model)

@@ -7,14 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
 from core.layers.block import RMSNorm
-from core.layers.ssm_init import (
-    initial_a_imag,
-    initial_a_log,
-    initial_b,
-    initial_c,
-    initial_dt_bias,
-    without_decay,
-)
+from core.layers.plain import widen
+from core.layers.ssm_init import initial_a_imag, initial_a_log, initial_b, initial_c, initial_dt_bias
 from kernels import selective_scan, selective_scan_step
 
 
@@ -22,24 +16,25 @@ class S4D(nn.Module):
     """A linear, time-invariant recurrence per channel that maps (batch, length, d_model) to the same shape.
 
     S4D-Lin (Gu et al. 2022) with d_state / 2 conjugate pairs of states, GELU, and a gated projection (GLU).
-    The state is (batch, d_model, d_state / 2) complex64.
+    The state is (batch, d_model, d_state / 2) complex64 (complex128 in a float64 model).
     """
 
     def __init__(self, d_model: int, d_state: int) -> None:
         super().__init__()
         if d_state < 2 or d_state % 2:
             raise ValueError(f"d_state is {d_state}; complex states are conjugate pairs, so it must be even.")
-        self.dt_bias = without_decay(initial_dt_bias(d_model))
-        self.A_log = without_decay(initial_a_log(d_model, d_state, paired=True))
-        self.A_imag = without_decay(initial_a_imag(d_model, d_state))
-        self.B = without_decay(initial_b(d_model, d_state, paired=True))
-        self.C = without_decay(initial_c(d_model, d_state, paired=True))
-        self.D = without_decay(torch.ones(d_model))
+        self.dt_bias = nn.Parameter(initial_dt_bias(d_model))
+        self.A_log = nn.Parameter(initial_a_log(d_model, d_state, paired=True))
+        self.A_imag = nn.Parameter(initial_a_imag(d_model, d_state))
+        self.B = nn.Parameter(initial_b(d_model, d_state, paired=True))
+        self.C = nn.Parameter(initial_c(d_model, d_state, paired=True))
+        self.D = nn.Parameter(torch.ones(d_model))
         self.out_proj = nn.Linear(d_model, 2 * d_model)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Return the state before the first position: zeros, on the layer's device."""
-        return self.A_log.new_zeros(batch_size, *self.A_log.shape, dtype=torch.complex64)
+        dtype = torch.promote_types(self.A_log.dtype, torch.float32).to_complex()
+        return self.A_log.new_zeros(batch_size, *self.A_log.shape, dtype=dtype)
 
     def forward(
         self, x: Tensor, state: Tensor | None = None, cu_seqlens: Tensor | None = None
@@ -66,7 +61,7 @@ class S4D(nn.Module):
 
     def _scan_inputs(self, x: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return dt (without its bias), A, B, C and D of a scan over x."""
-        A = torch.complex(-torch.exp(self.A_log), self.A_imag)
+        A = torch.complex(-torch.exp(widen(self.A_log)), widen(self.A_imag))
         return x.new_zeros(()).expand_as(x), A, B, C, self.D
 
     def _project(self, y: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 DT_MIN, DT_MAX = 1e-3, 1e-1
 
@@ -41,10 +41,3 @@ def initial_c(channels: int, d_state: int, paired: bool) -> Tensor:
     if paired:
         return torch.randn(channels, d_state // 2, 2) * 0.5**0.5
     return torch.randn(channels, d_state)
-
-
-def without_decay(value: Tensor) -> nn.Parameter:
-    """Return a parameter that the optimizer must not decay."""
-    parameter = nn.Parameter(value)
-    parameter._no_weight_decay = True  # type: ignore[attr-defined]
-    return parameter

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from core.layers.plain import widen
 from core.models.sequence import SequenceModel
 
 CHUNK_TOKENS = 1 << 17
@@ -68,7 +69,7 @@ class SequenceClassifier(nn.Module):
             mean.
         weight (classes, d_model), bias (classes,): the probe of standardised vectors.
         """
-        deviation, mean = torch.std_mean(pooled.float(), dim=0, correction=0)
+        deviation, mean = torch.std_mean(widen(pooled), dim=0, correction=0)
         self.centre.copy_(mean)
         self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
         self.head.weight.copy_(weight)
@@ -76,7 +77,9 @@ class SequenceClassifier(nn.Module):
 
 
 def pooled_hidden(backbone: SequenceModel, tokens: Tensor, pooling: str) -> Tensor:
-    """Return the hidden vector of the last position or the mean over all positions, (batch, d_model) float32.
+    """Return the hidden vector of the last position or the mean over all positions, (batch, d_model).
+
+    It is float32, or float64 of a float64 backbone.
 
     tokens: (batch, length). pooling: "last" or "mean".
     Without gradients, sequences longer than CHUNK_TOKENS run in chunks with carried state, so memory does not
@@ -84,10 +87,10 @@ def pooled_hidden(backbone: SequenceModel, tokens: Tensor, pooling: str) -> Tens
     """
     if torch.is_grad_enabled() or tokens.shape[1] <= CHUNK_TOKENS:
         hidden = backbone.hidden(tokens)
-        return hidden[:, -1].float() if pooling == "last" else hidden.mean(dim=1, dtype=torch.float32)
+        return widen(hidden[:, -1]) if pooling == "last" else hidden.mean(dim=1, dtype=_wide(hidden))
     total = last = torch.zeros((), device=tokens.device)
     for hidden in hidden_chunks(backbone, tokens):
-        total, last = total + hidden.sum(dim=1, dtype=torch.float32), hidden[:, -1].float()
+        total, last = total + hidden.sum(dim=1, dtype=_wide(hidden)), widen(hidden[:, -1])
     return last if pooling == "last" else total / tokens.shape[1]
 
 
@@ -97,3 +100,7 @@ def hidden_chunks(backbone: SequenceModel, tokens: Tensor, size: int = CHUNK_TOK
     for chunk in tokens.split(size, dim=1):
         hidden, state = backbone.hidden(chunk, state)
         yield hidden
+
+
+def _wide(hidden: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden.dtype, torch.float32)

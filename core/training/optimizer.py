@@ -7,7 +7,7 @@ from torch import nn
 
 from core.training.config import TrainingConfig
 
-_STATE_SPACE_PARAMETERS = {"A_log", "A_imag", "D"}
+_STATE_SPACE_PARAMETERS = {"A_log", "A_imag", "B", "C", "D", "dt_bias"}
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -57,8 +57,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Return whether weight decay applies to a parameter.
 
-    It applies to matrices and embeddings. It does not apply to biases and norms (one axis), to A and D of the
-    state space, which set time scales and the skip, or to parameters marked `_no_weight_decay`.
+    The name and the number of axes decide, because copies and loaded tensors lose attributes. Matrices and
+    embeddings decay. Biases and norms (one axis) and the constants of a state space, which set its time
+    scales and shapes, do not.
     """
-    is_state_space = name.rpartition(".")[2] in _STATE_SPACE_PARAMETERS
-    return parameter.ndim >= 2 and not is_state_space and not getattr(parameter, "_no_weight_decay", False)
+    path = name.split(".")
+    owner = path[-2] if "parametrizations" in path[:-2] else path[-1]  # ...parametrizations.A_log.original
+    return parameter.ndim >= 2 and owner not in _STATE_SPACE_PARAMETERS

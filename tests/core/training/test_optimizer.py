@@ -1,13 +1,19 @@
 """AdamW decays matrices only; the learning rate rises, falls and is continuous."""
 
+import copy
+import pickle
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 
+from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.training import TrainingConfig
-from core.training.optimizer import adamw, learning_rate
+from core.training.optimizer import adamw, has_weight_decay, learning_rate
 
 fractions = st.floats(0.0, 1.0)
 
@@ -25,7 +31,6 @@ class Mixer(nn.Module):
         self.A_imag = nn.Parameter(torch.ones(3, 2))
         self.D = nn.Parameter(torch.ones(3))
         self.B = nn.Parameter(torch.ones(3, 2))
-        self.B._no_weight_decay = True  # type: ignore[attr-defined]
         self.frozen = nn.Parameter(torch.ones(3, 3), requires_grad=False)
 
 
@@ -41,6 +46,36 @@ def test_parameter_groups() -> None:
     others = {"in_proj.bias", "conv1d.bias", "norm.weight", "norm.bias", "A_log", "A_imag", "D", "B"}
     assert by_decay[0.0] == others
     assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
+
+
+def groups_of(model: nn.Module) -> set[str]:
+    """Return the names of the parameters without weight decay."""
+    return {name for name, parameter in model.named_parameters() if not has_weight_decay(name, parameter)}
+
+
+@pytest.mark.parametrize("block", ["mamba", "s4d_mlp"])
+def test_copies_and_assigned_tensors_decay_alike(block: Any) -> None:
+    mixers = MixerConfig(block, complex=True, selective=False)
+    config = MultiscaleModelConfig(8, 8, 1, pools=[2], outer=mixers, centre=mixers)
+    model = MultiscaleModel(config)
+    expected = groups_of(model)
+    constants = {"A_log", "A_imag", "B", "C", "D", "dt_bias"}
+    assert {name.rpartition(".")[2] for name in expected} == constants | {"weight", "bias"}
+    assert all("norm" in name for name in expected if name.endswith(".weight"))
+    with torch.device("meta"):
+        on_meta = MultiscaleModel(config)
+    assert groups_of(on_meta) == expected
+    on_meta.load_state_dict(model.state_dict(), assign=True)
+    for other in (on_meta, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert groups_of(other) == expected
+
+
+def test_parametrized_constants_do_not_decay() -> None:
+    model = Mixer()
+    parametrize.register_parametrization(model, "A_log", nn.Identity())
+    parametrize.register_parametrization(model.in_proj, "weight", nn.Identity())
+    assert "parametrizations.A_log.original" in groups_of(model)
+    assert "in_proj.parametrizations.weight.original" not in groups_of(model)
 
 
 def test_weight_decay_shrinks_matrices_only() -> None:
