@@ -17,6 +17,7 @@ from tqdm import tqdm
 from bio.genome.vocabulary import COMPLEMENT, VOCABULARY_SIZE
 from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header
 from core.models.classifier import HeadConfig, SequenceClassifier, pooled_hidden
+from core.models.finite import require_finite
 from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.training import World
 
@@ -87,7 +88,9 @@ def embed_windows(
     """Return the pooled hidden vectors (windows, d_model) of a backbone; ranks share the batches."""
     result = torch.zeros(len(windows), backbone.config.d_model, device=world.device)  # type: ignore[arg-type]
     for rows, tokens in _batches(windows, world, workers):
-        result[rows] = pooled_hidden(backbone, tokens, pooling)
+        pooled = pooled_hidden(backbone, tokens, pooling)
+        require_finite(pooled, "hidden vectors")
+        result[rows] = pooled
     return world.sum(result).cpu().numpy()
 
 
@@ -112,6 +115,7 @@ def _chunk_probabilities(model: nn.Module, tokens: Tensor, chunk: int) -> Tensor
     chunk = min(chunk, tokens.shape[1])
     count = tokens.shape[1] // chunk
     logits = model(tokens[:, : count * chunk].reshape(-1, chunk))[:, 0].double()
+    require_finite(logits, "logits")
     return logits.log_softmax(dim=-1).unflatten(0, (len(tokens), count)).mean(dim=1).softmax(dim=-1)
 
 

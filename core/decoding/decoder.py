@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map_only
 from core.decoding.engines import fastest_engine
 from core.decoding.sampling import SamplingConfig, sample, sample_keys
 from core.decoding.state import DecodeState, Model, state_tensors, with_position
+from core.models.finite import require_finite
 
 STREAM_STEPS = (
     16  # tokens per call in `stream`: enough to spread the cost of a launch, few enough to hear at once
@@ -105,16 +106,20 @@ class Decoder:
         """Sample `steps` more tokens of each sample.
 
         Without a prompt, the first token is sampled uniformly from the allowed ones, and its log-probability
-        is 0. Raises ValueError for steps below 1.
+        is 0. Raises ValueError for steps below 1, and for logits that are not finite: no token is returned
+        then.
         """
         _check_positive("steps", steps)
         if self.position:
-            return Continuation(*self._engine.advance(steps))
+            start = self.position
+            continuation = Continuation(*self._engine.advance(steps))
+            require_finite(continuation.log_probability, "logits", start)
+            return continuation
         first = self._first_tokens()
-        start = Continuation(first[:, None], torch.zeros(self.count, 1, device=first.device))
+        first_step = Continuation(first[:, None], torch.zeros(self.count, 1, device=first.device))
         if steps == 1:
-            return start
-        parts = zip(start, self.advance(steps - 1), strict=True)
+            return first_step
+        parts = zip(first_step, self.advance(steps - 1), strict=True)
         return Continuation(*(torch.cat(pair, dim=1) for pair in parts))
 
     def state_dict(self) -> dict[str, Tensor]:
