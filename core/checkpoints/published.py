@@ -5,13 +5,17 @@ embedding is backbone.embedding.weight in the official layout, also used by Mamb
 backbone.embeddings.weight in Hugging Face's. Official files contain lm_head.weight even if it is tied.
 """
 
+import json
+import pickle
 import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from core.layers.block import RMSNorm
 from core.models.sequence import SequenceModel, SequenceModelConfig
 
 StateDict = dict[str, Tensor]
@@ -83,19 +87,93 @@ def config_of(ours: StateDict) -> SequenceModelConfig:
 
 
 def load_published(path: str | Path) -> SequenceModel:
-    """Load the SequenceModel of a published weights file: model.safetensors or pytorch_model.bin.
+    """Load the SequenceModel of published weights: a file (.safetensors or .bin) or a Hugging Face folder.
 
-    Raises ValueError if the parameters are not those of a published Mamba.
+    A folder holds model.safetensors or pytorch_model.bin, or their shards with an index. If the vocabulary is
+    no multiple of 8, the missing rows of the embedding are zeros, so these logits are 0.
+    Raises ValueError, naming the file, if it is not readable or not a published Mamba.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        published = safetensors.torch.load_file(path)
-    else:
-        published = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    ours = from_published(published)
-    model = SequenceModel(config_of(ours))
-    model.load_state_dict(ours)
+    published: StateDict = {}
+    for file in _weight_files(path) if path.is_dir() else [path]:
+        published |= _read_weights(file)
+    try:
+        ours = from_published(published)
+        config = config_of(ours)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    model = SequenceModel(config)
+    model.load_state_dict(with_rows(ours, config.padded_vocab_size))
+    epsilon = _stored_epsilon(path / "config.json") if path.is_dir() else None
+    for module in model.modules():
+        if epsilon is not None and isinstance(module, RMSNorm):
+            module.eps = epsilon
     return model
+
+
+def with_rows(ours: StateDict, rows: int) -> StateDict:
+    """Return a state dict whose embedding and head have `rows` rows; the added ones are zeros.
+
+    Raises ValueError if the state dict has more rows.
+    """
+    more = rows - len(ours[EMBEDDING])
+    if more < 0:
+        raise ValueError(
+            f"The published embedding has {len(ours[EMBEDDING])} rows; the model has {rows}. Set "
+            f"vocab_size {len(ours[EMBEDDING])}."
+        )
+    return {
+        name: pad(value, (0, 0, 0, more)) if name in (EMBEDDING, HEAD) else value
+        for name, value in ours.items()
+    }
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a Hugging Face folder. Raises ValueError if there are none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                names = set(json.loads(index.read_text())["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{index} is not an index of weight files. Download it again.") from error
+            missing = [str(each) for each in names if not (folder / Path(str(each)).name).is_file()]
+            if missing:
+                raise ValueError(f"{folder} lacks {sorted(missing)[0]}, which {index.name} names.")
+            return sorted(folder / Path(str(each)).name for each in names)
+    raise ValueError(
+        f"{folder} holds no published weights: neither model.safetensors nor pytorch_model.bin nor an index "
+        "of their shards. Give such a folder or a weights file."
+    )
+
+
+def _read_weights(file: Path) -> StateDict:
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no weights file {file}.") from error
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file} cannot be read as model weights ({reason}). Download it again.") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{file} is a torch file, but holds no state dict of tensors.")
+    return weights
+
+
+def _stored_epsilon(config: Path) -> float | None:
+    """Return the epsilon of the norms in a Hugging Face config.json, or None without one."""
+    if not config.is_file():
+        return None
+    try:
+        stored = json.loads(config.read_text())
+        epsilon = stored.get("layer_norm_epsilon")
+        return None if epsilon is None else float(epsilon)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{config} is not a model configuration. Download it again.") from error
 
 
 def _with_backbone(ours: StateDict) -> StateDict:

@@ -28,7 +28,7 @@ CONFIGS = {
     "wide": SequenceModelConfig(vocab_size=16, d_model=768, n_layer=2),
     "clocks": MultiscaleModelConfig(n_layer=2),
     "clocks around S4D": MultiscaleModelConfig(
-        n_layer=1, pools=[16, 16], outer=S4D, centre=MixerConfig(True)
+        n_layer=1, pools=[16, 16], outer=S4D, centre=MixerConfig(complex=True)
     ),
     "uneven clocks": MultiscaleModelConfig(n_layer=2, d_model=32, pools=[3, 2, 2], middle=S4D),
 }
