@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from core.checkpoints.checkpoint import (
     BEST,
+    Header,
     model_tensors,
     read_header,
     require_same_model,
@@ -23,13 +25,18 @@ from core.checkpoints.checkpoint import (
     step_checkpoints,
     step_path,
 )
+from core.settings import setting_differences
 from core.storage.atomic import TEMPORARY, remove_leftovers, replaced_atomically, write_json
+from core.storage.lock import Lock
 from core.training.config import TrainingConfig
 from core.training.distributed import World
 from core.training.metrics import event_line, standard_json, truncate_metrics
 from core.training.progress import Progress
 from core.training.report import plot_loss
 
+LOCK = ".lock"
+PATHS = ("data.fasta", "data.valid_fasta", "data.folder")
+"""Keys that may change on resume: the checksums beside them identify the content."""
 HOW_TO_RESUME = "Start the same command with resume=true to continue it."
 
 
@@ -76,11 +83,13 @@ class RunFolder:
     """All files of a run. Only the process with `is_writer` changes the folder.
 
     path: the folder; it must be absent or empty for a new run and hold a run to resume.
-    config: resolved configuration of the run, plain values; a resumed run must have the same "model".
+    config: resolved configuration of the run, plain values; a resumed run must have the same "model", "data"
+    and seed. Other changes are allowed; `begin` records them as the event "resumed".
     `latest` is the checkpoint to resume from, None for a new run.
 
-    Raises RunFolderError if the folder is in use, absent or read-only, CheckpointError if its latest
-    checkpoint is damaged or of another model; the folder does not change then.
+    Raises RunFolderError if the folder is in use, absent or read-only, or holds a run on other data,
+    CheckpointError if its latest checkpoint is damaged or of another model, InUseError if another process
+    writes the run; the folder does not change then.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], resume: bool = False, is_writer: bool = True):
@@ -90,6 +99,10 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.latest: Path | None = None
         self._is_writer = is_writer
+        self._is_new = is_writer and not path.exists()
+        self._changes: list[str] = []
+        self._tokens = 0
+        self._lock = Lock(path / LOCK, path, "name another run.dir")
         self._metrics_file: TextIOWrapper | None = None
         self._tensorboard: SummaryWriter | None = None
         if resume:
@@ -109,6 +122,8 @@ class RunFolder:
         needed = kept_and_next + 2 * weights - present
         free = shutil.disk_usage(self.path).free
         if free < needed:
+            if self.latest is None:
+                self._remove_new_files()
             raise RunFolderError(
                 f"The disk of the run folder {self.path} has {free / 2**20:.0f} MiB free, but {keep} "
                 f"checkpoints of this model need {needed / 2**20:.0f} MiB more. Free some space, keep fewer "
@@ -116,13 +131,18 @@ class RunFolder:
             )
 
     def begin(self, step: int) -> None:
-        """Open the logs to continue after `step`; later events of an earlier process are dropped."""
+        """Open the logs to continue after `step`; later events of an earlier process are dropped.
+
+        If settings changed since the checkpoint, the event "resumed" names them and the tokens seen so far.
+        """
         if not self._is_writer:
             return
         remove_leftovers(self.checkpoints)
         truncate_metrics(self.metrics, step)
         self._metrics_file = self.metrics.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        if self._changes:
+            self.log("resumed", step, {"changes": self._changes, "tokens": self._tokens})
 
     def log(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Append an event to metrics.jsonl and its numbers to TensorBoard."""
@@ -179,6 +199,7 @@ class RunFolder:
             self._metrics_file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        self._lock.release()
 
     def _find_run(self) -> None:
         """Set `latest`; a run killed before its first checkpoint starts again."""
@@ -189,7 +210,22 @@ class RunFolder:
         checkpoints = step_checkpoints(self.checkpoints)
         if checkpoints:
             self.latest = checkpoints[-1]
-            require_same_model(read_header(self.latest), self.config)
+            header = read_header(self.latest)
+            require_same_model(header, self.config)
+            self._require_same_data(header)
+            self._changes = setting_differences(header.config, self.config, ignored=("run.dir", *PATHS))
+            self._tokens = header.progress.get("tokens", 0)
+
+    def _require_same_data(self, header: Header) -> None:
+        """Raise RunFolderError if the data or the seed of the run differ from those of its checkpoint."""
+        differences = setting_differences(
+            _data_settings(header.config), _data_settings(self.config), ignored=PATHS
+        )
+        if differences:
+            raise RunFolderError(
+                f"The run in {self.path} has other data or another seed: {'; '.join(differences)}. Resume "
+                "with the values of the run, or start a new run in another folder."
+            )
 
     def _require_unused(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -199,26 +235,42 @@ class RunFolder:
                 f"The run folder {self.path} already holds a run. {HOW_TO_RESUME} For a new run choose "
                 "another folder, or delete this one."
             )
-        if self.path.exists() and any(file.suffix != TEMPORARY for file in self.path.iterdir()):
+        if self.path.exists() and any(
+            file.suffix != TEMPORARY and file.name != LOCK for file in self.path.iterdir()
+        ):
             raise RunFolderError(
                 f"The folder {self.path} is not empty and holds no run; choose another as run folder."
             )
 
     def _write_config(self) -> None:
         """Write config.yaml, the first file of the run, which also tests whether the folder is writable."""
-        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             with replaced_atomically(self.path / "config.yaml") as temporary:
                 temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            if is_new and self.path.exists():
-                shutil.rmtree(self.path)
+            self._remove_new_files()
             raise self._unwritable(self.path, error) from error
+
+    def _remove_new_files(self) -> None:
+        """Give a run folder back as it was before a run that cannot start."""
+        self._lock.release()
+        if self._is_new:
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif self.latest is None and not self.metrics.exists():
+            (self.path / "config.yaml").unlink(missing_ok=True)
+            with suppress(OSError):
+                self.checkpoints.rmdir()
 
     def _unwritable(self, path: Path, error: OSError) -> RunFolderError:
         return RunFolderError(
             f"{path} cannot be written ({error.strerror or error}). Free some space, change the permissions, "
             "or choose another run folder."
         )
+
+
+def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a resumed run must share: the data, and the seed of the training."""
+    return {"data": config.get("data", {}), "train": {"seed": config.get("train", {}).get("seed")}}

@@ -1,6 +1,8 @@
 """A run folder is either usable or rejected before anything is written."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,3 +162,71 @@ def test_start_run_checks_prints_and_opens(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == ""  # other ranks are silent
     assert resumed is not None
     assert resumed.config["resume"] is False  # config.yaml starts new runs as well
+
+
+DATA = {
+    "model": {"width": 8},
+    "data": {"fasta": "a.fa", "sha256": "1", "valid_chromosomes": ["2"]},
+    "train": {"seed": 0, "steps": 4, "learning_rate": 0.1},
+}
+
+
+def test_resume_with_other_data_or_seed_is_rejected(tmp_path: Path) -> None:
+    run, model = RunFolder(tmp_path / "run", DATA), ToyModel()
+    run.begin(0)
+    run.save(model, adamw(model, TrainingConfig()), None, Progress(step=2, tokens=128), 3)
+    run.close()
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    for group, key, value, expected in (
+        ("data", "valid_chromosomes", ["3"], r"data.valid_chromosomes is \['2'\] there and \['3'\] here"),
+        ("data", "sha256", "2", "data.sha256 is 1 there and 2 here"),
+        ("train", "seed", 1, "train.seed is 0 there and 1 here"),
+    ):
+        changed = {**DATA, group: {**DATA[group], key: value}}
+        with pytest.raises(RunFolderError, match=expected):
+            RunFolder(tmp_path / "run", changed, resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_other_changes_are_recorded_with_the_tokens_seen(tmp_path: Path) -> None:
+    run, model = RunFolder(tmp_path / "run", DATA), ToyModel()
+    run.begin(0)
+    run.save(model, adamw(model, TrainingConfig()), None, Progress(step=2, tokens=128), 3)
+    run.close()
+    moved = {**DATA["data"], "fasta": "b.fa"}
+    changed = {**DATA, "data": moved, "train": {**DATA["train"], "steps": 8}}
+    again = RunFolder(tmp_path / "run", changed, resume=True)
+    again.begin(2)
+    again.close()
+    (event,) = (e for e in read_metrics(tmp_path / "run" / "metrics.jsonl") if e["event"] == "resumed")
+    assert event == {
+        "event": "resumed",
+        "step": 2,
+        "changes": ["train.steps is 4 there and 8 here"],
+        "tokens": 128,
+    }
+    same = RunFolder(tmp_path / "run", changed, resume=True)
+    same.begin(2)
+    same.close()
+
+
+def test_a_run_has_one_writer(tmp_path: Path) -> None:
+    run_with_checkpoints(tmp_path / "run")
+    code = (
+        "import json, sys; from pathlib import Path; from core.training import RunFolder; "
+        f"RunFolder(Path({str(tmp_path / 'run')!r}), {CONFIG!r}, resume=True)"
+    )
+    run = RunFolder(tmp_path / "run", CONFIG, resume=True)
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is being written by process" in other.stderr
+    run.close()
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert other.returncode == 0, other.stderr
+
+
+def test_a_disk_too_small_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run", CONFIG)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(RunFolderError, match="MiB free"):
+        run.require_space(ToyModel(), 3, with_average=False)
+    assert not (tmp_path / "run").exists()
