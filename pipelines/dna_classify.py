@@ -11,6 +11,7 @@ with the lowest validation loss. `evaluate` repeats the evaluation. `predict --h
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +40,10 @@ from core.models.sequence import SequenceModel, SequenceModelConfig
 from core.storage.atomic import replaced_atomically, write_json
 from core.training import Stage, TrainingConfig, World, distributed_world, stage_table, start_run, train
 from core.training.step import autocast
+from pipelines.common.checkpoints import CHECKPOINT, chosen_checkpoint
 from pipelines.common.cli import command
 from pipelines.common.config import RunConfig, parse_config
+from pipelines.common.outputs import OVERWRITE, new_outputs
 
 PREDICT_HELP = """Predict the species of each record of a FASTA file, from several of its windows.
 
@@ -77,12 +80,13 @@ class Config:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    checkpoint: str = field(metadata={"help": "run folder of dna_classify (its best checkpoint), or file"})
+    checkpoint: str = field(metadata={"help": CHECKPOINT})
     fasta: str = field(metadata={"help": "FASTA file to classify: plain, gzip or bgzip; packed once"})
     windows: int = field(default=16, metadata={"help": "windows per record"})
     length: int | None = field(default=None, metadata={"help": "window length (bases); null: as in training"})
     max_n_fraction: float = field(default=0.5, metadata={"help": "largest fraction of N in a window"})
     output: str = field(default="species.tsv", metadata={"help": "table to write"})
+    overwrite: bool = field(default=False, metadata={"help": OVERWRITE})
     precision: Literal["auto", "fp32", "bf16"] = field(
         default="auto", metadata={"help": "precision of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
     )
@@ -142,19 +146,21 @@ def reevaluate(config: Config) -> None:
 
 def predict(config: PredictConfig) -> None:
     """Write the table of species of each record and print the row of all records."""
-    with distributed_world() as world:
-        path = resolve_checkpoint(Path(config.checkpoint))
-        classifier = load_classifier(path, world.device)
+    output = Path(config.output)
+    with distributed_world() as world, ExitStack() as outputs:
+        if world.is_rank_0:
+            outputs.enter_context(new_outputs(output, overwrite=config.overwrite))
+        classifier = load_classifier(chosen_checkpoint(config.checkpoint), world.device)
         genome = open_genome(config.fasta)
         length = config.length or classifier.length
         with autocast(TrainingConfig(precision=config.precision), world.device):
             predictions = predict_records(
                 genome, classifier, world, config.windows, length, config.max_n_fraction
             )
-    if world.is_rank_0:
-        with replaced_atomically(Path(config.output)) as temporary:
-            temporary.write_text(format_table(predictions, classifier.classes), encoding="utf-8")
-        print(summary(predictions, classifier.classes, config))
+        if world.is_rank_0:
+            with replaced_atomically(output) as temporary:
+                temporary.write_text(format_table(predictions, classifier.classes), encoding="utf-8")
+            print(summary(predictions, classifier.classes, config))
 
 
 def require_several(data: SpeciesData) -> None:
@@ -230,7 +236,7 @@ def plan(config: Config, data: SpeciesData, model: nn.Module, stages: Sequence[S
     steps = stages[-1].end if stages else config.train.steps
     lines += [
         f"model     {config.model.n_layer} blocks of width {config.model.d_model}, {parameters:,} parameters",
-        f"start     {config.checkpoint or 'new parameters'}",
+        f"start     {resolve_checkpoint(Path(config.checkpoint)) if config.checkpoint else 'new parameters'}",
         f"training  {steps:,} steps of {config.train.batch_size:,} windows",
     ]
     return "\n".join(lines + ([stage_table(stages)] if stages else []))

@@ -30,21 +30,23 @@ from bio.genome.genome import Genome, open_genome
 from bio.genome.interval import Interval, read_intervals, record_intervals
 from bio.species.classifier import load_classifier
 from bio.species.plots import draw_components
-from core.checkpoints.checkpoint import read_header, resolve_checkpoint
+from core.checkpoints.checkpoint import read_header
 from core.models.classifier import CHUNK_TOKENS, hidden_chunks, pooled_hidden
 from core.models.sequence import SequenceModel
 from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, single_process_world
 from core.training.step import autocast
+from pipelines.common.checkpoints import CHECKPOINT, chosen_checkpoint
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
+from pipelines.common.outputs import OVERWRITE, is_special, new_outputs
 
 MAX_GROUPS, OTHERS = 9, "others"
 
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its best checkpoint)"})
+    checkpoint: str = field(metadata={"help": CHECKPOINT})
     fasta: list[str] = field(metadata={"help": "FASTA files, plain, gzip or bgzip; packed on first use"})
     bed: str | None = field(
         default=None, metadata={"help": "BED file of the intervals to embed; needs a single FASTA"}
@@ -58,6 +60,7 @@ class Config:
         default="mean", metadata={"help": "vector of an interval: mean over its bases, or the last base"}
     )
     output: str = field(default="embeddings.npy", metadata={"help": ".npy file to write"})
+    overwrite: bool = field(default=False, metadata={"help": OVERWRITE})
     precision: Literal["auto", "fp32", "bf16"] = field(
         default="auto", metadata={"help": "precision of matrix products; auto: bf16 on a GPU, fp32 on a CPU"}
     )
@@ -71,6 +74,8 @@ class Config:
             raise ValueError(f"bed needs a single FASTA, but fasta has {len(self.fasta)}. Give one.")
         if Path(self.output).suffix != ".npy":
             raise ValueError(f"output is {self.output}; its name must end in .npy.")
+        if is_special(Path(self.output)):
+            raise ValueError(f"output {self.output} is a device or a pipe. Embeddings need a regular file.")
 
 
 class GenomeInterval(NamedTuple):
@@ -96,12 +101,19 @@ def main(arguments: Sequence[str]) -> None:
 
 def embed(config: Config) -> tuple[int, int]:
     """Write the vectors, their index and the plot, each atomically; return the shape of the vectors."""
+    output = Path(config.output)
+    files = [output, output.with_suffix(".tsv"), *([] if config.per_base else [output.with_suffix(".png")])]
+    with new_outputs(*files, overwrite=config.overwrite):
+        return write_embeddings(config, output)
+
+
+def write_embeddings(config: Config, output: Path) -> tuple[int, int]:
+    """Write the files after the check of the outputs; return the shape of the vectors."""
     world = single_process_world()
-    backbone = load_backbone(Path(config.checkpoint), world.device)
+    backbone = load_backbone(chosen_checkpoint(config.checkpoint), world.device)
     parts = select_parts(config)
     rows = [part.length if config.per_base else 1 for part in parts]
     shape = (sum(rows), backbone.config.d_model)
-    output = Path(config.output)
     with ExitStack() as files:
         vectors = files.enter_context(replaced_atomically(output))
         index = files.enter_context(replaced_atomically(output.with_suffix(".tsv")))
@@ -115,9 +127,8 @@ def embed(config: Config) -> tuple[int, int]:
     return shape
 
 
-def load_backbone(checkpoint: Path, device: torch.device) -> SequenceModel:
+def load_backbone(path: Path, device: torch.device) -> SequenceModel:
     """Load the backbone of a classifier, or a pretrained model; CheckpointError for any other checkpoint."""
-    path = resolve_checkpoint(checkpoint)
     if "head" in read_header(path).config:
         return load_classifier(path, device).model.backbone
     return load_model(path, device)

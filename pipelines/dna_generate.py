@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from core.storage.atomic import replaced_atomically
 from core.training import single_process_world
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
+from pipelines.common.outputs import is_special, new_outputs
 from pipelines.common.sampling import STDOUT, SamplingOptions, check_output, run_to_stdout, sampling_settings
 
 MAX_NATS = 1000.0  # per base; sets the width of the header
@@ -41,7 +42,7 @@ MAX_NATS = 1000.0  # per base; sets the width of the header
 class Config(SamplingOptions):
     output: str | None = field(
         default=None,
-        metadata={"help": "FASTA file to write, - for stdout; null: generated.fa in the run folder"},
+        metadata={"help": "FASTA file to write, - for stdout; null: generated.fa"},
     )
     length: int = field(default=1000, metadata={"help": "length of each sequence without the prompt (bases)"})
     prompt: str | None = field(
@@ -56,7 +57,13 @@ class Config(SamplingOptions):
 
     @property
     def path(self) -> Path:
-        return self.run_folder / "generated.fa" if self.output is None else Path(self.output)
+        """Output file; - for stdout."""
+        return Path("generated.fa" if self.output is None else self.output)
+
+    @property
+    def files(self) -> list[Path]:
+        """Output files, none for stdout."""
+        return [] if self.output == STDOUT else [self.path]
 
 
 @command
@@ -69,23 +76,42 @@ def main(arguments: Sequence[str]) -> None:
 
 def generate(config: Config) -> Path:
     """Write the sequences atomically and return their file."""
+    with new_outputs(*config.files, overwrite=config.overwrite, resume=config.resume):
+        return write_sequences(config)
+
+
+def write_sequences(config: Config) -> Path:
+    """Sample and write the sequences, after the check of the output."""
+    if config.resume and config.path.exists() and not config.overwrite and not state_path(config).exists():
+        raise FileExistsError(
+            f"The output {config.path} already exists, and no interrupted run of it is left to resume. Give "
+            "overwrite=true to replace it, or another output."
+        )
     checkpoint = config.checkpoint_file
     world = single_process_world()
     model = load_model(checkpoint, world.device)
     prompt = None if config.prompt is None else torch.from_numpy(encode(config.prompt))
     if config.output == STDOUT:
-        one_by_one = replace(config, batch_size=1)
-        run_to_stdout(one_by_one.sampling_run(model, task(config, prompt, pipe_writer(config)), None, None))
+        write_stream(model, config, prompt, sys.stdout)
+    elif is_special(config.path):
+        with config.path.open("w", encoding="ascii") as pipe:
+            write_stream(model, config, prompt, pipe)
     else:
         settings = {"length": config.length, "prompt": config.prompt}
         write_file(model, config, prompt, sampling_settings(config, checkpoint, world.device) | settings)
     return config.path
 
 
+def write_stream(model: SequenceModel, config: Config, prompt: Tensor | None, stream: TextIO) -> None:
+    """Sample one sequence after the other to stdout, a pipe or a device."""
+    write = pipe_writer(config, stream)
+    run_to_stdout(replace(config, batch_size=1).sampling_run(model, task(config, prompt, write), None, None))
+
+
 def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, settings: dict[str, Any]) -> None:
     """Sample into `NAME.part`, and rename it when it is complete."""
     part = config.path.with_name(f"{config.path.name}.part")
-    state = config.path.with_name(f"{config.path.name}.state.safetensors")
+    state = state_path(config)
     if not config.resume:
         state.unlink(missing_ok=True)
     if state.exists() and not part.exists():
@@ -105,6 +131,11 @@ def write_file(model: SequenceModel, config: Config, prompt: Tensor | None, sett
     state.unlink(missing_ok=True)
 
 
+def state_path(config: Config) -> Path:
+    """Return the file of the saved state of an interrupted run."""
+    return config.path.with_name(f"{config.path.name}.state.safetensors")
+
+
 def task(config: Config, prompt: Tensor | None, write: WriteTokens) -> SamplingTask:
     """Return the sampling task: bases after a prompt (prompt length,), if there is one."""
     return SamplingTask(config.length, "base", torch.arange(A, T + 1), lambda rows: prompt, write)
@@ -121,14 +152,14 @@ def file_writer(fasta: FastaWriter) -> WriteTokens:
     return write
 
 
-def pipe_writer(config: Config) -> WriteTokens:
-    """Return a function that writes one sequence after the other to stdout."""
+def pipe_writer(config: Config, stream: TextIO) -> WriteTokens:
+    """Return a function that writes one sequence after the other to a stream."""
 
     def write(first: int, position: int, tokens: Tensor) -> None:
         before = header(first, config) if position == 0 else ""
         after = "\n" if position + tokens.shape[1] == config.length else ""
-        sys.stdout.write(before + wrap_bases(decode(tokens[0].numpy()), position) + after)
-        sys.stdout.flush()
+        stream.write(before + wrap_bases(decode(tokens[0].numpy()), position) + after)
+        stream.flush()
 
     return write
 

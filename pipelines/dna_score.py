@@ -32,15 +32,17 @@ from core.storage.atomic import replaced_atomically
 from core.training import TrainingConfig, single_process_world
 from core.training.report import peak_memory_gib
 from core.training.step import autocast
+from pipelines.common.checkpoints import CHECKPOINT, chosen_checkpoint
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
+from pipelines.common.outputs import OVERWRITE, is_special, new_outputs
 
 FORMATS = (".tsv", ".json")
 
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its best checkpoint)"})
+    checkpoint: str = field(metadata={"help": CHECKPOINT})
     fasta: str = field(metadata={"help": "FASTA file, plain, gzip or bgzip; packed on first use"})
     records: list[str] = field(
         default_factory=list, metadata={"help": "records to score; empty: all records of the FASTA"}
@@ -52,6 +54,7 @@ class Config:
         default=0, metadata={"help": "bases of the record read before each interval and not scored"}
     )
     output: str = field(default="score.tsv", metadata={"help": "table to write, .tsv or .json"})
+    overwrite: bool = field(default=False, metadata={"help": OVERWRITE})
     likelihood: str | None = field(
         default=None,
         metadata={"help": ".npy file to write: ln p of every base (float32), in the order of the table"},
@@ -73,7 +76,7 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.bed is not None and self.records:
             raise ValueError("Both bed and records are set. Give one of the two.")
-        if Path(self.output).suffix not in FORMATS:
+        if Path(self.output).suffix not in FORMATS and not is_special(Path(self.output)):
             raise ValueError(f"output is {self.output}; its name must end in {' or '.join(FORMATS)}.")
 
 
@@ -93,8 +96,15 @@ def main(arguments: Sequence[str]) -> None:
 
 def score(config: Config) -> list[IntervalScore]:
     """Score the sequences and write the output files, each atomically."""
+    names = (config.output, config.likelihood, config.bedgraph)
+    with new_outputs(*(Path(name) for name in names if name is not None), overwrite=config.overwrite):
+        return write_scores(config)
+
+
+def write_scores(config: Config) -> list[IntervalScore]:
+    """Score the sequences and write the files, after the check of the outputs."""
     world = single_process_world()
-    model = load_model(Path(config.checkpoint), world.device)
+    model = load_model(chosen_checkpoint(config.checkpoint), world.device)
     genome = open_genome(config.fasta)
     intervals = select_intervals(config, genome)
     with ExitStack() as files:

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from core.checkpoints.checkpoint import resolve_checkpoint, run_folder_of
+from core.checkpoints.checkpoint import run_folder_of
 from core.decoding.sampling import SamplingConfig
 from core.decoding.sampling_run import SamplingRun, SamplingTask
 from core.decoding.state import Model
+from pipelines.common.checkpoints import CHECKPOINT, chosen_checkpoint
+from pipelines.common.outputs import OVERWRITE, is_special
 
 STDOUT = "-"
 
@@ -22,7 +24,7 @@ STDOUT = "-"
 class SamplingOptions:
     """Options of every sampling pipeline."""
 
-    checkpoint: str = field(metadata={"help": "checkpoint file, or run folder (its best checkpoint)"})
+    checkpoint: str = field(metadata={"help": CHECKPOINT})
     count: int = field(default=1, metadata={"help": "number of samples to draw"})
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = field(default=0, metadata={"help": "random seed; it determines every sample"})
@@ -34,6 +36,7 @@ class SamplingOptions:
     )
     save_every: float = field(default=60.0, metadata={"help": "interval of saved states (seconds)"})
     resume: bool = field(default=False, metadata={"help": "continue an interrupted run"})
+    overwrite: bool = field(default=False, metadata={"help": OVERWRITE})
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):
@@ -49,8 +52,8 @@ class SamplingOptions:
 
     @property
     def checkpoint_file(self) -> Path:
-        """Path of the checkpoint. Raises CheckpointError for a folder without one."""
-        return resolve_checkpoint(Path(self.checkpoint))
+        """Path of the checkpoint, named on stderr. Raises CheckpointError for a folder without one."""
+        return chosen_checkpoint(self.checkpoint)
 
     def sampling_run(
         self, model: Model, task: SamplingTask, state_path: Path | None, settings: Mapping[str, Any] | None
@@ -72,9 +75,9 @@ class SamplingOptions:
 
 
 def check_output(output: str | None, resume: bool) -> None:
-    """Raise ValueError for resume=true with output to stdout."""
-    if output == STDOUT and resume:
-        raise ValueError("output=- cannot be resumed; choose a file as output.")
+    """Raise ValueError for resume=true with output to stdout, a pipe or a device."""
+    if resume and output is not None and (output == STDOUT or is_special(Path(output))):
+        raise ValueError(f"output={output} cannot be resumed; choose a file as output.")
 
 
 def run_to_stdout(run: SamplingRun) -> None:

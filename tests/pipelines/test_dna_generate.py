@@ -1,5 +1,6 @@
 """Generated FASTA is valid, holds A, C, G and T only, and depends on seed and number only."""
 
+import os
 import shutil
 import signal
 from dataclasses import asdict
@@ -20,7 +21,8 @@ from pipelines.common.config import schema_keys
 
 def generate(run: Path, *arguments: str) -> dict[str, str]:
     """Run the script and return its records by header."""
-    assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", *arguments]) == 0
+    call = [f"checkpoint={run}", "length=70", "output=out.fa", "overwrite=true", *arguments]
+    assert dna_generate.main(call) == 0
     text = Path("out.fa").read_text()
     records = (record.partition("\n") for record in text.removeprefix(">").split("\n>"))
     return {header: bases.replace("\n", "") for header, _, bases in records}
@@ -80,10 +82,9 @@ def test_a_prompt_shorter_than_the_convolution_is_continued(run: Path, known: in
     assert bases(run, "seed=3", *prompt) == [whole[known:]]
 
 
-def test_default_output_is_in_the_run_folder(run: Path) -> None:
-    shutil.copytree(run, "copy")
-    assert dna_generate.main(["checkpoint=copy", "length=3"]) == 0
-    assert Path("copy/generated.fa").is_file()
+def test_default_output_is_in_the_working_directory(run: Path) -> None:
+    assert dna_generate.main([f"checkpoint={run}", "length=3"]) == 0
+    assert [path.name for path in Path().iterdir()] == ["generated.fa"]
 
 
 def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +145,7 @@ def test_earlier_file_stays_when_a_call_fails(run: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(FastaWriter, "write_bases", breaks)
-    assert dna_generate.main([f"checkpoint={run}", "length=3", "output=out.fa"]) == 1
+    assert dna_generate.main([f"checkpoint={run}", "length=3", "output=out.fa", "overwrite=true"]) == 1
     assert [path.name for path in Path().iterdir()] == ["out.fa"]
     assert Path("out.fa").read_text() == "earlier"
 
@@ -191,6 +192,7 @@ def test_killed_process_resumes(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sampling_run, "save_state", save_and_copy)
     whole = generate(run, "count=3", "batch_size=2", "save_every=0")
     assert sorted(path.name for path in Path("killed").iterdir()) == [
+        ".out.fa.lock",
         "out.fa.part",
         "out.fa.state.safetensors",
     ]
@@ -203,7 +205,10 @@ def test_new_call_discards_the_interrupted_one(run: Path, monkeypatch: pytest.Mo
     whole = generate(run, "count=2")
     with monkeypatch.context() as patch:
         interrupt_at(30, patch)
-        assert dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", "seed=5"]) == 130
+        assert (
+            dna_generate.main([f"checkpoint={run}", "length=70", "output=out.fa", "overwrite=true", "seed=5"])
+            == 130
+        )
     assert generate(run, "count=2") == whole
     assert [path.name for path in Path().iterdir()] == ["out.fa"]
 
@@ -218,6 +223,22 @@ def test_missing_part_is_an_error(
     Path("out.fa.part").unlink()
     capsys.readouterr()
     assert "out.fa.part is missing" in fails(capsys, f"checkpoint={run}", "length=70", "resume=true")
+
+
+@pytest.mark.parametrize("key", ["resume=false", "resume=true"])
+def test_an_existing_file_is_not_replaced(key: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out.fa").write_text("earlier")
+    assert "out.fa already exists" in fails(capsys, f"checkpoint={run}", "length=3", key)
+    assert Path("out.fa").read_text() == "earlier"
+
+
+def test_a_pipe_is_written_into(run: Path) -> None:
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert dna_generate.main([f"checkpoint={run}", "length=5", "output=pipe"]) == 0
+    assert os.read(reader, 999).startswith(b">sample_0 length=5 ")
+    assert [path.name for path in Path().iterdir()] == ["pipe"]
+    os.close(reader)
 
 
 @pytest.mark.usefixtures("short_pieces")

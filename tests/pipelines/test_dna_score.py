@@ -1,6 +1,7 @@
 """Tables, likelihoods and bins of one pass agree; bad input writes nothing."""
 
 import csv
+import fcntl
 import json
 import math
 import os
@@ -31,7 +32,7 @@ def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(run: Path, genome: Path, *arguments: str) -> list[Row]:
     """Run the script and return the rows of its table."""
-    assert dna_score.main([f"checkpoint={run}", f"fasta={genome}", *arguments]) == 0
+    assert dna_score.main([f"checkpoint={run}", f"fasta={genome}", "overwrite=true", *arguments]) == 0
     with Path("score.tsv").open(newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
@@ -173,8 +174,37 @@ def test_earlier_files_stay_when_a_call_fails(
 
     monkeypatch.setattr(dna_score, "table_text", breaks)
     arguments = [f"checkpoint={run}", f"fasta={genome}", "likelihood=p.npy", "bedgraph=p.bedGraph"]
+    arguments.append("overwrite=true")
     assert dna_score.main(arguments) == 1
     assert all(Path(name).read_text() == "earlier" for name in names)
+
+
+@pytest.mark.parametrize("name", ["score.tsv", "p.npy", "p.bedGraph"])
+def test_existing_output_is_refused(
+    name: str, run: Path, genome: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text("earlier")
+    arguments = [f"checkpoint={run}", f"fasta={genome}", "likelihood=p.npy", "bedgraph=p.bedGraph"]
+    assert f"{name} already exists" in fails(capsys, *arguments)
+    assert Path(name).read_text() == "earlier"
+
+
+def test_a_second_process_on_one_output_is_refused(
+    run: Path, genome: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = os.open(".score.tsv.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(writer, fcntl.LOCK_EX)
+    assert "score.tsv is being written by" in fails(capsys, f"checkpoint={run}", f"fasta={genome}")
+    os.close(writer)
+
+
+def test_a_pipe_is_written_into(run: Path, genome: Path) -> None:
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert dna_score.main([f"checkpoint={run}", f"fasta={genome}", "output=pipe"]) == 0
+    assert os.read(reader, 9999).startswith(b"record\tstart\tend")
+    assert [path.name for path in Path().iterdir()] == ["pipe"]
+    os.close(reader)
 
 
 def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
