@@ -24,6 +24,8 @@ from core.suggestion import did_you_mean
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WIDTH, INDENT = 100, 6 * " "
+MAX_BYTES, MAX_DEPTH = 1 << 20, 20
+"""Largest size and nesting of a YAML file."""
 Schema = TypeVar("Schema")
 
 
@@ -40,11 +42,23 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """Value given by the user, with its origin: a line of a file, or an argument."""
+    """Value given by the user, with its origin: a line of a file, or an argument.
+
+    text: the characters of a scalar, or of each item of a list, for keys that hold text.
+    """
 
     key: str
     value: Any
     origin: str
+    text: Any = None
+
+    def value_for(self, kind: Any) -> Any:
+        """Return the value for a key of this type; 010 and yes stay text where the key holds text."""
+        if kind == list[str] and isinstance(self.text, list):
+            return self.text
+        if kind in (str, str | None) and isinstance(self.text, str) and self.value is not None:
+            return self.text
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -86,18 +100,21 @@ def merge(schema: type[Schema], settings: Sequence[Setting]) -> Schema:
     for setting in settings:
         if setting.key not in known:
             raise ConfigError(_unknown(setting, list(known)))
-        if _holds_interpolation(setting.value):
+        value = setting.value_for(known[setting.key].type)
+        if isinstance(value, list) and MISSING in value:
+            raise ConfigError(f"{setting.origin}: {setting.key} holds {MISSING!r}; give the value itself.")
+        if _holds_interpolation(value):
             raise ConfigError(
                 f"{setting.origin}: {setting.key} holds '${{...}}'. Configurations are plain values; "
                 "give the value itself."
             )
         try:
-            _require_plain(setting.value)
-            OmegaConf.update(config, setting.key, setting.value)
+            _require_plain(value)
+            OmegaConf.update(config, setting.key, value)
         except (TypeError, OmegaConfBaseException) as error:
             expected = type_text(known[setting.key].type)
             raise ConfigError(
-                f"{setting.origin}: {setting.key} is {setting.value!r}; it must be {expected}."
+                f"{setting.origin}: {setting.key} is {value!r}; it must be {expected}."
             ) from error
     missing = [key for key in known if OmegaConf.is_missing(*_parent(config, key))]
     if missing:
@@ -113,19 +130,20 @@ def read_yaml(file: str) -> list[Setting]:
     Raises ConfigError if the file is missing, is not YAML or not a mapping, or repeats a key.
     """
     path = _find(file)
-    loader = yaml.SafeLoader(_read_text(path))
-    loader.name = str(path)
+    text = _read_text(path)
     try:
+        _check_nesting(text)
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         settings = [] if root is None else list(_settings(root, loader, path, prefix=""))
+    except ConfigError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}.") from error
-    finally:
-        loader.dispose()
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
     seen: dict[str, str] = {}
     for setting in settings:
         if setting.key in seen:
@@ -220,8 +238,9 @@ def _argument(argument: str, known: dict[str, Key]) -> Setting:
     if key in known and known[key].type in (str, str | None) and text != "null":
         return Setting(key, text, origin)
     try:
-        return Setting(key, yaml.safe_load(text), origin)
-    except yaml.YAMLError as error:
+        _check_nesting(text)
+        return Setting(key, yaml.safe_load(text), origin, _node_text(yaml.compose(text, yaml.SafeLoader)))
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{origin}: the value is not valid YAML.") from error
 
 
@@ -231,12 +250,35 @@ def _settings(node: yaml.Node, loader: yaml.SafeLoader, path: Path, prefix: str)
         origin = f"{path}, line {node.start_mark.line + 1}"
         raise ConfigError(f"{origin}: a configuration must be 'key: value' lines, not a {node.id}.")
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{path}, line {key_node.start_mark.line + 1}: a key must be a name.")
         key = f"{prefix}{key_node.value}"
         if isinstance(value_node, yaml.MappingNode):
             yield from _settings(value_node, loader, path, f"{key}.")
         else:
             value = loader.construct_object(value_node, deep=True)
-            yield Setting(key, value, f"{path}, line {key_node.start_mark.line + 1}")
+            origin = f"{path}, line {key_node.start_mark.line + 1}"
+            yield Setting(key, value, origin, _node_text(value_node))
+
+
+def _node_text(node: yaml.Node | None) -> Any:
+    """Return the characters of a scalar, or of each scalar in a list; None for any other node."""
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return [item.value for item in node.value]
+    return None
+
+
+def _check_nesting(text: str) -> None:
+    """Raise ValueError for YAML with aliases or deep nesting, whose cost can exceed its size by far."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {event.start_mark.line + 1} has an alias; write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def _find(file: str) -> Path:
@@ -254,8 +296,12 @@ def _find(file: str) -> Path:
 
 
 def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, too large for a configuration.")
     try:
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}).") from error
 

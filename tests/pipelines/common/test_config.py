@@ -1,6 +1,7 @@
 """Configurations: the file overrides defaults, arguments override the file, and errors are clear."""
 
 from dataclasses import FrozenInstanceError, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -326,3 +327,62 @@ def test_defaults_are_shown_as_yaml() -> None:
     assert "b  (text or null; default null)" in page
     assert "c  (a list of integers; default [1, 2])" in page
     assert "pipelines/configs: one, two." in page
+
+
+@pytest.mark.parametrize(
+    "name", ["010", "1_2", "1.10", "1e3", "0x1F", "null", "yes", "12:30:45", "2024-01-01"]
+)
+def test_names_that_look_like_numbers_stay_text(name: str, tmp_path: Path) -> None:
+    assert parse("data.fasta=x", f"train.names=[{name}, b]").train.names == [name, "b"]
+    (tmp_path / "names.yaml").write_text(f"data: {{fasta: x{name}}}\ntrain: {{names: [{name}]}}\n")
+    assert parse("--config", str(tmp_path / "names.yaml")).train.names == [name]
+    if name != "null":
+        assert parse(f"data.fasta={name}").data.fasta == name
+        (tmp_path / "text.yaml").write_text(f"data: {{fasta: {name}}}\n")
+        assert parse("--config", str(tmp_path / "text.yaml")).data.fasta == name
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnop"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "data:\n  fasta: a\x07b\n",
+        "data:\0\n",
+        "a: &a [*a]\n",
+        "data: &a {fasta: *a}\n",
+        "{" * 3000,
+        "[" * 3000,
+        "a: " + "{a: " * 3000,
+        BOMB,
+        "train:\n  names: ['???']\n",
+        "train:\n  names: [[[]]]\n",
+        "- a\n",
+        "text\n",
+        "? [a]\n: b\n",
+        "train: {lr: 2024-13-45}\n",
+        "train: {lr: !!int x}\n",
+        f"data: {{length: {'9' * 5000}}}\n",
+        "resume: 1\nresume: 2\n",
+        "a: 1\n---\nb: 2\n",
+        "#" * (2 << 20),
+    ],
+)
+def test_hostile_yaml_is_one_sentence_with_the_file(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.yaml"
+    file.write_text(content)
+    message = fails("data.fasta=x", "--config", str(file))
+    assert str(file) in message
+    assert "\n" not in message
+    assert len(message) < 6000
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfdata: {fasta: x}\n")
+    assert parse("--config", str(tmp_path / "bom.yaml")).data.fasta == "x"
+
+
+@pytest.mark.parametrize("value", ["[" * 3000, "[???]", "&a [*a]", "[a\x07]"])
+def test_hostile_arguments_are_refused_by_key(value: str) -> None:
+    assert "train.names" in fails("data.fasta=x", f"train.names={value}")
