@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from audio.data.config import AudioDataConfig
 from audio.data.quantizer import LEVELS, SILENCE, Quantizer
 from audio.data.waveform import RATE
-from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header, resolve_checkpoint
+from core.checkpoints.checkpoint import CheckpointError, read_header, resolve_checkpoint
+from core.checkpoints.loading import load_trained
 from core.models.multiscale import MixerConfig, MultiscaleModel, MultiscaleModelConfig
 from core.models.samplernn import SampleRnn, SampleRnnConfig
 from core.models.wavenet import WaveNet, WaveNetConfig
@@ -105,10 +106,9 @@ def trained_model(checkpoint: Path, device: torch.device) -> AudioCheckpoint:
         raise CheckpointError(
             f"The checkpoint {path} cannot be used: {error}. Choose a checkpoint of audio_pretrain."
         ) from error
-    model = new_model(config).to(device)
-    load_weights(path, model)
+    model = load_trained(path, lambda: new_model(config)).to(device)
     data = stored["data"]
-    return AudioCheckpoint(model.eval(), data["quantizer"], RATE, tuple(data["classes"]))
+    return AudioCheckpoint(model, data["quantizer"], RATE, tuple(data["classes"]))
 
 
 def training_data_config(checkpoint: Path) -> AudioDataConfig:

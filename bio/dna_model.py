@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from bio.genome.vocabulary import VOCABULARY_SIZE
-from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header, resolve_checkpoint
+from core.checkpoints.checkpoint import CheckpointError, read_header, resolve_checkpoint
+from core.checkpoints.loading import load_trained
 from core.models.sequence import SequenceModel, SequenceModelConfig
 
 SIZES = {
@@ -56,6 +57,4 @@ def load_model(checkpoint: Path, device: torch.device) -> SequenceModel:
             f"The checkpoint {path} holds a classifier of species, which does not predict bases. Give a "
             "checkpoint of dna_pretrain or dna_species_pretrain."
         )
-    model = SequenceModel(SequenceModelConfig(**shape)).to(device)
-    load_weights(path, model)
-    return model.eval()
+    return load_trained(path, lambda: SequenceModel(SequenceModelConfig(**shape))).to(device)

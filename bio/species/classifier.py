@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from bio.genome.vocabulary import COMPLEMENT, VOCABULARY_SIZE
-from core.checkpoints.checkpoint import CheckpointError, load_weights, read_header
+from core.checkpoints.checkpoint import CheckpointError, read_header
+from core.checkpoints.loading import load_trained
 from core.models.classifier import HeadConfig, SequenceClassifier, pooled_hidden
 from core.models.finite import require_finite
 from core.models.sequence import SequenceModel, SequenceModelConfig
@@ -49,10 +50,12 @@ def load_classifier(path: Path, device: torch.device) -> TrainedClassifier:
             f"{'with' if 'head' in config else 'without'} a head). Name a run of dna_classify."
         )
     classes = config["data"]["classes"]
-    backbone = SequenceModel(SequenceModelConfig(**config["model"]))
-    model = SequenceClassifier(backbone, len(classes), HeadConfig(**config["head"]))
-    load_weights(path, model)
-    return TrainedClassifier(model.to(device).eval(), classes, config["data"]["length"])
+
+    def build() -> SequenceClassifier:
+        backbone = SequenceModel(SequenceModelConfig(**config["model"]))
+        return SequenceClassifier(backbone, len(classes), HeadConfig(**config["head"]))
+
+    return TrainedClassifier(load_trained(path, build).to(device), classes, config["data"]["length"])
 
 
 @torch.no_grad()

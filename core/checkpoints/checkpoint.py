@@ -103,7 +103,7 @@ def load_checkpoint(
     """
     header, tensors = _read(path)
     weights = _under("model", tensors)
-    _require_same_tensors(path, weights, model)
+    require_same_tensors(path, weights, model)
     _copy(weights, model_tensors(model))
     if average is not None:
         stored = _under("average", tensors)
@@ -120,7 +120,7 @@ def load_weights(path: Path, model: nn.Module) -> Header:
     """
     header, tensors = _read(path)
     weights = _under("model", tensors) | _under("average", tensors)
-    _require_same_tensors(path, weights, model)
+    require_same_tensors(path, weights, model)
     _copy(weights, model_tensors(model))
     return header
 
@@ -258,7 +258,7 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"The checkpoint {path} is truncated or damaged ({reason}). {_REMEDY}")
 
 
-def _require_same_tensors(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:
+def require_same_tensors(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:
     """Raise CheckpointError if the names or shapes of the stored tensors differ from the model's."""
     own = model_tensors(model)
     problems = [f"{name} is missing there" for name in own.keys() - stored.keys()]
