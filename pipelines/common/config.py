@@ -7,6 +7,7 @@ executes code, interpolates, or reads the environment.
 
 import dataclasses
 import difflib
+import re
 import textwrap
 import types
 import typing
@@ -81,10 +82,15 @@ def parse_config(schema: type[Schema], arguments: Sequence[str], script: str, de
     """
     known = schema_keys(schema)
     if "--help" in arguments or "-h" in arguments:
-        print(help_text(known, script, description, config_names()))
+        print(help_text(known, script, description, fitting_configs(known)))
         raise SystemExit(0)
     file, given = _split(list(arguments), known)
-    settings = [*(read_yaml(file) if file is not None else []), *given]
+    stored = read_yaml(file) if file is not None else []
+    if file in config_names() and not all(setting.key in known for setting in stored):
+        owner = _owner(CONFIGS / f"{file}.yaml")
+        if owner not in (None, script.split()[0]):
+            raise ConfigError(f"--config {file}: {file} is a configuration of {owner}, not of {script}.")
+    settings = [*stored, *given]
     return merge(schema, [*_stored_settings(settings, known), *settings])
 
 
@@ -157,6 +163,17 @@ def read_yaml(file: str) -> list[Setting]:
 def config_names() -> list[str]:
     """Return the names of the configurations in pipelines/configs."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def fitting_configs(known: Collection[str]) -> list[str]:
+    """Return the names of the configurations in pipelines/configs with keys of one schema only."""
+    return [name for name in config_names() if all(setting.key in known for setting in read_yaml(name))]
+
+
+def _owner(path: Path) -> str | None:
+    """Return the script in the command of a configuration's first comment; None if there is none."""
+    match = re.search(r"^#.*pipelines\.(\w+) .*--config", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if match is None else match[1]
 
 
 def run_state(folder: Path) -> str:
@@ -372,9 +389,7 @@ def help_text(known: Mapping[str, Key], script: str, description: str, configs: 
         "",
         description.strip(),
         "",
-        *textwrap.wrap(
-            f"--config takes a YAML file, or a name in pipelines/configs: {', '.join(configs)}.", WIDTH
-        ),
+        *textwrap.wrap(f"--config takes a YAML file{_names_text(configs)}.", WIDTH),
         "An argument key=value overrides the file; the file overrides the default.",
         "",
         "keys:",
@@ -384,6 +399,11 @@ def help_text(known: Mapping[str, Key], script: str, description: str, configs: 
         lines += [f"  {key}  ({type_text(entry.type)}; {default})"]
         lines += textwrap.wrap(entry.help, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     return "\n".join(lines)
+
+
+def _names_text(configs: Iterable[str]) -> str:
+    names = ", ".join(configs)
+    return f", or a name in pipelines/configs: {names}" if names else ""
 
 
 def type_text(kind: Any) -> str:

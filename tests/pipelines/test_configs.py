@@ -11,8 +11,17 @@ from omegaconf import MISSING
 import pipelines
 from bio.download import TABLE
 from core.storage.download import read_sources
-from pipelines import dna_pretrain
-from pipelines.common.config import CONFIGS, ConfigError, Setting, merge, read_yaml, schema_keys
+from pipelines import dna_classify, dna_pretrain
+from pipelines.common.config import (
+    CONFIGS,
+    ConfigError,
+    Setting,
+    fitting_configs,
+    merge,
+    parse_config,
+    read_yaml,
+    schema_keys,
+)
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
 HG38 = {
@@ -67,3 +76,14 @@ def test_hg38_is_the_paper_s_recipe(name: str) -> None:
     assert config.run.dir == f"runs/{name}"
     files = {f"data/{source.file}" for source in read_sources(TABLE).values()}
     assert {config.data.fasta, config.data.bed} <= files
+
+
+def test_a_configuration_of_another_script_names_that_script() -> None:
+    with pytest.raises(ConfigError, match="hg38_1k is a configuration of dna_pretrain"):
+        parse_config(dna_classify.Config, ["--config", "hg38_1k"], "dna_classify", "")
+
+
+def test_help_lists_the_configurations_that_fit() -> None:
+    names = fitting_configs(schema_keys(dna_classify.Config))
+    assert {"human_or_ecoli", "great_apes"} <= set(names)
+    assert not {"hg38_1k", "digits", "induction_heads"} & set(names)
