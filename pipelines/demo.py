@@ -50,7 +50,10 @@ def main(arguments: Sequence[str]) -> None:
     markov_rows = read_validation(folder)["markov"]
     markov = {f"Markov {row['order']}": row["bits_per_base"] for row in markov_rows}
     bits = {**markov, "Mamba": progress.validation["bits_per_base"]}
-    fasta = dna_generate.generate(dna_generate.Config(str(folder), count=COUNT, length=LENGTH))
+    output = str(folder / "generated.fa")
+    fasta = dna_generate.generate(
+        dna_generate.Config(str(folder), count=COUNT, length=LENGTH, output=output, overwrite=True)
+    )
     spectra = spectra_by_source(data, fasta)
 
     plot_bits(bits, folder / "bits_per_base.png")
