@@ -8,6 +8,7 @@ The run folder gets config.yaml, metrics.jsonl, TensorBoard events, checkpoints,
 table and a plot, and at the end summary.json and loss_curve.png.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from bio.genome.spans import total
 from bio.genome.vocabulary import VOCABULARY_SIZE
 from bio.scoring.evaluation import validation
 from bio.scoring.markov import check_order, markov_baseline
-from bio.windows.leakage import MAX_SHARED, K
+from bio.windows.leakage import K
 from bio.windows.splits import separate, split_overlap
 from bio.windows.training_data import (
     DataConfig,
@@ -154,14 +155,19 @@ def genome_line(title: str, fasta: str, genome: Genome) -> str:
 
 
 def overlap_lines(config: Config, data: TrainingData) -> list[str]:
-    """Return the overlap of the splits: by coordinates within one file, by k-mers between two files."""
-    if data.leak is not None:
-        limit = f"limit: {MAX_SHARED:.0%}, for repeats"
-        return [f"overlap   {data.leak:.2%} of the {K}-mers of valid are also in train ({limit})"]
+    """Return the overlap of the splits: by coordinates within one file, and by k-mers of both strands."""
+    limit = f"limit: {config.data.max_shared:.0%}, for repeats"
+    kmers = [
+        f"overlap   {leak:.2%} of the {K}-mers of {split} are also in train ({limit})"
+        for split, leak in data.leaks.items()
+        if not math.isnan(leak)
+    ]
+    if data.held_out_genome is not data.genome:
+        return kmers
     return [
         f"overlap   {first} and {second} share {shared:,} bases (split: {config.data.split})"
         for (first, second), shared in split_overlap(data.windows).items()
-    ]
+    ] + kmers
 
 
 def bases_per_pass(config: Config, world: World) -> int:

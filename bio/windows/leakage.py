@@ -1,8 +1,8 @@
-"""Leakage between two FASTA files: the share of held-out k-mers that also occur in the training bases.
+"""Leakage: the share of held-out k-mers that also occur in the training bases, on either strand.
 
-Two assemblies of one chromosome hold nearly the same sequence at other coordinates, so coordinates cannot
-show leakage. Shared sequence has shared k-mers; K is so long that unrelated sequence shares only k-mers of
-young repeats.
+Two assemblies of one chromosome, or two records of one file (`chr1` and `chr1_alt`), hold nearly the same
+sequence at other coordinates, so coordinates cannot show leakage. Shared sequence has shared k-mers; K is so
+long that unrelated sequence shares only k-mers of young repeats.
 """
 
 from collections.abc import Iterable, Iterator

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipelines import dna_pretrain
 from pipelines.common.config import merge, read_yaml, schema_keys
+from tests.bio.conftest import random_bases
 from tests.pipelines.conftest import TINY, write_fasta
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +238,25 @@ def test_same_sequence_in_both_files_is_an_error(fasta: Path, capsys: pytest.Cap
     error = fails(capsys, f"data.fasta={fasta}", f"data.valid_fasta={fasta}", *chosen)
     assert "100.0% of the 128-mers" in error
     assert "the same sequence is in both" in error
+
+
+@pytest.mark.parametrize("strand", ["alt", "rc"])
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_same_sequence_under_another_name_in_one_file_is_an_error(
+    strand: str, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = random_bases(3000)
+    copy = text if strand == "alt" else text[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    records = {"chr1": text, "chr2": random_bases(3000, 1), f"chr1_{strand}": copy}
+    Path("g.fa").write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
+    held_out = ["data.valid_chromosomes=[chr2]", "data.test_chromosomes=[chr1]"]
+    if split == "valid":
+        held_out = ["data.valid_chromosomes=[chr1]"]
+    error = fails(capsys, "data.fasta=g.fa", *held_out)
+    assert f"100.0% of the 128-mers of split {split} (g.fa)" in error
+    chosen = [*held_out, "data.max_shared=1", "run.dir=run", "--dry-run"]
+    assert dna_pretrain.main([*TINY, "data.fasta=g.fa", *chosen]) == 0
+    assert f"100.00% of the 128-mers of {split} are also in train" in capsys.readouterr().out
 
 
 class TestBadInput:
