@@ -1,5 +1,6 @@
 """Collections of clips: natural order on every machine, and the published split of a folder."""
 
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -42,9 +43,85 @@ def test_numbers_in_names_are_sorted_as_numbers(numbers: list[int]) -> None:
     assert sorted(names, key=natural_key) == [f"out{number}.wav" for number in sorted(numbers)]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside = write_clips(tmp_path / "outside", ["a.wav", "deep/b.wav"])
+    folder = write_clips(tmp_path / "clips", ["c.wav", "real/d.wav"])
+    (folder / "linked").symlink_to(outside)
+    (folder / "again").symlink_to(folder / "real")
+    (folder / "real" / "loop").symlink_to(folder)
+    (outside / "deep" / "loop").symlink_to(outside)
+    (folder / "gone").symlink_to(tmp_path / "absent")
+    assert audio_files(folder) == ["c.wav", "linked/a.wav", "linked/deep/b.wav", "real/d.wav"]
+    assert not caplog.text
+    (folder / "e.wav").symlink_to(folder / "c.wav")
+    (folder / "a.wav").symlink_to(outside / "a.wav")
+    (folder / "gone.wav").symlink_to(tmp_path / "absent.wav")
+    assert audio_files(folder) == ["c.wav", "linked/a.wav", "linked/deep/b.wav", "real/d.wav"]
+    assert "2 audio file(s) left out, because they are links to other files of the folder" in caplog.text
+
+
+def test_hidden_and_unreadable_files_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = [".ipynb_checkpoints/a.wav", ".Trash-1000/files/b.wav", "x/.git/c.mp3", "._a.wav"]
+    folder = write_clips(tmp_path / ".cache" / "clips", ["a.wav", "x/b.aiff"])
+    for name in [*hidden, "c.m4a", "x/d.WMA", "notes.txt"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    assert audio_files(folder) == ["a.wav", "x/b.aiff"]
+    hidden_ones = "4 audio file(s) left out, because they are hidden; the first is .Trash-1000/files/b.wav."
+    assert hidden_ones in caplog.text
+    others = "2 audio file(s) left out, because they are of formats that cannot be read; the first is c.m4a."
+    assert others in caplog.text
+
+
+def test_subfolders_are_classes_and_each_is_split(tmp_path: Path) -> None:
+    names = [f"{name}/{number}.wav" for name, count in (("cat", 20), ("dog", 4)) for number in range(count)]
+    collection = audio_folder(write_clips(tmp_path / "pets", names))
+    assert (collection.name, collection.classes) == ("pets-by-class", ("cat", "dog"))
+    assert sorted(clip.name for clip in collection.clips) == sorted(names)
+    assert all(collection.classes[clip.label] == clip.name.split("/")[0] for clip in collection.clips)
+    counts = Counter((clip.split, collection.classes[clip.label]) for clip in collection.clips)
+    assert counts == {
+        ("train", "cat"): 17,
+        ("valid", "cat"): 1,
+        ("test", "cat"): 2,
+        ("train", "dog"): 2,
+        ("valid", "dog"): 1,
+        ("test", "dog"): 1,
+    }
+
+
+def test_a_class_of_two_files_is_split_by_parts(tmp_path: Path) -> None:
+    collection = audio_folder(write_clips(tmp_path / "pets", ["cat/a.wav", "cat/b.wav", "dog/c.wav"]))
+    assert collection.counts == {"train": 3, "valid": 3, "test": 3}
+    assert {(clip.name, clip.label) for clip in collection.clips} == {
+        ("cat/a.wav", 0),
+        ("cat/b.wav", 0),
+        ("dog/c.wav", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.wav", "cat/b.wav", "dog/c.wav"], "a.wav and 0 other files are outside of them"),
+        (["train/a.wav", "test/b.wav", "validation/c.wav"], "they have the names of splits"),
+        (["only/a.wav", "only/b.wav"], ""),
+    ],
+)
+def test_other_subfolders_are_no_classes(
+    names: list[str], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = audio_folder(write_clips(tmp_path / "clips", names))
+    assert (collection.name, collection.classes) == ("clips", ())
+    assert message in caplog.text
+    assert bool(message) == bool(caplog.text)
+
+
 def test_a_folder_without_audio_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=rf"{tmp_path} holds no audio\. .* \.wav, \.flac, \.ogg\."):
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds no audio\. .* \.wav, \.flac, .*\.mp3"):
         audio_files(tmp_path)
     for path in (tmp_path / "absent", tmp_path / "notes.txt"):
         with pytest.raises(FileNotFoundError, match=f"There is no folder {path}"):
