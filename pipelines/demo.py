@@ -24,6 +24,7 @@ from core.training import distributed_world
 from pipelines import dna_generate, dna_pretrain
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
+from pipelines.dna_pretrain import bits_table, named_markov
 
 FOLDER = Path("runs/demo")
 K = 4
@@ -47,9 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     progress = dna_pretrain.pretrain(config)
     if progress is None:
         return
-    markov_rows = read_validation(folder)["markov"]
-    markov = {f"Markov {row['order']}": row["bits_per_base"] for row in markov_rows}
-    bits = {**markov, "Mamba": progress.validation["bits_per_base"]}
+    markov = read_validation(folder)["markov"]
+    bits = {**named_markov(markov), "Mamba": progress.validation["bits_per_base"]}
     output = str(folder / "generated.fa")
     fasta = dna_generate.generate(
         dna_generate.Config(str(folder), count=COUNT, length=LENGTH, output=output, overwrite=True)
@@ -73,16 +73,6 @@ def spectra_by_source(data: TrainingData, fasta: Path) -> dict[str, Spectrum]:
     )
     spectra = {"held out": held_out, "train": train, "generated": encode(generated)}
     return {name: kmer_spectrum(tokens, K) for name, tokens in spectra.items()}
-
-
-def bits_table(bits: dict[str, float]) -> str:
-    """Return the held-out bits by model, with the difference between the Mamba and the best other model."""
-    best = min((name for name in bits if name != "Mamba"), key=bits.__getitem__)
-    gain = bits[best] - bits["Mamba"]
-    sign = "better" if gain > 0 else "worse"
-    notes = {"Mamba": f"{abs(gain):.4f} bits per base {sign} than {best}, the best of them"}
-    lines = [f"{name:<10}  {value:.4f}  {notes.get(name, '')}".rstrip() for name, value in bits.items()]
-    return "\n".join(["held-out bits per base (a uniform guess among A, C, G, T costs 2)", *lines])
 
 
 def spectrum_table(spectra: dict[str, Spectrum]) -> str:

@@ -73,6 +73,11 @@ class Config(dna_pretrain.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_publish(self.publish)
+        if self.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint is {self.checkpoint}, but a sweep trains every size from new parameters. "
+                "dna_pretrain checkpoint=... continues one model."
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from core.storage.atomic import write_json
 
 MAX_ORDER = 12
 CHUNK_BASES = 1 << 20
-TABLE = "markov.json"
+TABLE, TEST_TABLE = "markov.json", "markov_test.json"
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,16 @@ def markov_baseline(
     held_out_spans: Spans,
     orders: Sequence[int],
     folder: Path,
+    table: str = TABLE,
 ) -> dict[int, float]:
     """Return the held-out bits per base of Markov models by order, fitted on the training bases.
 
-    genome, spans: training bases. Results are cached in TABLE in `folder` for the same bases; progress goes
-    to stderr. Raises ValueError for an order outside 0 to 12.
+    genome, spans: training bases. Results are cached in the file `table` of `folder` for the same bases;
+    progress goes to stderr. Raises ValueError for an order outside 0 to 12.
     """
-    table = folder / TABLE
+    path = folder / table
     checksum = _checksum((genome, spans), (held_out_genome, held_out_spans))
-    bits = _read_cache(table, checksum)
+    bits = _read_cache(path, checksum)
     if missing := [order for order in orders if order not in bits]:
         for order in tqdm(missing, desc="Markov models", unit="order", dynamic_ncols=True):
             bits[order] = markov_bits(fit_markov(genome, spans, order), held_out_genome, held_out_spans)
@@ -89,7 +90,7 @@ def markov_baseline(
             "held_out_bases": total(held_out_spans),
             "rows": [{"order": order, "bits_per_base": bits[order]} for order in sorted(bits)],
         }
-        write_json(table, content)
+        write_json(path, content)
     return {order: bits[order] for order in orders}
 
 

@@ -77,7 +77,8 @@ class DataConfig:
     )
     max_n_fraction: float = field(default=0.5, metadata={"help": "largest fraction of N in a window"})
     validation_windows: int | None = field(
-        default=128, metadata={"help": "number of validation windows, evenly spaced; null: all"}
+        default=128,
+        metadata={"help": "number of validation windows, and of test windows, evenly spaced; null: all"},
     )
     markov_orders: list[int] = field(
         default_factory=list,
@@ -137,14 +138,14 @@ class TrainingData:
         """Windows of every split by its name."""
         return {"train": self.train, **self.held_out}
 
-    def validation_windows(self, count: int | None) -> TiledWindows | None:
-        """Return at most `count` validation windows, evenly spaced (None: all); None if nothing is held out.
+    def held_out_windows(self, split: str, count: int | None) -> TiledWindows | None:
+        """Return at most `count` windows of valid or test, evenly spaced (None: all); None without the split.
 
         Raises ValueError for a count below 1.
         """
-        if "valid" not in self.held_out:
+        if split not in self.held_out:
             return None
-        windows = self.held_out["valid"]
+        windows = self.held_out[split]
         return dataclasses.replace(windows, starts=windows.starts[evenly_spaced_subset(len(windows), count)])
 
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -49,8 +50,8 @@ def train(
 
     Returns on every rank only after rank 0 has finished writing. Raises ValueError if the batch does not
     divide over the ranks, NonFiniteError after `config.max_skipped` consecutive steps without a finite loss
-    and gradient, TrainingInterrupted after SIGINT or SIGTERM (once a checkpoint is written), CheckpointError
-    and RunFolderError if the folder cannot be used.
+    and gradient or a validation without a finite loss, TrainingInterrupted after SIGINT or SIGTERM (once a
+    checkpoint is written), CheckpointError and RunFolderError if the folder cannot be used.
     """
     start = time.perf_counter()
     steps = stages[-1].end if stages else config.steps
@@ -200,5 +201,11 @@ def _validate(
         metrics = validate(model)
     model.train()
     run.log("validation", progress.step, metrics)
+    if not math.isfinite(metrics["loss"]):
+        checkpoint = f"The last checkpoint is {run.latest}." if run.latest else "There is no checkpoint."
+        raise NonFiniteError(
+            f"The validation loss after step {progress.step} is {metrics['loss']}. {checkpoint} Lower "
+            "learning_rate, lengthen warmup, or use precision fp32."
+        )
     if progress.add_validation(metrics):
         run.save_best(model, average.tensors if average else None, progress)

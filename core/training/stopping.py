@@ -10,7 +10,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class NonFiniteError(ValueError):
-    """Too many consecutive steps without a finite loss and gradient."""
+    """Too many consecutive steps, or a validation, without a finite loss and gradient."""
 
 
 class StopRequest:

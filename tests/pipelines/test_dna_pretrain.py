@@ -13,6 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bio.dna_model import load_model
+from bio.genome.genome import open_genome
+from bio.genome.spans import as_spans
+from bio.scoring.evaluation import evaluate
+from bio.windows.window import tiled_windows
+from core.training import World
 from pipelines import dna_pretrain
 from pipelines.common.config import merge, read_yaml, schema_keys
 from tests.bio.conftest import random_bases
@@ -259,6 +265,83 @@ def test_same_sequence_under_another_name_in_one_file_is_an_error(
     assert f"100.00% of the 128-mers of {split} are also in train" in capsys.readouterr().out
 
 
+def test_continued_pretraining_starts_from_the_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_fasta(Path("other.fa"), {"x": 3000}, seed=9)
+    arguments = [*TINY[:3], *TINY[5:], f"data.fasta={other}", "train.steps=1", "train.learning_rate=1e-4"]
+    assert dna_pretrain.main([*arguments, f"checkpoint={run}", "run.dir=continued"]) == 0
+    best = run / "checkpoints/best.safetensors"
+    assert f"start     {best}" in capsys.readouterr().out
+    before, after = load_file(best), load_file("continued/checkpoints/step-00000001.safetensors")
+    moved = (after["model.embedding.weight"] - before["model.embedding.weight"]).abs().max()
+    assert 0 < moved < 1e-3
+    assert after["optimizer.step.embedding.weight"] == 1
+    config = merge(dna_pretrain.Config, read_yaml("continued/config.yaml"))
+    assert (config.model.d_model, config.model.n_layer) == (16, 2)
+    assert config.checkpoint == str(best)
+
+    shutil.copytree(run, "start")
+    again = ["run.dir=continued", "resume=true", "train.steps=2"]
+    assert dna_pretrain.main([*again, f"checkpoint={run}"]) == 0
+    assert load_file("continued/checkpoints/step-00000002.safetensors")["optimizer.step.norm_f.weight"] == 2
+    capsys.readouterr()
+    assert dna_pretrain.main([*again, "checkpoint=start"]) == 1
+    assert f"checkpoint is start, but the run in continued started from {best}" in capsys.readouterr().err
+    assert dna_pretrain.main(["run.dir=start", "resume=true", f"checkpoint={run}"]) == 1
+    assert "the run in start started from new parameters" in capsys.readouterr().err
+
+
+def test_continued_pretraining_refuses_another_shape(
+    run: Path, fasta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = fails(capsys, f"data.fasta={fasta}", f"checkpoint={run}", "model.n_layer=3")
+    assert "model.n_layer is 2 there and 3 here" in error
+    assert "absent" in fails(capsys, f"data.fasta={fasta}", "checkpoint=absent")
+    arguments = [*TINY, f"data.fasta={fasta}", f"checkpoint={run}", "model.recompute=block", "--dry-run"]
+    assert dna_pretrain.main(arguments) == 0
+
+
+def test_the_test_split_is_scored_at_the_end_with_the_best_checkpoint(
+    fasta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("segments.bed").write_text("chr1\t0\t3000\ttrain\nchr2\t0\t1000\tvalid\nchr2\t1000\t2000\ttest\n")
+    arguments = [*TINY, f"data.fasta={fasta}", "data.bed=segments.bed", "run.dir=run"]
+    assert dna_pretrain.main([*arguments, "data.markov_orders=[0,1]", "data.validation_windows=null"]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads(Path("run/summary.json").read_text())
+    test, best = summary["test"], Path("run/checkpoints/best.safetensors")
+    assert (test["checkpoint"], test["step"]) == ("best.safetensors", summary["best"]["step"])
+    assert test["bases"] == 20 * 48
+    genome = open_genome(fasta)
+    windows = tiled_windows(genome, as_spans([genome.span("chr2", 1000, 2000)]), 48)
+    cpu = torch.device("cpu")
+    expected = evaluate(load_model(best, cpu), genome, windows, World(0, 1, cpu)).all.bits_per_base
+    assert test["bits_per_base"] == pytest.approx(expected, rel=1e-6)
+    assert f"test {expected:.4f} bits per base over 960 bases (best.safetensors" in printed
+    assert [row["order"] for row in test["markov"]] == [0, 1]
+    valid = json.loads(Path("run/validation.json").read_text())["markov"]
+    for row in [*valid, *test["markov"]]:
+        assert f"Markov {row['order']}    {row['bits_per_base']:.4f}" in printed
+    assert test["markov"] != valid
+
+
+def test_markov_models_are_printed_beside_the_result(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TINY, f"data.fasta={fasta}", "run.dir=run", "data.markov_orders=[0,2]"]
+    assert dna_pretrain.main(arguments) == 0
+    printed = capsys.readouterr().out
+    rows = json.loads(Path("run/markov.json").read_text())["rows"]
+    for row in rows:
+        assert f"Markov {row['order']}    {row['bits_per_base']:.4f}" in printed
+    assert "bits per base worse than Markov" in printed
+
+
+def test_a_validation_that_is_not_finite_is_an_error(fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = ["train.learning_rate=1e30", "train.warmup=0", "train.validate_every=4", "train.weight_decay=0"]
+    assert dna_pretrain.main([*TINY, f"data.fasta={fasta}", "run.dir=run", *wild]) == 1
+    error = capsys.readouterr().err
+    assert "The validation loss after step 4 is nan. The last checkpoint is run/checkpoints/step-" in error
+    assert not Path("run/summary.json").exists()
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -351,5 +434,6 @@ class TestBadInput:
 
     def test_loss_that_is_not_finite(self, fasta: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["train.learning_rate=1e30", "train.max_skipped=2", "train.steps=20", "train.warmup=0"]
+        arguments.append("train.validate_every=20")
         assert dna_pretrain.main([*TINY, f"data.fasta={fasta}", "run.dir=run", *arguments]) == 1
         assert "2 steps in a row had no finite loss" in capsys.readouterr().err
