@@ -135,7 +135,7 @@ def with_checkpoint(config: Config) -> Config:
     stored_file = Path(config.run.dir, "config.yaml")
     path = None
     if config.checkpoint is not None:
-        path = str(resolve_checkpoint(Path(config.checkpoint), prefer_best=True))
+        path = str(resolve_checkpoint(Path(config.checkpoint)))
     if not (config.resume and stored_file.is_file()):
         return replace(config, checkpoint=path)
     settings = read_yaml(str(stored_file))
@@ -196,7 +196,7 @@ def score_test(
     folder: Path,
 ) -> None:
     """Score the test windows with the best checkpoint; rank 0 adds the result to summary.json as `test`."""
-    path = resolve_checkpoint(Path(config.run.dir), prefer_best=True)
+    path = resolve_checkpoint(Path(config.run.dir))
     header = load_weights(path, model)
     with autocast(config.train, world.device):
         evaluation = evaluate(model.eval(), data.held_out_genome, windows, world)
