@@ -32,7 +32,7 @@ from core.storage.atomic import replaced_atomically
 from core.training import single_process_world
 from pipelines.common.cli import command
 from pipelines.common.config import parse_config
-from pipelines.common.outputs import is_special, new_outputs
+from pipelines.common.outputs import OVERWRITE, is_special, new_outputs
 from pipelines.common.sampling import STDOUT, SamplingOptions, check_output, run_to_stdout, sampling_settings
 
 MAX_NATS = 1000.0  # per base; sets the width of the header
@@ -48,6 +48,7 @@ class Config(SamplingOptions):
     prompt: str | None = field(
         default=None, metadata={"help": "DNA to continue; a record holds only the continuation"}
     )
+    overwrite: bool = field(default=False, metadata={"help": OVERWRITE})
 
     def __post_init__(self) -> None:
         super().__post_init__()

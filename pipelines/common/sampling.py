@@ -15,7 +15,7 @@ from core.decoding.sampling import SamplingConfig
 from core.decoding.sampling_run import SamplingRun, SamplingTask
 from core.decoding.state import Model
 from pipelines.common.checkpoints import CHECKPOINT, chosen_checkpoint
-from pipelines.common.outputs import OVERWRITE, is_special
+from pipelines.common.outputs import is_special
 
 STDOUT = "-"
 
@@ -36,7 +36,6 @@ class SamplingOptions:
     )
     save_every: float = field(default=60.0, metadata={"help": "interval of saved states (seconds)"})
     resume: bool = field(default=False, metadata={"help": "continue an interrupted run"})
-    overwrite: bool = field(default=False, metadata={"help": OVERWRITE})
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):
